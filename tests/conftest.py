@@ -1,0 +1,38 @@
+"""Fixtures for all tests, and the run-time check of the shapes that signatures promise."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Before any import of the library: every annotated call is then checked by beartype. Readers pay nothing for it.
+install_import_hook("sashimi_lib", "beartype.beartype")
+
+import torch  # noqa: E402
+
+settings.register_profile("project", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("project")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Start every test from the same random numbers, whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Return the root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder of reference tensors and corpora beside the repository, or skip where it is absent."""
+    path = ROOT.parent / "shared"
+    if not path.is_dir():
+        pytest.skip("needs the reference data in ../shared, which is not here")
+    return path
