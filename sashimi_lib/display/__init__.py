@@ -1,0 +1,4 @@
+"""What the notebooks show: figures (`plots`), sounds with pictures (`players`), sliders (`interactive`).
+
+Nothing here knows a model: the arguments are waveforms, eigenvalues, kernels and strings.
+"""
