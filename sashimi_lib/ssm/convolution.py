@@ -1,0 +1,65 @@
+"""Two ways to run a linear time-invariant system: all at once by convolution, one sample at a time by recurrence."""
+
+import torch
+from jaxtyping import Float
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+
+def causal_conv(u: Float[Tensor, "*batch length"], K: Float[Tensor, "*H length"]) -> Float[Tensor, "*batch length"]:
+    """``y[t] = sum_{l <= t} K[l] u[t - l]`` by FFT, in O(L log L): both padded so that nothing wraps round.
+
+    Computed in float32 at least, also under autocast: FFTs in half precision lose the quiet parts.
+
+    >>> causal_conv(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([1.0, 0.5, 0.25])).round(decimals=4)
+    tensor([1.0000, 0.5000, 2.2500])
+
+    Chapter: 3. Slow twin: `causal_conv_naive`. Raises ValueError where K is shorter than u.
+    """
+    length = u.shape[-1]
+    if K.shape[-1] < length:
+        raise ValueError(f"K must be at least as long as u ({length} samples), got {K.shape[-1]}")
+    n = next_fast_len(2 * length - 1, real=True)
+    with torch.autocast(u.device.type, enabled=False):
+        wide = u.to(torch.promote_types(u.dtype, torch.float32))
+        spectrum = torch.fft.rfft(wide, n) * torch.fft.rfft(K[..., :length].to(wide.dtype), n)
+        return torch.fft.irfft(spectrum, n)[..., :length].to(u.dtype)
+
+
+def causal_conv_naive(
+    u: Float[Tensor, "*batch length"], K: Float[Tensor, "*H length"]
+) -> Float[Tensor, "*batch length"]:
+    """The same sum, written as a sum over lags: O(L^2).
+
+    >>> causal_conv_naive(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([1.0, 0.5, 0.25]))
+    tensor([1.0000, 0.5000, 2.2500])
+
+    Chapter: 3. Fast twin: `causal_conv`.
+    """
+    y = torch.zeros_like(u)
+    for lag in range(u.shape[-1]):
+        y[..., lag:] += K[..., lag, None] * u[..., : u.shape[-1] - lag]
+    return y
+
+
+def scan(
+    A_bar: Float[Tensor, "H N N"],
+    B_bar: Float[Tensor, "H N"],
+    C: Float[Tensor, "H N"],
+    u: Float[Tensor, "batch H length"],
+    state: Float[Tensor, "batch H N"] | None = None,
+) -> tuple[Float[Tensor, "batch H length"], Float[Tensor, "batch H N"]]:
+    """The recurrence ``x <- A_bar x + B_bar u``, ``y = C x``, sample by sample, from ``state`` or from rest.
+
+    >>> half, one = torch.full((1, 1, 1), 0.5), torch.ones(1, 1)
+    >>> scan(half, one, one, torch.tensor([[[1.0, 0.0, 2.0]]]))[0]
+    tensor([[[1.0000, 0.5000, 2.2500]]])
+
+    Chapter: 3. Fast twins: `causal_conv` of `sashimi_lib.ssm.kernels.kernel`, and `final_state` for the state.
+    """
+    x = u.new_zeros(u.shape[0], *B_bar.shape) if state is None else state
+    y = []
+    for u_t in u.unbind(-1):
+        x = torch.einsum("hnm,bhm->bhn", A_bar, x) + B_bar * u_t[..., None]
+        y.append((C * x).sum(-1))
+    return torch.stack(y, dim=-1), x

@@ -1,0 +1,257 @@
+"""HiPPO: matrices that make a linear ODE remember its input (chapter 2).
+
+A state ``c'(t) = A c(t) + B f(t)`` with one of these matrices holds the coefficients of the past of ``f`` in an
+orthogonal basis: Legendre polynomials over all the past (LegS), or over a sliding window of two time units in
+Legendre polynomials (LegT) or in sines and cosines (FouT).
+"""
+
+import math
+from enum import Enum
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Complex128, Float, Float64
+from scipy.special import eval_legendre
+from torch import Tensor
+
+from sashimi_lib.ssm.discretize import bilinear
+
+WINDOW = 2.0  # time units that LegT and FouT remember, with the matrices below
+
+
+class Measure(str, Enum):
+    """Which past a HiPPO matrix remembers, and in which basis."""
+
+    LEGS = "legs"
+    LEGT = "legt"
+    FOUT = "fout"
+
+
+class NPLR(NamedTuple):
+    """A HiPPO matrix in the basis that makes its normal part diagonal; one of each conjugate pair is kept.
+
+    ``A = V (diag(Lambda) - P P*) V* + conjugate`` and ``B_hippo = V B + conjugate``.
+    """
+
+    Lambda: Complex128[Tensor, " M"]
+    P: Complex128[Tensor, "M r"]
+    B: Complex128[Tensor, " M"]
+    V: Complex128[Tensor, "N M"]
+
+
+def legs(N: int) -> tuple[Float64[Tensor, "N N"], Float64[Tensor, " N"]]:
+    """HiPPO-LegS, the scaled Legendre measure: all of the past, uniformly weighted.
+
+    ``A[n, k] = -sqrt((2n+1)(2k+1))`` below the diagonal, ``-(n+1)`` on it, 0 above; ``B[n] = sqrt(2n+1)``.
+
+    >>> legs(2)[0]
+    tensor([[-1.0000,  0.0000],
+            [-1.7321, -2.0000]], dtype=torch.float64)
+
+    Chapter: 2.
+    """
+    n = torch.arange(_positive(N), dtype=torch.float64)
+    B = (2 * n + 1).sqrt()
+    return -torch.tril(torch.outer(B, B), -1) - torch.diag(n + 1), B
+
+
+def legt(N: int) -> tuple[Float64[Tensor, "N N"], Float64[Tensor, " N"]]:
+    """HiPPO-LegT, the translated Legendre measure: a sliding window of two time units.
+
+    ``A[n, k] = -sqrt((2n+1)(2k+1)) / 2``, times ``(-1)^(n-k)`` above the diagonal; ``B[n] = sqrt(2n+1) / 2``.
+
+    >>> legt(2)[0]
+    tensor([[-0.5000,  0.8660],
+            [-0.8660, -1.5000]], dtype=torch.float64)
+
+    Chapter: 2.
+    """
+    n = torch.arange(_positive(N), dtype=torch.float64)
+    R = (2 * n + 1).sqrt()
+    sign = (-1.0) ** (n[:, None] - n)
+    return -0.5 * torch.outer(R, R) * torch.where(n > n[:, None], sign, 1.0), 0.5 * R
+
+
+def fout(N: int) -> tuple[Float64[Tensor, "N N"], Float64[Tensor, " N"]]:
+    """HiPPO-FouT, the truncated Fourier measure: a sliding window of two time units, in sines and cosines.
+
+    ``A = S - B B^T`` where S turns the n-th cosine into the n-th sine at ``pi n`` radians per unit of time.
+
+    >>> fout(2)
+    (tensor([[-1., 0.],
+            [0., 0.]], dtype=torch.float64), tensor([1., 0.], dtype=torch.float64))
+
+    Chapter: 2. Raises ValueError for an odd N, which would leave a cosine without its sine.
+    """
+    if _positive(N) % 2:
+        raise ValueError(f"N must be even for FouT (one sine to each cosine), got {N}")
+    frequency = torch.zeros(N - 1, dtype=torch.float64)
+    frequency[::2] = torch.arange(N // 2, dtype=torch.float64)
+    B = torch.zeros(N, dtype=torch.float64)
+    B[::2] = math.sqrt(2)
+    B[0] = 1
+    S = math.pi * (torch.diag(frequency, -1) - torch.diag(frequency, 1))
+    return S - torch.outer(B, B), B
+
+
+def hippo(measure: Measure | str, N: int) -> tuple[Float64[Tensor, "N N"], Float64[Tensor, " N"]]:
+    """The pair (A, B) of a measure by its name.
+
+    >>> bool(torch.equal(hippo("legs", 4)[0], legs(4)[0]))
+    True
+
+    Chapter: 2. Raises ValueError for a measure that does not exist.
+    """
+    return {Measure.LEGS: legs, Measure.LEGT: legt, Measure.FOUT: fout}[Measure(measure)](N)
+
+
+def low_rank(measure: Measure | str, N: int) -> Float64[Tensor, "N r"]:
+    """P such that ``A + P P^T`` is normal: rank 1 for LegS and FouT, 2 for LegT.
+
+    >>> low_rank("legs", 4)[:, 0]
+    tensor([0.7071, 1.2247, 1.5811, 1.8708], dtype=torch.float64)
+
+    Chapter: 4 (equation nplr). S4 paper, theorem 1 and appendix C.
+    """
+    n = torch.arange(_positive(N), dtype=torch.float64)
+    match Measure(measure):
+        case Measure.LEGS:
+            return (n + 0.5).sqrt()[:, None]
+        case Measure.LEGT:
+            P = (n + 0.5).sqrt()
+            return torch.stack([P * (n % 2), P * (1 - n % 2)], dim=1)
+        case Measure.FOUT:
+            return fout(N)[1][:, None]
+
+
+def nplr(measure: Measure | str, N: int) -> NPLR:
+    """Diagonalise the normal part of a HiPPO matrix, in float64, keeping one of each conjugate pair.
+
+    ``A + P P^T = a I + S`` with S skew-symmetric, so ``-i S`` is Hermitian and `eigh` gives a unitary V; that is
+    well conditioned where the eigenvectors of A itself are not (1e11 already at N = 16).
+
+    >>> nplr("legs", 4).Lambda
+    tensor([-0.5000-4.6033j, -0.5000-0.5565j], dtype=torch.complex128)
+
+    Chapter: 4. Raises ValueError for an odd N.
+    """
+    if _positive(N) % 2:
+        raise ValueError(f"N must be even (conjugate pairs), got {N}")
+    A, B = hippo(measure, N)
+    P = low_rank(measure, N)
+    normal = A + P @ P.mT
+    real = normal.diagonal().mean()
+    imag, V = torch.linalg.eigh(-1j * (normal - real * torch.eye(N, dtype=torch.float64)))
+    imag, V = imag[: N // 2], V[:, : N // 2]  # ascending: the half with negative imaginary part
+    if imag[-1].abs() < 1e-9:  # FouT: states 0 and 1 share the eigenvalue 0, and eigh mixes them at will
+        V[:, -1] = 0
+        V[:2, -1] = torch.tensor([1, 1j], dtype=V.dtype) / math.sqrt(2)
+        imag[-1] = 0
+    adjoint = V.mH
+    return NPLR(real + 1j * imag, adjoint @ P.to(V.dtype), adjoint @ B.to(V.dtype), V)
+
+
+class Diagonal(str, Enum):
+    """Where S4D starts its eigenvalues (S4D paper, section 4)."""
+
+    LIN = "lin"
+    INV = "inv"
+    LEGS = "legs"
+    REAL = "real"
+
+
+def diagonal(init: Diagonal | str, N: int) -> tuple[Complex128[Tensor, " M"], Complex128[Tensor, " M"]]:
+    """(Lambda, B) of S4D, one of each conjugate pair, M = N/2, n = 0 ... M-1.
+
+    Lin ``-1/2 + i pi n``; Inv ``-1/2 + i N/pi (N/(2n+1) - 1)``; LegS the diagonal part of HiPPO-LegS, with its B;
+    Real ``-(n+1)``. B is 1 but for LegS.
+
+    >>> diagonal("lin", 4)[0]
+    tensor([-0.5000+0.0000j, -0.5000+3.1416j], dtype=torch.complex128)
+
+    Chapter: 4. Raises ValueError for an odd N.
+    """
+    if _positive(N) % 2:
+        raise ValueError(f"N must be even (conjugate pairs), got {N}")
+    n = torch.arange(N // 2, dtype=torch.float64)
+    one = torch.ones(N // 2, dtype=torch.complex128)
+    match Diagonal(init):
+        case Diagonal.LIN:
+            return -0.5 + 1j * math.pi * n, one
+        case Diagonal.INV:
+            return -0.5 + 1j * N / math.pi * (N / (2 * n + 1) - 1), one
+        case Diagonal.LEGS:
+            normal = nplr(Measure.LEGS, N)
+            return normal.Lambda, normal.B
+        case Diagonal.REAL:
+            return -(n + 1) * one, one
+
+
+def project(
+    signal: Float[Tensor, " length"], measure: Measure | str, N: int, window: float | None = None
+) -> Float64[Tensor, "length N"]:
+    """Online memory: the coefficients of the past after each sample, by the recurrence alone.
+
+    LegS stretches with time, ``c' = (A c + B f) / t``, and needs no window; LegT and FouT run at
+    ``dt = 2 / window`` and remember the last ``window`` samples. Both steps are bilinear.
+
+    >>> project(torch.ones(100), "legs", 4)[-1]
+    tensor([1.0000, 0.0000, 0.0000, 0.0000], dtype=torch.float64)
+
+    Chapter: 2. Inverse: `reconstruct`. Raises ValueError where window is missing, or given to LegS.
+    """
+    measure = Measure(measure)
+    if (window is None) != (measure is Measure.LEGS):
+        raise ValueError(f"window must be {'None' if measure is Measure.LEGS else 'a number of samples'} "
+                         f"for {measure.value}, got {window}")  # fmt: skip
+    A, B = hippo(measure, N)
+    coefficients = torch.zeros(len(signal), N, dtype=torch.float64)
+    c = coefficients.new_zeros(N)
+    if window is not None:
+        A_bar, B_bar = bilinear(A, B, WINDOW / window)
+    for k, f in enumerate(signal.double()):
+        if window is None:
+            A_bar, B_bar = bilinear(A, B, 1 / (k + 1))
+        c = A_bar @ c + B_bar * f
+        coefficients[k] = c
+    return coefficients
+
+
+def basis(measure: Measure | str, N: int, position: Float[Tensor, " P"]) -> Float64[Tensor, "N P"]:
+    """The N basis functions at positions in [0, 1] of the remembered past: 0 the oldest moment, 1 now.
+
+    Legendre: ``sqrt(2n+1) P_n(2x-1)``. Fourier: 1, then ``sqrt(2) cos`` and ``sqrt(2) sin`` of ``2 pi n (1-x)``.
+
+    >>> basis("legs", 3, torch.tensor([1.0]))[:, 0]
+    tensor([1.0000, 1.7321, 2.2361], dtype=torch.float64)
+
+    Chapter: 2.
+    """
+    x = position.double().numpy()
+    if Measure(measure) is Measure.FOUT:
+        angle = 2 * np.pi * np.arange(N // 2)[:, None] * (1 - x)
+        rows = np.stack([np.cos(angle), np.sin(angle)], axis=1).reshape(N, -1) * math.sqrt(2)
+        rows[0] = 1
+        return torch.from_numpy(rows)
+    n = np.arange(N)[:, None]
+    return torch.from_numpy(np.sqrt(2 * n + 1) * eval_legendre(n, 2 * x - 1))
+
+
+def reconstruct(
+    coefficients: Float[Tensor, "*batch N"], measure: Measure | str, position: Float[Tensor, " P"]
+) -> Float64[Tensor, "*batch P"]:
+    """The past that a state remembers, at positions in [0, 1] of its window (0 oldest, 1 now).
+
+    >>> reconstruct(torch.tensor([1.0, 0.0, 0.0]), "legs", torch.tensor([0.0, 0.5, 1.0]))
+    tensor([1., 1., 1.], dtype=torch.float64)
+
+    Chapter: 2. Inverse of `project`.
+    """
+    return coefficients.double() @ basis(measure, coefficients.shape[-1], position)
+
+
+def _positive(N: int) -> int:
+    if N < 1:
+        raise ValueError(f"N must be a positive number of states, got {N}")
+    return N

@@ -1,0 +1,192 @@
+"""The convolution kernel ``K = (C B, C A B, C A^2 B, ...)`` of a discretised system (chapters 3 and 4).
+
+Three textbook forms, each the definition of something: `kernel_naive` (powers), `kernel_vandermonde` (S4D) and
+`kernel_cauchy` (S4). And `kernel`, which the layers use: it splits a lag ``l = i T + j`` so that two short tables of
+powers stand in for one of length L. The same tables carry a state along when a sequence comes in pieces.
+"""
+
+import math
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from sashimi_lib.ssm.discretize import bilinear_dplr
+from sashimi_lib.ssm.systems import DPLR, Modes, Recurrence
+
+
+def kernel_naive(
+    A_bar: Float[Tensor, "H N N"], B_bar: Float[Tensor, "H N"], C: Float[Tensor, "H N"], length: int
+) -> Float[Tensor, "H length"]:
+    """``K[l] = C A_bar^l B_bar``, one matrix-vector product after the other.
+
+    >>> kernel_naive(torch.full((1, 1, 1), 0.5), torch.ones(1, 1), torch.ones(1, 1), 4)
+    tensor([[1.0000, 0.5000, 0.2500, 0.1250]])
+
+    Chapter: 3. Fast twin: `kernel`.
+    """
+    K, x = [], B_bar
+    for _ in range(length):
+        K.append((C * x).sum(-1))
+        x = (A_bar @ x[..., None])[..., 0]
+    return torch.stack(K, dim=-1)
+
+
+def kernel_vandermonde(
+    A_bar: Complex[Tensor, "H M"], B_bar: Complex[Tensor, "H M"], C: Complex[Tensor, "H M"], length: int
+) -> Float[Tensor, "H length"]:
+    """S4D as it is written: ``K[l] = 2 Re sum_n C_n B_n A_n^l``, through the whole H x M x L table of powers.
+
+    >>> kernel_vandermonde(torch.full((1, 1), 0.5j), torch.ones(1, 1) + 0j, torch.ones(1, 1) / 2 + 0j, 3)
+    tensor([[ 1.0000e+00, -2.1855e-08, -2.5000e-01]])
+
+    Chapter: 4 (equation vandermonde). Fast twin: `kernel`.
+    """
+    power = torch.arange(length, device=A_bar.device)
+    table = torch.exp(torch.log(A_bar)[..., None] * power)  # (H, M, L): the cost that `kernel` avoids
+    return 2 * torch.einsum("hm,hml->hl", C * B_bar, table).real
+
+
+def kernel_cauchy(system: DPLR, length: int) -> Float[Tensor, "H length"]:
+    """S4 as the paper has it: the truncated generating function at the roots of unity, then an inverse FFT.
+
+    ``system.C`` is the truncated ``C~ = C (I - A_bar^L)`` (see `truncate`), which ties it to one length. With
+    ``z = 2 (1 - w) / (1 + w)`` and Cauchy sums ``k_xy = sum dt x y / (z - dt Lambda)`` over both halves of the pairs,
+    ``K^(w) = 2 / (1 + w) (k_CB + k_Cp (1 - k_qp)^-1 k_qB)``. At ``w = -1`` factor and z are infinite while their
+    quotient is not, so the factor goes inside the sum: ``2 / (1 + w) / (z - a) = 2 / (2 (1 - w) - a (1 + w))``.
+
+    >>> one, none = torch.ones(1, 1) + 0j, torch.zeros(1, 1, 0) + 0j
+    >>> system = DPLR(-one, none, none, one, one / 2, torch.tensor([0.1]))
+    >>> kernel_cauchy(system._replace(C=truncate(system, 4)), 4)
+    tensor([[0.0952, 0.0862, 0.0780, 0.0705]])
+
+    Chapter: 4 (equation cauchy). Fast twin: `kernel`.
+    """
+    dt = system.dt[:, None]
+    angle = torch.arange(length // 2 + 1, dtype=dt.dtype, device=dt.device) * (-2 * math.pi / length)
+    w = torch.polar(torch.ones_like(angle), angle)
+    half = (1 + w) / 2
+    Lambda = torch.cat([system.Lambda, system.Lambda.conj()], dim=-1)
+    cauchy = dt[..., None] / (1 - w - (dt * Lambda)[..., None] * half)  # (H, N, L/2 + 1)
+    rows = torch.cat([system.C[..., None], system.q.conj()], -1)
+    columns = torch.cat([system.B[..., None], system.p], -1)
+    rows, columns = (torch.cat([x, x.conj()], dim=-2) for x in (rows, columns))
+    k = torch.einsum("hnx,hny,hnl->hlxy", rows, columns, cauchy)  # every k_xy, times 2 / (1 + w)
+    plain = k[..., 1:, :] * half[:, None, None]  # k_qB and k_qp themselves
+    I = torch.eye(system.p.shape[-1], dtype=w.dtype, device=w.device)
+    correction = k[..., :1, 1:] @ torch.linalg.solve(I - plain[..., 1:], plain[..., :1])
+    return torch.fft.irfft((k[..., :1, :1] + correction)[..., 0, 0], n=length)
+
+
+def truncate(system: DPLR, length: int) -> Complex[Tensor, "H M"]:
+    """``C~ = C (I - A_bar^L)``: what the generating function of L terms wants in place of C.
+
+    Chapter: 4. S4 paper, appendix C.3. Inverse: `untruncate`.
+    """
+    return _halves(_one_minus_power(system, length).mT @ system.C_row()[..., None])
+
+
+def untruncate(system: DPLR, length: int) -> Complex[Tensor, "H M"]:
+    """The plain C behind a truncated one, such as published checkpoints store for one length.
+
+    Chapter: 4. Inverse: `truncate`.
+    """
+    return _halves(torch.linalg.solve(_one_minus_power(system, length).mT, system.C_row()[..., None]))
+
+
+def kernel(recurrence: Recurrence, length: int, dtype: torch.dtype | None = None) -> Float[Tensor, "H length"]:
+    """The kernel of any structured recurrence, diagonal or DPLR, without a table of length L.
+
+    ``K[i T + j] = (C A_bar^(iT)) (A_bar^j B)``: the left factor for L/T values of i, the right one for T values of
+    j, and one matrix product. Both tables grow by doubling (`krylov`). Give the recurrence in float64 and ask for a
+    ``dtype`` of float32: powers are then squared in float64, where their cost does not grow with L, and each entry of
+    a table is touched only log2(L) times in float32.
+
+    >>> one, none = torch.ones(1, 1) + 0j, torch.zeros(1, 1, 0) + 0j
+    >>> kernel(bilinear_dplr(DPLR(-one, none, none, one, one / 2, torch.tensor([0.1]))), 4)
+    tensor([[0.0952, 0.0862, 0.0780, 0.0705]])
+
+    Chapter: 4. Slow twins: `kernel_naive`, `kernel_vandermonde`, `kernel_cauchy`. Raises ValueError for length < 1.
+    """
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+    T = _block(length)
+    B, C = (x[..., None].to(dtype or x.dtype) for x in (recurrence.B, recurrence.C))
+    right, A = krylov(recurrence.A_bar(), B, T)
+    left, _ = krylov((A @ A).mT, C, -(-length // T))
+    return (left.mT @ right).flatten(-2)[..., :length]
+
+
+def krylov(
+    A: Float[Tensor, "H N N"] | Modes, x: Float[Tensor, "H N c"], length: int
+) -> tuple[Float[Tensor, "H N columns"], Float[Tensor, "H N N"] | Modes]:
+    """``[x, A x, A^2 x, ..., A^(length-1) x]`` by doubling, and the last power of A that it took.
+
+    For a power of two ``length`` that is ``A^(length/2)``.
+
+    >>> krylov(torch.full((1, 1, 1), 0.5), torch.ones(1, 1, 1), 4)
+    (tensor([[[1.0000, 0.5000, 0.2500, 0.1250]]]), tensor([[[0.2500]]]))
+
+    Chapter: 4.
+    """
+    table, columns = x, x.shape[-1]
+    while (size := table.shape[-1] // columns) < length:
+        if size > 1:
+            A = A @ A
+        table = torch.cat([table, A.to(x.dtype) @ table[..., : columns * (length - size)]], dim=-1)
+    return table, A
+
+
+def state_response(
+    recurrence: Recurrence, state: Float[Tensor, "batch H N"], length: int
+) -> Float[Tensor, "batch H length"]:
+    """What a state goes on to say when no more input comes: ``C A_bar^(l+1) x`` for l = 0 ... length - 1.
+
+    Chapter: 3. Slow twin: `sashimi_lib.ssm.convolution.scan` on a silent input.
+    """
+    T = _block(length)
+    x = state.permute(1, 2, 0)  # the batch as columns: (H, N, batch)
+    right, A = krylov(recurrence.A_bar(), recurrence.A_bar().to(x.dtype) @ x, T)
+    left, _ = krylov((A @ A).mT, recurrence.C[..., None].to(x.dtype), -(-length // T))
+    y = (left.mT @ right).reshape(x.shape[0], -1, x.shape[-1])  # (H, time, batch)
+    return y[:, :length].permute(2, 0, 1)
+
+
+def final_state(
+    recurrence: Recurrence, u: Float[Tensor, "batch H length"], state: Float[Tensor, "batch H N"]
+) -> Float[Tensor, "batch H N"]:
+    """The state after a whole input: ``A_bar^L x + sum_l A_bar^(L-1-l) B u_l``, block by block, then as a tree.
+
+    Chapter: 3. Slow twin: `sashimi_lib.ssm.convolution.scan`.
+    """
+    H, N = recurrence.B.shape
+    batch, _, length = u.shape
+    T = _block(length)
+    rest = length % T
+    right, A = krylov(recurrence.A_bar(), recurrence.B[..., None].to(u.dtype), T)
+    start, _ = krylov(recurrence.A_bar(), state.permute(1, 2, 0), rest + 1)
+    start = start[..., -batch:] + right[..., :rest].flip(-1) @ u[..., :rest].permute(1, 2, 0)
+    blocks = u[..., rest:].reshape(batch, H, -1, T).permute(1, 3, 2, 0).reshape(H, T, -1)
+    x = torch.cat([start, right.flip(-1) @ blocks], dim=-1).reshape(H, N, -1, batch)
+    while (count := x.shape[2]) > 1:  # neighbours merge: the older block moves A_bar^(its length) further
+        A = A @ A
+        x = torch.nn.functional.pad(x, (0, 0, count % 2, 0))
+        older, newer = x[:, :, 0::2].flatten(2), x[:, :, 1::2].flatten(2)
+        x = (A.to(u.dtype) @ older + newer).reshape(H, N, -1, batch)
+    return x[:, :, 0].permute(2, 0, 1)
+
+
+def _block(length: int) -> int:
+    """T, a power of two near the square root of the length: both tables are then equally short."""
+    return 2 ** max(1, math.ceil(math.log2(length) / 2))
+
+
+def _one_minus_power(system: DPLR, length: int) -> Tensor:
+    A_bar = bilinear_dplr(system).dense()
+    return torch.eye(A_bar.shape[-1], dtype=A_bar.dtype) - torch.linalg.matrix_power(A_bar, length)
+
+
+def _halves(row: Tensor) -> Tensor:
+    """Undo `DPLR.C_row`."""
+    real, imag = row[..., 0].chunk(2, dim=-1)
+    return torch.complex(real, -imag) / 2

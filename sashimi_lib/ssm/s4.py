@@ -1,0 +1,236 @@
+"""The layer S4: H state spaces side by side, then a mixing of channels (chapters 4 and 5)."""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sashimi_lib.ssm import hippo
+from sashimi_lib.ssm.convolution import causal_conv
+from sashimi_lib.ssm.discretize import bilinear_dplr, zoh_diagonal
+from sashimi_lib.ssm.kernels import final_state, kernel, state_response
+from sashimi_lib.ssm.systems import DPLR, Recurrence
+
+
+class Form(str, Enum):
+    """How A is written down, hence what training can make of it (SaShiMi paper, section 4.1).
+
+    ``hurwitz``: ``Lambda - p p*`` with ``Re Lambda = -exp(.)``, stable whatever the parameters are.
+    ``hurwitz-free-lambda``: ``Lambda - p p*`` with Lambda free, as the paper trained it.
+    ``unconstrained``: ``Lambda + p q*`` with everything free, as S4 had it before.
+    ``diagonal``: ``Lambda`` alone with ``Re Lambda = -exp(.)`` (S4D), by zero-order hold; the others are bilinear.
+    """
+
+    HURWITZ = "hurwitz"
+    FREE_LAMBDA = "hurwitz-free-lambda"
+    UNCONSTRAINED = "unconstrained"
+    DIAGONAL = "diagonal"
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the real part of Lambda is negative by construction."""
+        return self in (Form.HURWITZ, Form.DIAGONAL)
+
+
+@dataclass(frozen=True)
+class SSMConfig:
+    """What a bank of state spaces is made of.
+
+    ``init`` is a `hippo.Measure` for the DPLR forms and a `hippo.Diagonal` for the diagonal one. ``tied`` shares
+    Lambda, p, q and B among all channels. ``frozen`` names parameters that do not train: the paper froze p, B and
+    log_dt, and so does the default of the models.
+    """
+
+    d_state: int = 64
+    form: Form = Form.HURWITZ
+    init: str = "legs"
+    tied: bool = True
+    frozen: tuple[str, ...] = ()
+    dt_min: float = 0.001
+    dt_max: float = 0.1
+
+    def __post_init__(self) -> None:
+        unknown = set(self.frozen) - {"Lambda", "p", "q", "B", "C", "log_dt", "D"}
+        if unknown:
+            raise ValueError(f"frozen must name parameters among Lambda, p, q, B, C, log_dt, D; got {sorted(unknown)}")
+        if not 0 < self.dt_min <= self.dt_max:
+            raise ValueError(f"dt_min and dt_max must satisfy 0 < dt_min <= dt_max, got {self.dt_min}, {self.dt_max}")
+        object.__setattr__(self, "form", Form(self.form))
+        (hippo.Diagonal if self.form is Form.DIAGONAL else hippo.Measure)(self.init)
+
+
+class StateSpace(nn.Module):
+    """``d_model`` single-input single-output state spaces, one a channel, each with its own C, dt and skip D.
+
+    Any length, one kernel: nothing here is tied to the length it was trained at, and a sequence may come whole, in
+    frames, or sample by sample, with the same result.
+
+    >>> ssm = StateSpace(3)
+    >>> y, state = ssm(torch.randn(2, 100, 3), ssm.initial_state(2))
+    >>> y.shape, state.shape
+    (torch.Size([2, 100, 3]), torch.Size([2, 3, 64]))
+
+    Chapter: 4. SaShiMi paper, section 4.1.
+    """
+
+    def __init__(self, d_model: int, config: SSMConfig = SSMConfig()) -> None:
+        super().__init__()
+        self.config = config
+        Lambda, p, B = _initial(config)
+        copies = 1 if config.tied else d_model
+
+        def parameter(z: Tensor) -> nn.Parameter:
+            parts = torch.view_as_real(z).to(torch.get_default_dtype())
+            return nn.Parameter(parts.expand(copies, *parts.shape).clone())
+
+        if config.form.bounded:  # LegT and FouT start on the imaginary axis, where the logarithm has no value
+            Lambda = torch.complex((-Lambda.real).clamp(min=1e-4).log(), Lambda.imag)
+        self.Lambda = parameter(Lambda)
+        self.B = parameter(B)
+        if config.form is not Form.DIAGONAL:
+            self.p = parameter(p)
+        if config.form is Form.UNCONSTRAINED:
+            self.q = parameter(-p)
+        self.C = nn.Parameter(torch.view_as_real(torch.randn(d_model, len(B), dtype=torch.cfloat)).clone())
+        span = math.log(config.dt_max) - math.log(config.dt_min)
+        self.log_dt = nn.Parameter(math.log(config.dt_min) + span * torch.rand(d_model))
+        self.D = nn.Parameter(torch.randn(d_model))
+        for name in config.frozen:
+            if hasattr(self, name):
+                getattr(self, name).requires_grad_(False)
+        self._memo: tuple[tuple, Recurrence] | None = None
+
+    def dynamics(self) -> list[nn.Parameter]:
+        """The parameters that shape time (Lambda, p, q, B, dt): they train slowly and without weight decay."""
+        return [p for name, p in self.named_parameters() if name not in ("C", "D")]
+
+    def system(self) -> DPLR:
+        """The continuous systems, in float64, one a channel."""
+        H = len(self.D)
+        Lambda, B, C = (_complex(x) for x in (self.Lambda, self.B, self.C))
+        if self.config.form.bounded:
+            Lambda = torch.complex(-Lambda.real.exp(), Lambda.imag)
+        p = _complex(self.p) if hasattr(self, "p") else B[..., None][..., :0]
+        q = _complex(self.q) if hasattr(self, "q") else -p
+        Lambda, p, q, B = (x.expand(H, *x.shape[1:]) for x in (Lambda, p, q, B))
+        return DPLR(Lambda, p, q, B, C, self.log_dt.double().exp())
+
+    def recurrence(self) -> Recurrence:
+        """The discrete systems, in float64: zero-order hold for the diagonal form, bilinear for the others."""
+        rule = zoh_diagonal if self.config.form is Form.DIAGONAL else bilinear_dplr
+        return rule(self.system())
+
+    def initial_state(self, batch_size: int) -> Float[Tensor, "batch H N"]:
+        """The state of silence: zeros."""
+        return self.D.new_zeros(batch_size, len(self.D), 2 * self.C.shape[1])
+
+    def forward(
+        self, u: Float[Tensor, "batch length H"], state: Float[Tensor, "batch H N"] | None = None
+    ) -> tuple[Float[Tensor, "batch length H"], Float[Tensor, "batch H N"] | None]:
+        """All samples at once, by convolution. Pass a state to go on from it and get the next one back.
+
+        Without one the sequence starts from silence, and the cost of a final state is saved: None comes back.
+        """
+        _check_input(u, len(self.D))
+        with torch.autocast(u.device.type, enabled=False):  # touchy: powers and FFTs stay in full precision
+            x = u.transpose(1, 2).to(self.D.dtype)
+            recurrence = self.recurrence()
+            y = causal_conv(x, kernel(recurrence, x.shape[-1], x.dtype)) + self.D[:, None] * x
+            if state is not None:
+                y = y + state_response(recurrence, state, x.shape[-1])
+                state = final_state(recurrence, x, state)
+        return y.transpose(1, 2).to(u.dtype), state
+
+    def step(
+        self, u_t: Float[Tensor, "batch H"], state: Float[Tensor, "batch H N"]
+    ) -> tuple[Float[Tensor, "batch H"], Float[Tensor, "batch H N"]]:
+        """One sample, by recurrence, in O(N) a channel and in real arithmetic."""
+        recurrence = self._step_constants()
+        state = recurrence.step(u_t.to(state.dtype), state)
+        return (recurrence.C * state).sum(-1) + self.D * u_t, state
+
+    def _step_constants(self) -> Recurrence:
+        """`recurrence` in the layer's precision; kept until a parameter changes, since a step needs it each time."""
+        if torch.is_grad_enabled():
+            return self.recurrence().to(self.D.dtype)
+        key = tuple((p.data_ptr(), p._version) for p in self.parameters())
+        if self._memo is None or self._memo[0] != key:
+            self._memo = key, self.recurrence().to(self.D.dtype)
+        return self._memo[1]
+
+
+class S4(nn.Module):
+    """State spaces, GELU, and a linear mixing of channels, with a gate (GLU) if wanted.
+
+    ``bidirectional`` runs a second bank, with its own kernels, over the reversed sequence:
+    ``y = Linear(concat(SSM(x), reverse(SSM'(reverse(x)))))``. It sees the future, so it has no state and no step.
+
+    >>> S4(4)(torch.randn(1, 32, 4))[0].shape
+    torch.Size([1, 32, 4])
+
+    Chapter: 4. SaShiMi paper, section 4.2. Raises ValueError where a two-directional layer is asked for a state.
+    """
+
+    def __init__(
+        self, d_model: int, ssm: SSMConfig = SSMConfig(), glu: bool = False, bidirectional: bool = False
+    ) -> None:
+        super().__init__()
+        self.ssm = StateSpace(d_model, ssm)
+        self.reverse = StateSpace(d_model, ssm) if bidirectional else None
+        self.glu = glu
+        self.output = nn.Linear(d_model * (1 + bidirectional), d_model * (1 + glu))
+
+    def initial_state(self, batch_size: int) -> Float[Tensor, "batch H N"]:
+        """The state of silence."""
+        self._one_direction()
+        return self.ssm.initial_state(batch_size)
+
+    def forward(
+        self, x: Float[Tensor, "batch length H"], state: Float[Tensor, "batch H N"] | None = None
+    ) -> tuple[Float[Tensor, "batch length H"], Float[Tensor, "batch H N"] | None]:
+        """All samples at once; see `StateSpace.forward` for what a state does."""
+        if state is not None:
+            self._one_direction()
+        y, state = self.ssm(x, state)
+        if self.reverse is not None:
+            y = torch.cat([y, self.reverse(x.flip(1))[0].flip(1)], dim=-1)
+        return self._mix(y), state
+
+    def step(
+        self, x_t: Float[Tensor, "batch H"], state: Float[Tensor, "batch H N"]
+    ) -> tuple[Float[Tensor, "batch H"], Float[Tensor, "batch H N"]]:
+        """One sample."""
+        self._one_direction()
+        y, state = self.ssm.step(x_t, state)
+        return self._mix(y), state
+
+    def _mix(self, y: Tensor) -> Tensor:
+        y = self.output(F.gelu(y))
+        return F.glu(y, dim=-1) if self.glu else y
+
+    def _one_direction(self) -> None:
+        if self.reverse is not None:
+            raise ValueError("state must be None for a two-directional S4: it needs the whole sequence")
+
+
+def _initial(config: SSMConfig) -> tuple[Tensor, Tensor, Tensor]:
+    if config.form is Form.DIAGONAL:
+        Lambda, B = hippo.diagonal(config.init, config.d_state)
+        return Lambda, B[:, None][:, :0], B
+    normal = hippo.nplr(config.init, config.d_state)
+    return normal.Lambda, normal.P, normal.B
+
+
+def _complex(parts: Tensor) -> Tensor:
+    return torch.view_as_complex(parts.double())
+
+
+def _check_input(u: Tensor, d_model: int) -> None:
+    if u.shape[-1] != d_model:
+        raise ValueError(f"u must have {d_model} channels last, got shape {tuple(u.shape)}")
+    if u.shape[1] == 0:
+        raise ValueError("u must hold at least one sample, got length 0")

@@ -1,0 +1,146 @@
+"""The structured systems that everything else in ``ssm`` speaks of: continuous `DPLR`, discrete `Recurrence`.
+
+Real signals give states in conjugate pairs, so one of each pair is kept: M = N/2 complex numbers a vector. In real
+coordinates, ``[Re x, Im x]``, the same system needs no complex arithmetic at all.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+
+class DPLR(NamedTuple):
+    """H continuous systems ``x' = A x + B u, y = C x`` with ``A = diag(Lambda) + p q*``, and their steps ``dt``.
+
+    ``q = -p`` is the Hurwitz form of SaShiMi; rank 0 (``r = 0``) is the diagonal form of S4D. C is not conjugated:
+    ``y = 2 Re(sum C_n x_n)``.
+
+    >>> one = torch.ones(1, 1) + 0j
+    >>> DPLR(-one, one[..., None], -one[..., None], one, one, torch.ones(1)).dense()[0]
+    tensor([[[-3.,  0.],
+             [ 0., -1.]]])
+
+    Chapter: 4.
+    """
+
+    Lambda: Complex[Tensor, "H M"]
+    p: Complex[Tensor, "H M r"]
+    q: Complex[Tensor, "H M r"]
+    B: Complex[Tensor, "H M"]
+    C: Complex[Tensor, "H M"]
+    dt: Float[Tensor, " H"]
+
+    def dense(self) -> tuple[Float[Tensor, "H N N"], Float[Tensor, "H N"], Float[Tensor, "H N"]]:
+        """A, B and C as full real matrices and vectors, in the coordinates ``[Re x, Im x]``."""
+        A = Modes(self.Lambda.real, self.Lambda.imag).dense() + real_columns(self.p) @ self.q_row()
+        return A, real_vector(self.B), self.C_row()
+
+    def q_row(self) -> Float[Tensor, "H r N"]:
+        """``q*`` as a real row: summed over both halves of a pair, ``q* x`` is twice a real part."""
+        return 2 * real_columns(self.q).mT
+
+    def C_row(self) -> Float[Tensor, "H N"]:
+        """C as a real row: ``2 Re(C x) = C_row . [Re x, Im x]``."""
+        return 2 * real_vector(self.C.conj())
+
+
+class Modes(NamedTuple):
+    """A diagonal matrix of complex numbers ``decay + i turn``, acting on real coordinates ``[Re x, Im x]``.
+
+    Behaves like the N x N matrix of 2 x 2 rotations that it stands for, at O(N) instead of O(N^2) a product.
+
+    >>> Modes(torch.zeros(1, 1), torch.ones(1, 1)) @ torch.tensor([[[1.0], [0.0]]])  # i * 1 = i
+    tensor([[[0.],
+             [1.]]])
+
+    Chapter: 4.
+    """
+
+    decay: Float[Tensor, "H M"]
+    turn: Float[Tensor, "H M"]
+
+    def __matmul__(self, other):  # type: ignore[no-untyped-def, override]
+        """The product with columns (H, N, columns), or with other modes (powers)."""
+        if isinstance(other, Modes):
+            product = torch.complex(*self) * torch.complex(*other)
+            return Modes(product.real, product.imag)
+        real, imag = other.chunk(2, dim=-2)
+        decay, turn = self.decay[..., None], self.turn[..., None]
+        return torch.cat([decay * real - turn * imag, turn * real + decay * imag], dim=-2)
+
+    @property
+    def mT(self) -> "Modes":
+        """The transpose: a rotation backwards."""
+        return Modes(self.decay, -self.turn)
+
+    def to(self, dtype: torch.dtype) -> "Modes":
+        """The same modes in another precision."""
+        return Modes(self.decay.to(dtype), self.turn.to(dtype))
+
+    def dense(self) -> Float[Tensor, "H N N"]:
+        """The full real matrices."""
+        decay, turn = torch.diag_embed(self.decay), torch.diag_embed(self.turn)
+        return torch.cat([torch.cat([decay, -turn], -1), torch.cat([turn, decay], -1)], -2)
+
+
+class Recurrence(NamedTuple):
+    """H discrete systems ``x <- A_bar x + B_bar u, y = C x`` in real numbers, ``A_bar = modes + left right^T``.
+
+    Rank 0 (empty left and right) is the diagonal case. Nothing here is complex, so a step compiles anywhere.
+
+    Chapters: 3 (the recurrence) and 4 (its structure).
+    """
+
+    modes: Modes
+    left: Float[Tensor, "H N r"]
+    right: Float[Tensor, "H N r"]
+    B: Float[Tensor, "H N"]
+    C: Float[Tensor, "H N"]
+
+    def to(self, dtype: torch.dtype) -> "Recurrence":
+        """The same recurrence in another precision."""
+        return Recurrence(*(part.to(dtype) for part in self))
+
+    def detach(self) -> "Recurrence":
+        """The same recurrence without its history of gradients."""
+        return Recurrence(Modes(*(part.detach() for part in self.modes)), *(part.detach() for part in self[1:]))
+
+    def step(self, u: Float[Tensor, "batch H"], x: Float[Tensor, "batch H N"]) -> Float[Tensor, "batch H N"]:
+        """The next state, in O(N) a channel: rotate each mode, add the low-rank term and the input."""
+        mixed = self.B * u[..., None] + (self.modes @ x[..., None])[..., 0]
+        if self.left.shape[-1] == 0:
+            return mixed
+        return mixed + (self.left @ (self.right.mT @ x[..., None]))[..., 0]
+
+    def A_bar(self) -> Float[Tensor, "H N N"] | Modes:
+        """What powers are taken of: the modes alone where they are all there is, else full matrices."""
+        return self.modes if self.left.shape[-1] == 0 else self.dense()
+
+    def dense(self) -> Float[Tensor, "H N N"]:
+        """``A_bar`` as full real matrices."""
+        return self.modes.dense() + self.left @ self.right.mT
+
+
+def real_vector(z: Complex[Tensor, "*H M"]) -> Float[Tensor, "*H N"]:
+    """``[Re z, Im z]``: the real coordinates of one of each conjugate pair.
+
+    >>> real_vector(torch.tensor([1 + 2j]))
+    tensor([1., 2.])
+
+    Chapter: 4.
+    """
+    return torch.cat([z.real, z.imag], dim=-1)
+
+
+def real_columns(z: Complex[Tensor, "*H M r"]) -> Float[Tensor, "*H N r"]:
+    """`real_vector` of every column.
+
+    >>> real_columns(torch.tensor([[1 + 2j]]))
+    tensor([[1.],
+            [2.]])
+
+    Chapter: 4.
+    """
+    return torch.cat([z.real, z.imag], dim=-2)
