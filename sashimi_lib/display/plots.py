@@ -96,6 +96,7 @@ def plot_waveform(
 
     Raises ValueError for audio that `audio.check_waveform` refuses, or that is not one clip.
 
+    >>> import torch
     >>> ax = plot_waveform(torch.zeros(100), 8000)
     >>> ax.get_xlabel()
     'time in seconds'
@@ -130,6 +131,7 @@ def plot_spectrogram(
     The scale is the same for every clip, so that a quiet clip looks quiet. ``window_seconds`` trades time for
     frequency. Raises ValueError for audio that `audio.check_waveform` refuses, or that is not one clip.
 
+    >>> import torch
     >>> plot_spectrogram(torch.zeros(4000), 8000).get_ylabel()
     'frequency in kHz'
 
@@ -169,6 +171,7 @@ def plot_eigenvalues(
     ones are dots, unstable ones crosses in another colour. Raises ValueError for NaN, infinite, or no
     eigenvalues.
 
+    >>> import torch
     >>> ax = plot_eigenvalues(torch.tensor([-0.5 + 1j, -0.5 - 1j]))
     >>> ax.get_xlabel()
     'real part'
@@ -223,6 +226,7 @@ def plot_kernel(
 
     Several channels are drawn on top of each other. Raises ValueError for an empty or non-finite kernel.
 
+    >>> import torch
     >>> plot_kernel(torch.ones(8)).get_xlabel()
     'steps ago'
 

@@ -1,0 +1,1 @@
+"""Audio to learn from: clips that ship with the package (`bundled`), folders of one's own (`clips`)."""

@@ -1,0 +1,1 @@
+"""Judging models: how many bits a held-out sample costs them (`likelihood`)."""
