@@ -1,0 +1,65 @@
+"""One result, one file: ``book/results/NAME.json``, with all that a reader needs to trust a figure or repeat it.
+
+A benchmark runs as ``python benchmarks/NAME.py`` from the top of the repository and ends in `save_result`. The chapters
+read their figures from these files, so that no measured number is ever typed into text.
+"""
+
+import datetime
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
+
+
+def save_result(
+    name: str,
+    *,
+    question: str,
+    config: Mapping[str, object],
+    figures: Mapping[str, object],
+    repeats: int,
+    seed: int,
+    units: Mapping[str, str] | None = None,
+    data: str = "synthetic, made by the script from the seed",
+) -> Path:
+    """Write ``book/results/NAME.json`` in one move, so that a half-written file is never read.
+
+    ``question`` says what was measured against what; ``units`` names the unit of each figure whose key does not say it;
+    ``repeats`` is how many runs each figure rests on. Raises ValueError for NaN or infinite figures, which JSON has
+    no words for: record None and say why in ``config`` or beside the figure.
+    """
+    result = {
+        "name": name,
+        "question": question,
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        "device": describe_device(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]},
+        "seed": seed,
+        "repeats": repeats,
+        "data": data,
+        "config": dict(config),
+        "units": dict(units or {}),
+        "figures": dict(figures),
+    }
+    text = json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    print(f"wrote book/results/{path.name}")
+    return path
+
+
+def describe_device() -> str:
+    """What it ran on, without naming the machine: its GPU, or the number of cores and threads."""
+    if torch.cuda.is_available():
+        return f"GPU, {torch.cuda.get_device_name()}"
+    return f"CPU, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
