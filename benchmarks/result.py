@@ -1,7 +1,7 @@
-"""One result, one file: ``book/results/NAME.json``, with all that a reader needs to trust a figure or repeat it.
+"""One result, one file: ``book/results/NAME.json``, with all that is needed to trust a figure or repeat it.
 
-A benchmark runs as ``python benchmarks/NAME.py`` from the top of the repository and ends in `save_result`. The chapters
-read their figures from these files, so that no measured number is ever typed into text.
+A benchmark runs as ``python benchmarks/NAME.py`` from the top of the repository and ends in `save_result`.
+The chapters read their figures from these files, so that no measured number is ever typed into text.
 """
 
 import datetime
@@ -30,9 +30,9 @@ def save_result(
 ) -> Path:
     """Write ``book/results/NAME.json`` in one move, so that a half-written file is never read.
 
-    ``question`` says what was measured against what; ``units`` names the unit of each figure whose key does not say it;
-    ``repeats`` is how many runs each figure rests on. Raises ValueError for NaN or infinite figures, which JSON has
-    no words for: record None and say why in ``config`` or beside the figure.
+    ``question`` says what was measured against what; ``units`` names the unit of each figure whose key does
+    not say it; ``repeats`` is how many runs each figure rests on. Raises ValueError for NaN or infinite
+    figures, which JSON has no words for: record None and say why in ``config`` or beside the figure.
     """
     result = {
         "name": name,
