@@ -1,11 +1,15 @@
-"""Sphinx extension of the book: the library is importable while pages are built, and a change in it re-runs them.
+"""Sphinx extension of the book: keeps its pages in step with the library.
 
-The notebook cache keys on code cells and kernel name only, so without this an edit in ``sashimi_lib`` alone would leave
-stale outputs on the pages, even after ``jupyter-book build --all``.
+- The library is importable while pages are built, and a change in it runs the chapters again. The notebook cache keys on
+  code cells and kernel name only, so without this an edit in ``sashimi_lib`` alone would leave stale outputs on the
+  pages, even after ``jupyter-book build --all``.
+- The API page lists every module by itself: a line ``%% sashimi_lib.ssm`` in api.md becomes that package's modules.
+- Docstrings are plain text with backticks for code, so that formulas such as ``A - p p*`` need no escaping.
 """
 
 import hashlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
+CODE = re.compile(r"(:[\w:]+:`[^`]+`|``.+?``|`[^`]+`)")
 
 
 def digest() -> str:
@@ -31,10 +36,44 @@ def configure(app: Sphinx, config: Config) -> None:
         config.nb_execution_cache_path = str(Path(app.outdir).parent / ".jupyter_cache" / config.library_digest)
 
 
+def modules(name: str) -> list[str]:
+    """Return the dotted names of a module or, for a package, of itself and all public modules below it."""
+    path = ROOT.joinpath(*name.split("."))
+    if not path.is_dir():
+        return [name]
+    inside = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in sorted(path.rglob("[!_]*.py"))]
+    return [name, *inside]
+
+
+def reference(name: str) -> str:
+    """Return the Markdown of one module's part of the API page."""
+    members = "" if ROOT.joinpath(*name.split(".")).is_dir() else "   :members:\n"
+    return f"### `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n{members}```\n"
+
+
+def list_modules(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Replace the lines ``%% NAME`` of the API page."""
+    if docname == "api":
+        source[0] = re.sub(r"^%% ([\w.]+)$", lambda m: "\n".join(map(reference, modules(m[1]))), source[0], flags=re.M)
+
+
+def plain_docstring(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Escape what reStructuredText would take for markup, outside of code; show single backticks as code."""
+    for number, line in enumerate(lines):
+        if line.lstrip().startswith((">>>", "...")):
+            continue
+        parts = CODE.split(line)
+        parts[::2] = [re.sub(r"([*|])|(?<=\w)(_)(?!\w)", r"\\\g<0>", text) for text in parts[::2]]
+        parts[1::2] = [f"`{code}`" if re.fullmatch(r"`[^`]+`", code) else code for code in parts[1::2]]
+        lines[number] = "".join(parts)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Put the library on the kernels' path and on autodoc's."""
+    """Put the library on the kernels' path and on autodoc's, and connect the rest."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     sys.path.insert(0, str(ROOT))
     app.add_config_value("library_digest", "", "env")
     app.connect("config-inited", configure)
+    app.connect("source-read", list_modules)
+    app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon, which is at 500
     return {"parallel_read_safe": True, "parallel_write_safe": True}
