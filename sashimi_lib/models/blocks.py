@@ -1,0 +1,174 @@
+"""What SaShiMi is built from: norms, the two residual blocks, and stacks of them (chapters 4 and 6).
+
+A model made of parts is written once, as `Composite._run`, and runs either way: whole, by calling its parts, or
+sample by sample, by their ``step``.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sashimi_lib.ssm.s4 import S4, SSMConfig
+
+State = Any  # a tensor, or a nested tuple of tensors of fixed shape
+Advance = Callable[[nn.Module, Tensor, State], tuple[Tensor, State]]
+Norm = Literal["scalar", "layer"]
+
+
+class ScalarNorm(nn.Module):
+    """Layer normalisation with one shift and one scale for all channels: ``s (x - mean + m) / std``.
+
+    The published SaShiMi models use it in every block. They add no epsilon to the (biased) standard deviation; only a
+    vector of equal channels, which would divide by zero there, is treated differently: it gives zero.
+
+    >>> ScalarNorm()(torch.tensor([[1.0, 3.0]]))
+    tensor([[-1.,  1.]], grad_fn=<MulBackward0>)
+
+    Chapter: 6.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.m = nn.Parameter(torch.zeros(1))
+        self.s = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch H"]:
+        """Normalise each vector of channels."""
+        centred = x - x.mean(-1, keepdim=True)
+        variance = centred.square().mean(-1, keepdim=True)
+        inverse_std = torch.where(variance > 0, variance.clamp(min=torch.finfo(x.dtype).tiny).rsqrt(), 0)
+        return self.s * ((centred + self.m) * inverse_std)
+
+
+def make_norm(norm: Norm, d_model: int) -> nn.Module:
+    """The norm of a block: ``scalar`` as the published models were trained, or PyTorch's ``layer``.
+
+    >>> make_norm("layer", 4)
+    LayerNorm((4,), eps=1e-05, elementwise_affine=True)
+
+    Raises ValueError for any other name.
+    """
+    if norm not in ("scalar", "layer"):
+        raise ValueError(f"norm must be 'scalar' or 'layer', got {norm!r}")
+    return ScalarNorm() if norm == "scalar" else nn.LayerNorm(d_model)
+
+
+class S4Block(nn.Module):
+    """``x + S4(norm(x))``: mixes over time.
+
+    >>> S4Block(4)(torch.randn(1, 32, 4))[0].shape
+    torch.Size([1, 32, 4])
+
+    Chapter: 6. SaShiMi paper, section 4.2.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        ssm: SSMConfig = SSMConfig(),
+        glu: bool = False,
+        bidirectional: bool = False,
+        norm: Norm = "scalar",
+    ) -> None:
+        super().__init__()
+        self.norm = make_norm(norm, d_model)
+        self.layer = S4(d_model, ssm, glu, bidirectional)
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state of silence."""
+        return self.layer.initial_state(batch_size)
+
+    def forward(
+        self, x: Float[Tensor, "batch length H"], state: State = None
+    ) -> tuple[Float[Tensor, "batch length H"], State]:
+        """All samples at once."""
+        y, state = self.layer(self.norm(x), state)
+        return x + y, state
+
+    def step(self, x_t: Float[Tensor, "batch H"], state: State) -> tuple[Float[Tensor, "batch H"], State]:
+        """One sample."""
+        y, state = self.layer.step(self.norm(x_t), state)
+        return x_t + y, state
+
+
+class FeedForward(nn.Module):
+    """``x + W2 gelu(W1 norm(x))``, H -> ff H -> H: mixes over channels, and remembers nothing.
+
+    >>> FeedForward(4, ff=2)(torch.randn(1, 32, 4))[0].shape
+    torch.Size([1, 32, 4])
+
+    Chapter: 6. SaShiMi paper, section 4.2.
+    """
+
+    def __init__(self, d_model: int, ff: int = 2, norm: Norm = "scalar") -> None:
+        super().__init__()
+        self.norm = make_norm(norm, d_model)
+        self.expand = nn.Linear(d_model, ff * d_model)
+        self.contract = nn.Linear(ff * d_model, d_model)
+
+    def initial_state(self, batch_size: int) -> State:
+        """Nothing to remember: the empty tuple."""
+        return ()
+
+    def forward(
+        self, x: Float[Tensor, "*batch H"], state: State = None
+    ) -> tuple[Float[Tensor, "*batch H"], State]:
+        """Every sample by itself."""
+        return x + self.contract(F.gelu(self.expand(self.norm(x)))), state
+
+    def step(self, x_t: Float[Tensor, "batch H"], state: State) -> tuple[Float[Tensor, "batch H"], State]:
+        """One sample: the same computation."""
+        return self(x_t, state)
+
+
+class Composite(nn.Module):
+    """A sequence model made of parts, whose ``_run`` says once how they go together."""
+
+    def _parts(self) -> list[nn.Module]:
+        """The parts that have a state, in the order of the state's entries."""
+        raise NotImplementedError
+
+    def _run(self, advance: Advance, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
+        """The computation, with ``advance(part, x, state)`` in place of a call of each part."""
+        raise NotImplementedError
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state of silence: one entry for each part."""
+        return tuple(part.initial_state(batch_size) for part in self._parts())
+
+    def forward(
+        self, x: Float[Tensor, "batch length H"], state: State = None
+    ) -> tuple[Float[Tensor, "batch length H"], State]:
+        """All samples at once. Pass a state to go on from it and get the next one back."""
+        states = [None] * len(self._parts()) if state is None else list(state)
+        y, states = self._run(lambda part, x, s: part(x, s), x, states)
+        return y, None if state is None else tuple(states)
+
+    def step(self, x_t: Float[Tensor, "batch H"], state: State) -> tuple[Float[Tensor, "batch H"], State]:
+        """One sample."""
+        y, states = self._run(lambda part, x, s: part.step(x, s), x_t, list(state))
+        return y, tuple(states)
+
+
+class Stack(Composite):
+    """Blocks one after the other.
+
+    >>> Stack([FeedForward(4), FeedForward(4)])(torch.randn(1, 8, 4))[0].shape
+    torch.Size([1, 8, 4])
+    """
+
+    def __init__(self, blocks: list[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def _parts(self) -> list[nn.Module]:
+        return list(self.blocks)
+
+    def _run(self, advance: Advance, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
+        for i, block in enumerate(self.blocks):
+            x, states[i] = advance(block, x, states[i])
+        return x, states

@@ -1,0 +1,160 @@
+"""SaShiMi: state spaces at several rates (chapter 6; SaShiMi paper, section 4.2)."""
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sashimi_lib.models.blocks import Advance, Composite, FeedForward, Norm, S4Block, Stack, State
+from sashimi_lib.models.pooling import DownPool, Hourglass, UpPool
+from sashimi_lib.ssm.s4 import SSMConfig
+
+PAPER_SSM = SSMConfig(frozen=("p", "B", "log_dt"))  # the paper trained Lambda and C alone (appendix C.2)
+
+
+@dataclass(frozen=True)
+class SaShiMiConfig:
+    """The shape of a SaShiMi; the defaults are the paper's 8-layer model, 4.05M parameters with 256 levels.
+
+    ``pool`` and ``expand`` say how much slower and wider each tier is than the one above. ``unet`` puts blocks on
+    the way down too and skips round each one; ``bidirectional`` lets every S4 see the future (for diffusion).
+    """
+
+    d_model: int = 64
+    n_layers: int = 8
+    pool: tuple[int, ...] = (4, 4)
+    expand: int = 2
+    ff: int = 2
+    glu: bool = False
+    unet: bool = False
+    bidirectional: bool = False
+    norm: Norm = "scalar"
+    ssm: SSMConfig = PAPER_SSM
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_layers", "expand", "ff"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.pool or min(self.pool) < 2:
+            raise ValueError(f"pool must hold factors of at least 2, one for each lower tier, got {self.pool}")
+        if self.bidirectional and not self.unet:
+            raise ValueError("bidirectional must come with unet=True: the autoregressive form is causal")
+
+
+class Centre(Composite):
+    """The slowest tier: ``x + blocks(x)``."""
+
+    def __init__(self, blocks: Stack) -> None:
+        super().__init__()
+        self.blocks = blocks
+
+    def _parts(self) -> list[nn.Module]:
+        return [self.blocks]
+
+    def _run(self, advance: Advance, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
+        y, states[0] = advance(self.blocks, x, states[0])
+        return x + y, states
+
+
+class Tier(Composite):
+    """A tier of the autoregressive form: ``u = x + hourglass(x)``, then ``u + blocks(u)``."""
+
+    def __init__(self, hourglass: Hourglass, blocks: Stack) -> None:
+        super().__init__()
+        self.hourglass, self.blocks = hourglass, blocks
+
+    def _parts(self) -> list[nn.Module]:
+        return [self.hourglass, self.blocks]
+
+    def _run(self, advance: Advance, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
+        below, states[0] = advance(self.hourglass, x, states[0])
+        u = x + below
+        y, states[1] = advance(self.blocks, u, states[1])
+        return u + y, states
+
+
+class UNetTier(Composite):
+    """A tier of the U-Net form: blocks on both sides, and a skip from before each to after its mirror image."""
+
+    def __init__(self, down: Stack, hourglass: Hourglass, up: Stack) -> None:
+        super().__init__()
+        self.down, self.hourglass, self.up = down, hourglass, up
+
+    def _parts(self) -> list[nn.Module]:
+        return [*self.down.blocks, self.hourglass, *self.up.blocks]
+
+    def _run(self, advance: Advance, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
+        skips, depth = [x], len(self.down.blocks)
+        for i, part in enumerate(self._parts()):
+            x, states[i] = advance(part, x, states[i])
+            if i < depth:
+                skips.append(x)
+            else:
+                x = x + skips.pop()
+        return x, states
+
+
+class SaShiMi(nn.Module):
+    """The whole backbone: (d_model, L) -> (2 d_model, L/4) -> (4 d_model, L/16) and back, then a layer norm.
+
+    >>> model = SaShiMi(SaShiMiConfig(d_model=8, n_layers=1))
+    >>> y, _ = model(torch.randn(1, 32, 8))
+    >>> y_0, state = model.step(torch.randn(1, 8), model.initial_state(1))
+    >>> y.shape, y_0.shape
+    (torch.Size([1, 32, 8]), torch.Size([1, 8]))
+
+    Chapter: 6. Raises ValueError for a whole sequence whose length ``frame`` does not divide; in pieces, with a
+    state, any length goes.
+    """
+
+    def __init__(self, config: SaShiMiConfig = SaShiMiConfig()) -> None:
+        super().__init__()
+        self.config = config
+        self.d_model = config.d_model
+        self.frame = math.prod(config.pool)
+        self.tiers = _tier(config, 0)
+        self.norm = nn.LayerNorm(config.d_model)
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state of silence."""
+        return self.tiers.initial_state(batch_size)
+
+    def forward(
+        self, x: Float[Tensor, "batch length d_model"], state: State = None
+    ) -> tuple[Float[Tensor, "batch length d_model"], State]:
+        """All samples at once. Pass a state to go on from it and get the next one back."""
+        y, state = self.tiers(x, state)
+        return self.norm(y), state
+
+    def step(
+        self, x_t: Float[Tensor, "batch d_model"], state: State
+    ) -> tuple[Float[Tensor, "batch d_model"], State]:
+        """One sample: every fourth reaches the second tier, every sixteenth the third."""
+        y, state = self.tiers.step(x_t, state)
+        return self.norm(y), state
+
+
+def _tier(config: SaShiMiConfig, level: int) -> Composite:
+    width = config.d_model * config.expand**level
+    if level == len(config.pool):
+        return Centre(_blocks(config, width))
+    pool = config.pool[level]
+    normed = not config.unet  # the published autoregressive form has weight-normed pools, the U-Net plain ones
+    hourglass = Hourglass(
+        DownPool(width, width * config.expand, pool, normed),
+        _tier(config, level + 1),
+        UpPool(width * config.expand, width, pool, normed),
+        causal=not config.bidirectional,
+    )
+    if config.unet:
+        return UNetTier(_blocks(config, width), hourglass, _blocks(config, width))
+    return Tier(hourglass, _blocks(config, width))
+
+
+def _blocks(config: SaShiMiConfig, width: int) -> Stack:
+    blocks: list[nn.Module] = []
+    for _ in range(config.n_layers):
+        blocks.append(S4Block(width, config.ssm, config.glu, config.bidirectional, config.norm))
+        blocks.append(FeedForward(width, config.ff, config.norm))
+    return Stack(blocks)
