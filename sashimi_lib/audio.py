@@ -171,7 +171,7 @@ def rms_db(waveform: Float[Tensor, "*batch length"]) -> float:
 
 
 def normalize_loudness(
-    waveform: Float[Tensor, "*batch length"], db: float = -23.0
+    waveform: Float[Tensor, "*batch length"], db: float | int = -23.0
 ) -> Float[Tensor, "*batch length"]:
     """Scale to an RMS level of ``db`` dBFS, or as near to it as full scale allows without clipping.
 
@@ -189,7 +189,7 @@ def normalize_loudness(
     if level == -math.inf:
         return waveform
     gain = min(10 ** ((db - level) / 20), 1 / float(waveform.detach().abs().max()))
-    return (waveform * gain).clamp(-1, 1)
+    return (waveform.double() * gain).clamp(-1, 1).to(waveform)  # in float32 a large gain would overflow
 
 
 def spectrogram_db(

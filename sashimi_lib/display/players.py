@@ -41,10 +41,10 @@ def listen(
     waveform: Float[Tensor, " length"],
     sample_rate: int,
     title: str = "clip",
-    reference: Float[Tensor, " length"] | None = None,
+    reference: Float[Tensor, " real_length"] | None = None,
     reference_title: str = "the real clip",
     lossless: bool = False,
-    guard_db: float = GUARD_DB,
+    guard_db: float | int = GUARD_DB,
 ) -> Player:
     """A card with picture and player; with ``reference``, the real clip on a card beside it.
 
@@ -64,10 +64,10 @@ def listen(
 
 
 def listen_many(
-    clips: Mapping[str, Float[Tensor, " length"]],
+    clips: Mapping[str, Float[Tensor, " _"]],
     sample_rate: int | Mapping[str, int],
     lossless: bool = False,
-    guard_db: float = GUARD_DB,
+    guard_db: float | int = GUARD_DB,
 ) -> Player:
     """Several clips side by side, titles as keys; ``sample_rate`` is one for all or one a title.
 
@@ -89,7 +89,7 @@ def listen_many(
     return Player("; ".join(names), f'<div style="display:flex;flex-wrap:wrap;gap:1rem">{row}</div>')
 
 
-def _card(waveform: Tensor, sample_rate: int, title: str, lossless: bool, guard_db: float) -> str:
+def _card(waveform: Tensor, sample_rate: int, title: str, lossless: bool, guard_db: float | int) -> str:
     check_sample_rate(sample_rate)
     safe, notes = _guard(waveform, title, guard_db)
     seconds = len(safe) / sample_rate
@@ -105,7 +105,7 @@ def _card(waveform: Tensor, sample_rate: int, title: str, lossless: bool, guard_
     )
 
 
-def _guard(waveform: Tensor, title: str, guard_db: float) -> tuple[Tensor, list[str]]:
+def _guard(waveform: Tensor, title: str, guard_db: float | int) -> tuple[Tensor, list[str]]:
     """The clip as it may be played, and what to say about it."""
     name = f"waveform {title!r}"
     if not isinstance(waveform, Tensor) or waveform.ndim != 1:

@@ -122,8 +122,8 @@ def plot_spectrogram(
     waveform: Float[Tensor, " length"],
     sample_rate: int,
     ax: Axes | None = None,
-    window_seconds: float = 0.032,
-    db_range: tuple[float, float] = (-100.0, -20.0),
+    window_seconds: float | int = 0.032,
+    db_range: tuple[float | int, float | int] = (-100.0, -20.0),
     colorbar: bool = False,
 ) -> Axes:
     """Frequency over time; brightness is loudness in dB, 0 dB being a full-scale sine.
@@ -137,9 +137,10 @@ def plot_spectrogram(
 
     Chapter: 1.
     """
+    check_waveform(waveform)
     check_sample_rate(sample_rate)
     window = max(4, 2 * round(window_seconds * sample_rate / 2))
-    hop = max(1, window // 4, len(waveform) // 800 if waveform.ndim == 1 else 1)
+    hop = max(1, window // 4, waveform.shape[-1] // 800)
     db = spectrogram_db(waveform, window, hop).cpu().numpy()
     ax = plt.subplots()[1] if ax is None else ax
     image = ax.imshow(
@@ -219,7 +220,7 @@ def _left_half_plane(ax: Axes, z: np.ndarray) -> None:
 def plot_kernel(
     kernel: Float[Tensor, "*channels length"],
     ax: Axes | None = None,
-    seconds_per_step: float | None = None,
+    seconds_per_step: float | int | None = None,
     label: str | None = None,
 ) -> Axes:
     """A convolution kernel over steps (or seconds): what one sample, long ago, still contributes now.
