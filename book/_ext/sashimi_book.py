@@ -3,7 +3,7 @@
 - The library is importable while pages are built, and a change in it runs the chapters again. The notebook cache keys on
   code cells and kernel name only, so without this an edit in ``sashimi_lib`` alone would leave stale outputs on the
   pages, even after ``jupyter-book build --all``.
-- The API page lists every module by itself: a line ``%% sashimi_lib.ssm`` in api.md becomes that package's modules.
+- The API pages list every module by themselves: a line ``%% sashimi_lib.ssm`` becomes that package's modules.
 - Docstrings are plain text with backticks for code, so that formulas such as ``A - p p*`` need no escaping.
 """
 
@@ -46,14 +46,15 @@ def modules(name: str) -> list[str]:
 
 
 def reference(name: str) -> str:
-    """Return the Markdown of one module's part of the API page."""
+    """Return the Markdown of one module's part of an API page."""
     members = "" if ROOT.joinpath(*name.split(".")).is_dir() else "   :members:\n"
-    return f"### `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n{members}```\n"
+    title = name.removeprefix("sashimi_lib.")
+    return f"## `{title}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n{members}```\n"
 
 
 def list_modules(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Replace the lines ``%% NAME`` of the API page."""
-    if docname == "api":
+    """Replace the lines ``%% NAME`` of an API page."""
+    if docname.startswith("api_"):
         source[0] = re.sub(r"^%% ([\w.]+)$", lambda m: "\n".join(map(reference, modules(m[1]))), source[0], flags=re.M)
 
 
