@@ -1,0 +1,217 @@
+"""The fast kernel equals its three textbook twins, gradients included, at every kind of length."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sashimi_lib.ssm import hippo
+from sashimi_lib.ssm.convolution import scan
+from sashimi_lib.ssm.discretize import bilinear, bilinear_dplr, zoh, zoh_diagonal
+from sashimi_lib.ssm.kernels import (
+    final_state,
+    kernel,
+    kernel_cauchy,
+    kernel_naive,
+    kernel_vandermonde,
+    krylov,
+    state_response,
+    truncate,
+    untruncate,
+)
+from sashimi_lib.ssm.systems import DPLR
+
+LENGTHS = [1, 2, 3, 4, 5, 7, 16, 31, 64, 97, 100, 127, 128, 129, 251, 1000]
+
+
+def difference(a, b):
+    """Relative to the size of the whole, as everywhere in these tests."""
+    return float(torch.linalg.norm(a - b) / torch.linalg.norm(b).clamp_min(1e-30))
+
+
+def dplr(measure="legs", N=16, H=3, seed=0):
+    """A HiPPO start with random C and steps, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    normal = hippo.nplr(measure, N)
+    C = torch.randn(H, N // 2, generator=generator, dtype=torch.complex128)
+    dt = 10 ** (-3 + 2 * torch.rand(H, generator=generator, dtype=torch.float64))
+    Lambda, P, B = (x.expand(H, *x.shape).clone() for x in normal[:3])
+    return DPLR(Lambda, P, -P, B, C, dt)
+
+
+def diagonal(init="lin", N=16, H=3, seed=0):
+    """An S4D start with random C and steps, float64."""
+    Lambda, B = (x.expand(H, N // 2).clone() for x in hippo.diagonal(init, N))
+    none = Lambda[..., None][..., :0]
+    return dplr("legs", N, H, seed)._replace(Lambda=Lambda, p=none, q=none, B=B)
+
+
+def off_the_axis(system):
+    """FouT has a mode that never fades: a pole where the Cauchy sum is evaluated. Layers start beside it."""
+    return system._replace(Lambda=system.Lambda - 1e-3)
+
+
+SYSTEMS = {
+    "legs": dplr("legs"),
+    "legt, rank 2": dplr("legt"),
+    "fout, off the axis": off_the_axis(dplr("fout")),
+    "legs, state 64": dplr("legs", N=64, H=2),
+    "diagonal, bilinear": diagonal("legs"),
+}
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_fast_naive_and_cauchy_kernels_agree(name, length):
+    system = SYSTEMS[name]
+    recurrence = bilinear_dplr(system)
+    naive = kernel_naive(recurrence.dense(), recurrence.B, recurrence.C, length)
+    assert difference(kernel(recurrence, length), naive) < 1e-10
+    cauchy = kernel_cauchy(system._replace(C=truncate(system, length)), length)
+    assert difference(cauchy, naive) < 1e-10
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("init", ["lin", "inv", "legs", "real"])
+def test_fast_naive_and_vandermonde_kernels_agree(init, length):
+    system = diagonal(init)
+    recurrence = zoh_diagonal(system)
+    naive = kernel_naive(recurrence.dense(), recurrence.B, recurrence.C, length)
+    assert difference(kernel(recurrence, length), naive) < 1e-10
+    A_bar = torch.complex(*recurrence.modes)
+    B_bar = torch.complex(*recurrence.B.chunk(2, dim=-1))
+    assert difference(kernel_vandermonde(A_bar, B_bar, system.C, length), naive) < 1e-10
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_structured_discretisation_equals_the_dense_one(name):
+    system = SYSTEMS[name]
+    A, B, _ = system.dense()
+    A_bar, B_bar = bilinear(A, B, system.dt)
+    recurrence = bilinear_dplr(system)
+    assert difference(recurrence.dense(), A_bar) < 1e-12
+    assert difference(recurrence.B, B_bar) < 1e-12
+
+
+def test_structured_zero_order_hold_equals_the_dense_one():
+    system = diagonal("inv")
+    A, B, _ = system.dense()
+    A_bar, B_bar = zoh(A, B, system.dt)
+    recurrence = zoh_diagonal(system)
+    assert difference(recurrence.dense(), A_bar) < 1e-12
+    assert difference(recurrence.B, B_bar) < 1e-12
+
+
+@pytest.mark.parametrize("length", [1, 3, 1000, 4096, 16000])
+@pytest.mark.parametrize("recurrence", [bilinear_dplr(dplr(N=64)), zoh_diagonal(diagonal(N=64))])
+def test_a_kernel_in_float32_is_accurate_to_1e_5(recurrence, length):
+    single = kernel(recurrence, length, torch.float32)
+    assert single.dtype == torch.float32
+    assert difference(single.double(), kernel(recurrence, length)) < 1e-5
+
+
+def gradients(function, system):
+    """Gradients of a fixed random reading of a kernel by every parameter of the system."""
+    leaves = [x.clone().requires_grad_() for x in system]
+    K = function(DPLR(*leaves))
+    reading = torch.randn(K.shape, generator=torch.Generator().manual_seed(7), dtype=K.dtype)
+    return torch.autograd.grad((K * reading).sum(), leaves, materialize_grads=True)
+
+
+def cauchy_of_plain_C(length):
+    return lambda system: kernel_cauchy(system._replace(C=truncate(system, length)), length)
+
+
+@pytest.mark.parametrize("length", [1, 2, 13, 64, 101])
+@pytest.mark.parametrize("name", ["legs", "legt, rank 2"])
+def test_gradients_of_dplr_kernels_agree(name, length):
+    def naive(system):
+        recurrence = bilinear_dplr(system)
+        return kernel_naive(recurrence.dense(), recurrence.B, recurrence.C, length)
+
+    expected = gradients(naive, SYSTEMS[name])
+    for twin in (lambda system: kernel(bilinear_dplr(system), length), cauchy_of_plain_C(length)):
+        for ours, theirs in zip(gradients(twin, SYSTEMS[name]), expected, strict=True):
+            assert difference(ours, theirs) < 1e-8
+
+
+@pytest.mark.parametrize("length", [1, 2, 13, 64, 101])
+def test_gradients_of_diagonal_kernels_agree(length):
+    def vandermonde(system):
+        A_bar = torch.exp(system.dt[:, None] * system.Lambda)
+        return kernel_vandermonde(A_bar, (A_bar - 1) / system.Lambda * system.B, system.C, length)
+
+    system = diagonal("inv")
+    ours = gradients(lambda system: kernel(zoh_diagonal(system), length), system)
+    for fast, slow in zip(ours, gradients(vandermonde, system), strict=True):
+        assert difference(fast, slow) < 1e-8
+
+
+@pytest.mark.parametrize("length", [1, 2, 16, 101])
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_untruncate_inverts_truncate(name, length):
+    system = SYSTEMS[name]
+    truncated = truncate(system, length)
+    assert difference(untruncate(system._replace(C=truncated), length), system.C) < 1e-8
+
+
+def test_truncation_is_what_ties_the_textbook_kernel_to_one_length():
+    system = dplr()
+    tied = system._replace(C=truncate(system, 64))
+    assert difference(kernel_cauchy(tied, 64), kernel(bilinear_dplr(system), 64)) < 1e-10
+    assert difference(kernel_cauchy(tied, 32), kernel(bilinear_dplr(system), 32)) > 1e-3
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 13])
+def test_krylov_lists_powers(length):
+    A = torch.randn(2, 4, 4, dtype=torch.float64)
+    x = torch.randn(2, 4, 3, dtype=torch.float64)
+    table, _ = krylov(A, x, length)
+    expected = torch.cat([torch.linalg.matrix_power(A, l) @ x for l in range(length)], dim=-1)
+    assert difference(table, expected) < 1e-12
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 64, 97, 500])
+@pytest.mark.parametrize("recurrence", [bilinear_dplr(dplr()), zoh_diagonal(diagonal())])
+def test_what_a_state_says_and_becomes_equals_the_scan(recurrence, length):
+    batch, (H, N) = 2, recurrence.B.shape
+    state = torch.randn(batch, H, N, dtype=torch.float64)
+    u = torch.randn(batch, H, length, dtype=torch.float64)
+    silent, _ = scan(recurrence.dense(), recurrence.B, recurrence.C, torch.zeros_like(u), state)
+    assert difference(state_response(recurrence, state, length), silent) < 1e-10
+    _, last = scan(recurrence.dense(), recurrence.B, recurrence.C, u, state)
+    assert difference(final_state(recurrence, u, state), last) < 1e-10
+
+
+@given(
+    seed=st.integers(0, 10_000), length=st.integers(1, 300), pairs=st.integers(1, 6), rank=st.integers(0, 3)
+)
+def test_any_stable_system_of_any_rank_has_one_kernel(seed, length, pairs, rank):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(2, *shape, generator=generator, dtype=torch.complex128)
+
+    Lambda = torch.complex(-draw(pairs).real.exp(), 5 * draw(pairs).imag)
+    p = draw(pairs, rank)
+    system = DPLR(Lambda, p, -p, draw(pairs), draw(pairs), 0.1 * draw().real.exp())
+    recurrence = bilinear_dplr(system)
+    naive = kernel_naive(recurrence.dense(), recurrence.B, recurrence.C, length)
+    assert difference(kernel(recurrence, length), naive) < 1e-9
+
+
+def test_a_kernel_of_no_length_is_refused():
+    with pytest.raises(ValueError, match="length must be at least 1, got 0"):
+        kernel(bilinear_dplr(dplr()), 0)
+
+
+def test_the_zero_order_hold_refuses_a_low_rank_term():
+    with pytest.raises(ValueError, match="p must have rank 0"):
+        zoh_diagonal(dplr())
+
+
+@pytest.mark.parametrize("rule", [bilinear, zoh])
+@pytest.mark.parametrize("dt", [0.0, -0.1, float("nan")])
+def test_a_step_that_is_not_positive_is_refused(rule, dt):
+    with pytest.raises(ValueError, match="dt must be positive"):
+        rule(torch.eye(2), torch.ones(2), dt)

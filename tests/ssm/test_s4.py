@@ -1,0 +1,312 @@
+"""The layer: one set of parameters, three ways to run it, every form of A, any length."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from sashimi_lib.ssm.convolution import causal_conv_naive
+from sashimi_lib.ssm.s4 import S4, Form, SSMConfig, StateSpace
+
+LENGTH = 4096
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+
+def config(form, tied=True, **options):
+    return SSMConfig(
+        d_state=16, form=form, init="lin" if form is Form.DIAGONAL else "legs", tied=tied, **options
+    )
+
+
+@pytest.fixture(params=list(Form), ids=lambda form: form.value)
+def form(request):
+    return request.param
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "a matrix a channel"])
+def tied(request):
+    return request.param
+
+
+@pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])
+def dtype(request):
+    return request.param
+
+
+def difference(a, b):
+    a, b = a.detach().double(), b.detach().double()
+    return float(torch.linalg.norm(a - b) / torch.linalg.norm(b))
+
+
+@torch.no_grad()
+def by_steps(layer, u, state):
+    y = []
+    for u_t in u.unbind(1):
+        y_t, state = layer.step(u_t, state)
+        y.append(y_t)
+    return torch.stack(y, 1), state
+
+
+@torch.no_grad()
+def by_frames(layer, u, state, frame):
+    y = []
+    for chunk in u.split(frame, dim=1):
+        y_t, state = layer(chunk, state)
+        y.append(y_t)
+    return torch.cat(y, 1), state
+
+
+@pytest.mark.parametrize(
+    ("tied", "dtype"), [(True, torch.float64), (True, torch.float32), (False, torch.float64)], ids=str
+)
+@torch.no_grad()
+def test_steps_and_frames_with_carried_state_equal_the_whole_pass(form, tied, dtype):
+    layer = S4(3, config(form, tied), glu=True).to(dtype)
+    u = torch.randn(2, LENGTH, 3, dtype=dtype)
+    start = torch.randn_like(layer.initial_state(2))
+    whole, last = layer(u, start)
+    runs = {"step": by_steps(layer, u, start)}
+    runs |= {frame: by_frames(layer, u, start, frame) for frame in (7, 64)}
+    for name, (y, state) in runs.items():
+        assert difference(y, whole) < TOLERANCE[dtype], name
+        assert difference(state, last) < TOLERANCE[dtype], name
+
+
+@torch.no_grad()
+def test_frames_of_one_sample_equal_the_whole_pass(form, dtype, monkeypatch):
+    layer = S4(2, config(form)).to(dtype)
+    fixed = layer.ssm.recurrence()  # 4,096 times the same otherwise, and half of the time
+    monkeypatch.setattr(layer.ssm, "recurrence", lambda: fixed)
+    u = torch.randn(1, LENGTH, 2, dtype=dtype)
+    start = layer.initial_state(1)
+    whole, last = layer(u, start)
+    y, state = by_frames(layer, u, start, 1)
+    assert difference(y, whole) < TOLERANCE[dtype]
+    assert difference(state, last) < TOLERANCE[dtype]
+
+
+@torch.no_grad()
+def test_no_state_means_silence_before(form):
+    layer = S4(3, config(form)).double()
+    u = torch.randn(2, 50, 3, dtype=torch.float64)
+    without, nothing = layer(u)
+    assert nothing is None
+    assert difference(layer(u, layer.initial_state(2))[0], without) < 1e-12
+
+
+@torch.no_grad()
+def test_one_set_of_parameters_serves_every_length(form):
+    layer = StateSpace(3, config(form)).double()
+    u = torch.randn(2, 1000, 3, dtype=torch.float64)
+    whole, _ = layer(u)
+    for length in (1, 2, 3, 17, 127, 128, 129, 999):
+        assert difference(layer(u[:, :length])[0], whole[:, :length]) < 1e-10
+
+
+def future_gradient(layer, length=24, at=9):
+    """The gradient of one output by all inputs, split into past-and-present and future."""
+    u = torch.randn(1, length, 3, dtype=torch.float64, requires_grad=True)
+    y, _ = layer(u)
+    (gradient,) = torch.autograd.grad(y[0, at].sum(), u)
+    return gradient[:, : at + 1], gradient[:, at + 1 :]
+
+
+def test_no_output_depends_on_a_later_input(form, monkeypatch):
+    """Exactly zero where sums are written out; by FFT, which adds and cancels, zero but for rounding."""
+    layer = S4(3, config(form)).double()
+    past, future = future_gradient(layer)
+    assert past.abs().min() > 0
+    assert future.abs().max() < 1e-14 * past.abs().max()
+    monkeypatch.setattr("sashimi_lib.ssm.s4.causal_conv", causal_conv_naive)
+    past, future = future_gradient(layer)
+    assert past.abs().min() > 0
+    assert future.abs().max() == 0
+
+
+def test_no_step_depends_on_a_later_input(form):
+    layer = S4(3, config(form)).double()
+    u = torch.randn(24, 1, 3, dtype=torch.float64, requires_grad=True)
+    state, y = layer.initial_state(1), []
+    for u_t in u:
+        y_t, state = layer.step(u_t, state)
+        y.append(y_t)
+    (gradient,) = torch.autograd.grad(y[9].sum(), u)
+    assert gradient[:10].abs().min() > 0
+    assert gradient[10:].abs().max() == 0
+
+
+def test_a_two_directional_layer_sees_past_and_future():
+    layer = S4(3, config(Form.HURWITZ), bidirectional=True).double()
+    past, future = future_gradient(layer)
+    assert past.abs().min() > 0
+    assert future.abs().min() > 0
+    assert not torch.equal(layer.ssm.C, layer.reverse.C)
+
+
+def test_a_two_directional_layer_mirrors_where_both_halves_are_equal():
+    layer = S4(3, config(Form.HURWITZ), bidirectional=True).double()
+    layer.reverse.load_state_dict(layer.ssm.state_dict())
+    with torch.no_grad():
+        layer.output.weight[:, 3:] = layer.output.weight[:, :3]
+    u = torch.randn(1, 40, 3, dtype=torch.float64)
+    assert difference(layer(u)[0].flip(1), layer(u.flip(1))[0]) < 1e-12
+
+
+def test_gradients_of_steps_equal_gradients_of_the_whole_pass(form, tied):
+    layer = S4(3, config(form, tied)).double()
+    u = torch.randn(2, 40, 3, dtype=torch.float64)
+    reading = torch.randn(2, 40, 3, dtype=torch.float64)
+    parameters = list(layer.parameters())
+    whole = torch.autograd.grad((layer(u)[0] * reading).sum(), parameters)
+    state, y = layer.initial_state(2), []
+    for u_t in u.unbind(1):
+        y_t, state = layer.step(u_t, state)
+        y.append(y_t)
+    stepped = torch.autograd.grad((torch.stack(y, 1) * reading).sum(), parameters)
+    for ours, theirs in zip(stepped, whole, strict=True):
+        assert difference(ours, theirs) < 1e-8
+
+
+@torch.no_grad()
+def test_a_step_after_a_change_of_parameters_uses_the_new_ones(form):
+    layer = StateSpace(3, config(form)).double()
+    u, state = torch.randn(1, 3, dtype=torch.float64), torch.randn(1, 3, 16, dtype=torch.float64)
+    before, _ = layer.step(u, state)
+    layer.C.mul_(2)
+    after, _ = layer.step(u, state)
+    assert difference(after, before) > 0.1
+    assert difference(after, layer(u[:, None], state)[0][:, 0]) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["Lambda", "p", "q", "B", "C", "log_dt", "D"])
+def test_a_frozen_parameter_stays_and_the_others_move(name):
+    layer = StateSpace(3, config(Form.UNCONSTRAINED, frozen=(name,))).double()
+    before = {key: value.detach().clone() for key, value in layer.named_parameters()}
+    optimizer = torch.optim.AdamW([p for p in layer.parameters() if p.requires_grad], lr=1e-2)
+    u = torch.randn(1, 30, 3, dtype=torch.float64)
+    layer(u)[0].square().sum().backward()
+    optimizer.step()
+    moved = {key for key, value in layer.named_parameters() if not torch.equal(value, before[key])}
+    assert moved == set(before) - {name}
+
+
+def test_the_parameters_of_time_are_told_apart(form):
+    layer = StateSpace(3, config(form))
+    apart = {id(p) for p in layer.dynamics()}
+    named = {name for name, p in layer.named_parameters() if id(p) in apart}
+    assert named == {name for name, _ in layer.named_parameters()} - {"C", "D"}
+
+
+def test_tying_shares_time_but_neither_reading_nor_pace(form, tied):
+    layer = StateSpace(5, config(form, tied))
+    copies = 1 if tied else 5
+    assert len(layer.Lambda) == len(layer.B) == copies
+    assert len(layer.C) == len(layer.log_dt) == len(layer.D) == 5
+
+
+@pytest.mark.parametrize("init", ["legs", "legt", "fout"])
+def test_every_hippo_start_runs_as_every_dplr_form(init):
+    for form in (Form.HURWITZ, Form.FREE_LAMBDA, Form.UNCONSTRAINED):
+        layer = StateSpace(2, SSMConfig(d_state=8, form=form, init=init)).double()
+        u = torch.randn(1, 65, 2, dtype=torch.float64)
+        whole, _ = layer(u)
+        assert difference(by_steps(layer, u, layer.initial_state(1))[0], whole) < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_leaves_the_state_spaces_in_full_precision(form, dtype):
+    layer = StateSpace(3, config(form))
+    u = torch.randn(2, 200, 3)
+    full, state = layer(u, layer.initial_state(2))
+    with torch.autocast("cpu", dtype=dtype):
+        under, state_under = layer(u, layer.initial_state(2))
+    assert torch.equal(full, under)
+    assert state_under.dtype == torch.float32
+    assert torch.equal(state, state_under)
+
+
+def test_under_autocast_the_whole_layer_comes_close_to_full_precision(form):
+    layer = S4(8, config(form))
+    u = torch.randn(2, 200, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low, _ = layer(u)
+    assert low.dtype == torch.bfloat16
+    assert difference(low, layer(u)[0]) < 0.02
+
+
+def test_a_step_compiles_whole():
+    """In a process of its own: the checks of shapes that wrap every function in tests do not compile."""
+    code = """
+import torch
+from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
+from sashimi_lib.ssm.systems import Recurrence
+compiled = torch.compile(Recurrence.step, fullgraph=True, backend="eager")
+for form in Form:
+    layer = StateSpace(3, SSMConfig(16, form, "lin" if form is Form.DIAGONAL else "legs"))
+    with torch.no_grad():
+        recurrence = layer.recurrence().to(torch.float32)
+        u, x = torch.randn(2, 3), torch.randn(2, 3, 16)
+        assert torch.equal(compiled(recurrence, u, x), recurrence.step(u, x)), form
+"""
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+
+
+def test_training_learns_a_delay(form):
+    """The smallest task with memory: say what came 20 samples ago."""
+    layer = nn.Sequential(nn.Linear(1, 8), StateSpaceOnly(8, form), nn.Linear(8, 1))
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=3e-2, weight_decay=0)
+    losses = []
+    for _ in range(120):
+        u = torch.randn(8, 100, 1)
+        loss = (layer(u)[:, 20:] - u[:, :-20]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) / 10 < 0.65  # knowing nothing costs 1
+
+
+class StateSpaceOnly(StateSpace):
+    """A state space in a Sequential, which passes on one thing only."""
+
+    def __init__(self, d_model, form):
+        super().__init__(d_model, config(form, dt_min=0.01, dt_max=0.2))
+
+    def forward(self, u):
+        return super().forward(u)[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"d_state": 7}, "N must be even"),
+        ({"d_state": 0}, "N must be a positive number"),
+        ({"init": "lin"}, "lin"),
+        ({"form": Form.DIAGONAL, "init": "legt"}, "legt"),
+        ({"frozen": ("A",)}, r"frozen must name parameters .* got \['A'\]"),
+        ({"dt_min": 0.0}, "dt_min and dt_max must satisfy"),
+        ({"dt_min": 0.2}, "dt_min and dt_max must satisfy"),
+    ],
+)
+def test_impossible_settings_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        StateSpace(2, SSMConfig(**options))
+
+
+def test_awkward_input_is_named():
+    layer = S4(3)
+    with pytest.raises(ValueError, match=r"u must have 3 channels last, got shape \(1, 10, 4\)"):
+        layer(torch.randn(1, 10, 4))
+    with pytest.raises(ValueError, match="at least one sample, got length 0"):
+        layer(torch.randn(1, 0, 3))
+    both = S4(3, bidirectional=True)
+    for ask in (lambda: both.initial_state(1), lambda: both(torch.randn(1, 4, 3), torch.zeros(1, 3, 64))):
+        with pytest.raises(ValueError, match="state must be None for a two-directional S4"):
+            ask()
+    with pytest.raises(ValueError, match="state must be None for a two-directional S4"):
+        both.step(torch.randn(1, 3), torch.zeros(1, 3, 64))
