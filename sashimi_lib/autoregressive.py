@@ -1,7 +1,7 @@
 """Audio as a language of samples: predict each one from all before it (chapters 6 and 7).
 
-``P(x) = prod_t P(x_t | x_0 ... x_{t-1})``. A quantizer makes samples into codes, an embedding makes codes into
-vectors, a backbone carries the past, a head turns its output into the distribution of the next code.
+``P(x) = prod_t P(x_t | x_0 ... x_{t-1})``. A quantizer makes samples into codes, an embedding makes codes
+into vectors, a backbone carries the past, a head turns its output into the distribution of the next code.
 """
 
 import math
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from sashimi_lib.models.blocks import State
+from sashimi_lib.models.blocks import Backbone, State
 from sashimi_lib.quantize import Linear, MuLaw, check_codes
 
 
 class AudioLM(nn.Module):
-    """A distribution over sequences of codes: quantizer, embedding, any causal backbone, softmax over the levels.
+    """A distribution over sequences of codes: quantizer, embedding, any causal backbone, softmax over the
+    levels.
 
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
     >>> lm = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=8, n_layers=1)))
@@ -29,7 +30,7 @@ class AudioLM(nn.Module):
     Chapters: 6 and 7. SaShiMi paper, section 2.
     """
 
-    def __init__(self, quantizer: MuLaw | Linear, backbone: nn.Module) -> None:
+    def __init__(self, quantizer: MuLaw | Linear, backbone: Backbone) -> None:
         super().__init__()
         self.quantizer = quantizer
         self.embedding = nn.Embedding(quantizer.levels, backbone.d_model)
@@ -41,8 +42,8 @@ class AudioLM(nn.Module):
     ) -> tuple[Float[Tensor, "batch length levels"], State]:
         """Logits of the code that follows each of ``codes``.
 
-        Without a state, any length goes: the backbone gets silence up to a whole frame, which a causal model cannot
-        hear in the outputs that are kept.
+        Without a state, any length goes: the backbone gets silence up to a whole frame, which a causal model
+        cannot hear in the outputs that are kept.
         """
         check_codes(codes, self.quantizer.levels)
         length = codes.shape[1]
@@ -51,9 +52,7 @@ class AudioLM(nn.Module):
         y, state = self.backbone(self.embedding(codes), state)
         return self.head(y[:, :length]), state
 
-    def step(
-        self, codes: Int[Tensor, " batch"], state: State
-    ) -> tuple[Float[Tensor, "batch levels"], State]:
+    def step(self, codes: Int[Tensor, " batch"], state: State) -> tuple[Float[Tensor, "batch levels"], State]:
         """Logits of the next code after one more code."""
         y, state = self.backbone.step(self.embedding(codes), state)
         return self.head(y), state
@@ -63,7 +62,8 @@ class AudioLM(nn.Module):
         return self.backbone.initial_state(batch_size)
 
     def log_likelihood(self, codes: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
-        """``log2 P(x_t | x_<t)`` of every sample, in bits (so never positive); what comes before is silence."""
+        """``log2 P(x_t | x_<t)`` of every sample, in bits (so never positive); what comes before is
+        silence."""
         check_codes(codes, self.quantizer.levels)
         logits, _ = self(self._shifted(codes))
         return -F.cross_entropy(logits.mT.float(), codes, reduction="none") / math.log(2)
@@ -81,8 +81,8 @@ class AudioLM(nn.Module):
     ) -> Int[Tensor, "batch length"]:
         """Draw ``length`` new codes, one after the other; those of ``prompt`` are heard first, not returned.
 
-        The prompt is absorbed by the parallel pass. The same seed draws the same codes. Raises ValueError for a
-        length, temperature or top_p out of range, and for codes that are none.
+        The prompt is absorbed by the parallel pass. The same seed draws the same codes. Raises ValueError for
+        a length, temperature or top_p out of range, and for codes that are none.
         """
         if length < 1:
             raise ValueError(f"length must be at least 1 sample, got {length}")

@@ -1,7 +1,8 @@
 """Sequence models: SaShiMi, isotropic S4, and the blocks they are made of.
 
-Each takes and gives features ``(batch, length, d_model)`` by three methods: ``forward(x, state=None) -> (y, state)``,
-``step(x_t, state) -> (y_t, state)`` and ``initial_state(batch_size)``. A state is an argument and a result.
+Each takes and gives features ``(batch, length, d_model)`` by three methods: ``forward(x, state=None) -> (y,
+state)``, ``step(x_t, state) -> (y_t, state)`` and ``initial_state(batch_size)``. A state is an argument and a
+result.
 """
 
 from sashimi_lib.models.isotropic import IsotropicS4

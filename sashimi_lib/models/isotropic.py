@@ -3,21 +3,19 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sashimi_lib.models.blocks import FeedForward, Norm, S4Block, Stack, State
-from sashimi_lib.models.sashimi import PAPER_SSM
-from sashimi_lib.ssm.s4 import SSMConfig
+from sashimi_lib.models.blocks import Backbone, FeedForward, Norm, S4Block, Stack, State
+from sashimi_lib.ssm.s4 import PAPER_SSM, SSMConfig
 
 
-class IsotropicS4(nn.Module):
+class IsotropicS4(Backbone):
     """``n_layers`` pairs of blocks at full rate, then a layer norm; the defaults are the paper's (table 5).
 
+    >>> import torch
     >>> IsotropicS4(d_model=8, n_layers=1)(torch.randn(1, 10, 8))[0].shape
     torch.Size([1, 10, 8])
 
     Chapter: 6.
     """
-
-    frame = 1  # any length goes
 
     def __init__(
         self,
@@ -29,8 +27,10 @@ class IsotropicS4(nn.Module):
         ssm: SSMConfig = PAPER_SSM,
     ) -> None:
         super().__init__()
-        self.d_model = d_model
-        pairs = [(S4Block(d_model, ssm, glu, norm=norm), FeedForward(d_model, ff, norm)) for _ in range(n_layers)]
+        self.d_model, self.frame = d_model, 1  # any length goes
+        pairs = [
+            (S4Block(d_model, ssm, glu, norm=norm), FeedForward(d_model, ff, norm)) for _ in range(n_layers)
+        ]
         self.blocks = Stack([block for pair in pairs for block in pair])
         self.norm = nn.LayerNorm(d_model)
 

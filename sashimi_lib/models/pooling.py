@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from sashimi_lib.models.blocks import State
+from sashimi_lib.models.blocks import SequenceModel, State
 
 
 class DownPool(nn.Module):
@@ -28,7 +28,9 @@ class DownPool(nn.Module):
     def forward(self, x: Float[Tensor, "batch length H"]) -> Float[Tensor, "batch frames d_coarse"]:
         """(batch, length, H) -> (batch, length / pool, d_coarse)."""
         if x.shape[1] % self.pool:
-            raise ValueError(f"x must have a length that pooling by {self.pool} divides, got {x.shape[1]} samples")
+            raise ValueError(
+                f"x must have a length that pooling by {self.pool} divides, got {x.shape[1]} samples"
+            )
         frames = x.unflatten(1, (-1, self.pool))
         return self.linear(frames.mT.flatten(2))  # channel-major: index h * pool + s, as published
 
@@ -54,14 +56,16 @@ class UpPool(nn.Module):
         return self.linear(z).unflatten(2, (-1, self.pool)).mT.flatten(1, 2)
 
 
-class Hourglass(nn.Module):
-    """Down, an inner model at the slower rate, up again: what the slower tiers of SaShiMi say to the faster one.
+class Hourglass(SequenceModel):
+    """Down, an inner model at the slower rate, up again: what the slower tiers of SaShiMi say to the faster
+    one.
 
-    Causal: what comes of a frame is heard from the next frame on, since a frame is known only once its last sample
-    is. The state is what that means for a sequence in pieces: the samples of the frame being gathered, the outputs
-    still to be given, and how far the frame has come. (That last number stays on the CPU, where reading it costs no
-    synchronisation.)
+    Causal: what comes of a frame is heard from the next frame on, since a frame is known only once its last
+    sample is. The state is what that means for a sequence in pieces: the samples of the frame being gathered,
+    the outputs still to be given, and how far the frame has come. (That last number stays on the CPU, where
+    reading it costs no synchronisation.)
 
+    >>> from sashimi_lib.models.blocks import FeedForward, Stack
     >>> hourglass = Hourglass(DownPool(4, 8, 2), Stack([FeedForward(8)]), UpPool(8, 4, 2), causal=True)
     >>> y, _ = hourglass(torch.randn(1, 6, 4))
     >>> y.shape, bool((y[:, :2] == 0).all())
@@ -70,7 +74,7 @@ class Hourglass(nn.Module):
     Chapter: 6. SaShiMi paper, section 4.2.
     """
 
-    def __init__(self, down: DownPool, inner: nn.Module, up: UpPool, causal: bool) -> None:
+    def __init__(self, down: DownPool, inner: SequenceModel, up: UpPool, causal: bool) -> None:
         super().__init__()
         self.down, self.inner, self.up, self.causal = down, inner, up, causal
         self.d_fine = up.linear.out_features // up.pool

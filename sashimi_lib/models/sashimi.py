@@ -6,19 +6,28 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sashimi_lib.models.blocks import Advance, Composite, FeedForward, Norm, S4Block, Stack, State
+from sashimi_lib.models.blocks import (
+    Advance,
+    Backbone,
+    Composite,
+    FeedForward,
+    Norm,
+    S4Block,
+    SequenceModel,
+    Stack,
+    State,
+)
 from sashimi_lib.models.pooling import DownPool, Hourglass, UpPool
-from sashimi_lib.ssm.s4 import SSMConfig
-
-PAPER_SSM = SSMConfig(frozen=("p", "B", "log_dt"))  # the paper trained Lambda and C alone (appendix C.2)
+from sashimi_lib.ssm.s4 import PAPER_SSM, SSMConfig
 
 
 @dataclass(frozen=True)
 class SaShiMiConfig:
     """The shape of a SaShiMi; the defaults are the paper's 8-layer model, 4.05M parameters with 256 levels.
 
-    ``pool`` and ``expand`` say how much slower and wider each tier is than the one above. ``unet`` puts blocks on
-    the way down too and skips round each one; ``bidirectional`` lets every S4 see the future (for diffusion).
+    ``pool`` and ``expand`` say how much slower and wider each tier is than the one above. ``unet`` puts
+    blocks on the way down too and skips round each one; ``bidirectional`` lets every S4 see the future (for
+    diffusion).
     """
 
     d_model: int = 64
@@ -37,7 +46,9 @@ class SaShiMiConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.pool or min(self.pool) < 2:
-            raise ValueError(f"pool must hold factors of at least 2, one for each lower tier, got {self.pool}")
+            raise ValueError(
+                f"pool must hold factors of at least 2, one for each lower tier, got {self.pool}"
+            )
         if self.bidirectional and not self.unet:
             raise ValueError("bidirectional must come with unet=True: the autoregressive form is causal")
 
@@ -49,7 +60,7 @@ class Centre(Composite):
         super().__init__()
         self.blocks = blocks
 
-    def _parts(self) -> list[nn.Module]:
+    def _parts(self) -> list[SequenceModel]:
         return [self.blocks]
 
     def _run(self, advance: Advance, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
@@ -64,7 +75,7 @@ class Tier(Composite):
         super().__init__()
         self.hourglass, self.blocks = hourglass, blocks
 
-    def _parts(self) -> list[nn.Module]:
+    def _parts(self) -> list[SequenceModel]:
         return [self.hourglass, self.blocks]
 
     def _run(self, advance: Advance, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
@@ -75,14 +86,15 @@ class Tier(Composite):
 
 
 class UNetTier(Composite):
-    """A tier of the U-Net form: blocks on both sides, and a skip from before each to after its mirror image."""
+    """A tier of the U-Net form: blocks on both sides, and a skip from before each to after its mirror
+    image."""
 
     def __init__(self, down: Stack, hourglass: Hourglass, up: Stack) -> None:
         super().__init__()
         self.down, self.hourglass, self.up = down, hourglass, up
 
-    def _parts(self) -> list[nn.Module]:
-        return [*self.down.blocks, self.hourglass, *self.up.blocks]
+    def _parts(self) -> list[SequenceModel]:
+        return [*self.down._parts(), self.hourglass, *self.up._parts()]
 
     def _run(self, advance: Advance, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         skips, depth = [x], len(self.down.blocks)
@@ -95,17 +107,18 @@ class UNetTier(Composite):
         return x, states
 
 
-class SaShiMi(nn.Module):
+class SaShiMi(Backbone):
     """The whole backbone: (d_model, L) -> (2 d_model, L/4) -> (4 d_model, L/16) and back, then a layer norm.
 
+    >>> import torch
     >>> model = SaShiMi(SaShiMiConfig(d_model=8, n_layers=1))
     >>> y, _ = model(torch.randn(1, 32, 8))
     >>> y_0, state = model.step(torch.randn(1, 8), model.initial_state(1))
     >>> y.shape, y_0.shape
     (torch.Size([1, 32, 8]), torch.Size([1, 8]))
 
-    Chapter: 6. Raises ValueError for a whole sequence whose length ``frame`` does not divide; in pieces, with a
-    state, any length goes.
+    Chapter: 6. Raises ValueError for a whole sequence whose length ``frame`` does not divide; in pieces, with
+    a state, any length goes.
     """
 
     def __init__(self, config: SaShiMiConfig = SaShiMiConfig()) -> None:
@@ -140,7 +153,9 @@ def _tier(config: SaShiMiConfig, level: int) -> Composite:
     if level == len(config.pool):
         return Centre(_blocks(config, width))
     pool = config.pool[level]
-    normed = not config.unet  # the published autoregressive form has weight-normed pools, the U-Net plain ones
+    normed = (
+        not config.unet
+    )  # the published autoregressive form has weight-normed pools, the U-Net plain ones
     hourglass = Hourglass(
         DownPool(width, width * config.expand, pool, normed),
         _tier(config, level + 1),
@@ -153,7 +168,7 @@ def _tier(config: SaShiMiConfig, level: int) -> Composite:
 
 
 def _blocks(config: SaShiMiConfig, width: int) -> Stack:
-    blocks: list[nn.Module] = []
+    blocks: list[SequenceModel] = []
     for _ in range(config.n_layers):
         blocks.append(S4Block(width, config.ssm, config.glu, config.bidirectional, config.norm))
         blocks.append(FeedForward(width, config.ff, config.norm))

@@ -1,4 +1,4 @@
-"""Two ways to run a linear time-invariant system: all at once by convolution, one sample at a time by recurrence."""
+"""Two ways to run a linear time-invariant system: all at once by convolution, step by step by recurrence."""
 
 import torch
 from jaxtyping import Float
@@ -6,7 +6,9 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 
-def causal_conv(u: Float[Tensor, "*batch length"], K: Float[Tensor, "*H length"]) -> Float[Tensor, "*batch length"]:
+def causal_conv(
+    u: Float[Tensor, "*batch length"], K: Float[Tensor, "*H lags"]
+) -> Float[Tensor, "*batch length"]:
     """``y[t] = sum_{l <= t} K[l] u[t - l]`` by FFT, in O(L log L): both padded so that nothing wraps round.
 
     Computed in float32 at least, also under autocast: FFTs in half precision lose the quiet parts.
@@ -14,11 +16,9 @@ def causal_conv(u: Float[Tensor, "*batch length"], K: Float[Tensor, "*H length"]
     >>> causal_conv(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([1.0, 0.5, 0.25])).round(decimals=4)
     tensor([1.0000, 0.5000, 2.2500])
 
-    Chapter: 3. Slow twin: `causal_conv_naive`. Raises ValueError where K is shorter than u.
+    Chapter: 3. Slow twin: `causal_conv_naive`. Raises ValueError where K is shorter than u, and for no input.
     """
-    length = u.shape[-1]
-    if K.shape[-1] < length:
-        raise ValueError(f"K must be at least as long as u ({length} samples), got {K.shape[-1]}")
+    length = _length(u, K)
     n = next_fast_len(2 * length - 1, real=True)
     with torch.autocast(u.device.type, enabled=False):
         wide = u.to(torch.promote_types(u.dtype, torch.float32))
@@ -27,18 +27,19 @@ def causal_conv(u: Float[Tensor, "*batch length"], K: Float[Tensor, "*H length"]
 
 
 def causal_conv_naive(
-    u: Float[Tensor, "*batch length"], K: Float[Tensor, "*H length"]
+    u: Float[Tensor, "*batch length"], K: Float[Tensor, "*H lags"]
 ) -> Float[Tensor, "*batch length"]:
     """The same sum, written as a sum over lags: O(L^2).
 
     >>> causal_conv_naive(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([1.0, 0.5, 0.25]))
     tensor([1.0000, 0.5000, 2.2500])
 
-    Chapter: 3. Fast twin: `causal_conv`.
+    Chapter: 3. Fast twin: `causal_conv`. Raises what that raises.
     """
+    length = _length(u, K)
     y = torch.zeros_like(u)
-    for lag in range(u.shape[-1]):
-        y[..., lag:] += K[..., lag, None] * u[..., : u.shape[-1] - lag]
+    for lag in range(length):
+        y[..., lag:] += K[..., lag, None] * u[..., : length - lag]
     return y
 
 
@@ -55,7 +56,7 @@ def scan(
     >>> scan(half, one, one, torch.tensor([[[1.0, 0.0, 2.0]]]))[0]
     tensor([[[1.0000, 0.5000, 2.2500]]])
 
-    Chapter: 3. Fast twins: `causal_conv` of `sashimi_lib.ssm.kernels.kernel`, and `final_state` for the state.
+    Chapter: 3. Fast twins: `causal_conv` of `sashimi_lib.ssm.kernels.kernel`; `final_state` for the state.
     """
     x = u.new_zeros(u.shape[0], *B_bar.shape) if state is None else state
     y = []
@@ -63,3 +64,12 @@ def scan(
         x = torch.einsum("hnm,bhm->bhn", A_bar, x) + B_bar * u_t[..., None]
         y.append((C * x).sum(-1))
     return torch.stack(y, dim=-1), x
+
+
+def _length(u: Tensor, K: Tensor) -> int:
+    length = u.shape[-1]
+    if length == 0:
+        raise ValueError("u must hold at least one sample, got length 0")
+    if K.shape[-1] < length:
+        raise ValueError(f"K must be at least as long as u ({length} samples), got {K.shape[-1]}")
+    return length

@@ -30,8 +30,8 @@ def zoh(
 ) -> tuple[Float[Tensor, "*H N N"], Float[Tensor, "*H N"]]:
     """Zero-order hold: exact for an input that is constant during each step.
 
-    ``A_bar = exp(dt A)``, ``B_bar = A^-1 (A_bar - I) B``, both from one exponential of ``dt [[A, B], [0, 0]]``,
-    which needs no inverse of A.
+    ``A_bar = exp(dt A)``, ``B_bar = A^-1 (A_bar - I) B``, both from one exponential of
+    ``dt [[A, B], [0, 0]]``, which needs no inverse of A.
 
     >>> zoh(torch.tensor([[-1.0]]), torch.tensor([1.0]), 0.1)
     (tensor([[0.9048]]), tensor([0.0952]))

@@ -1,12 +1,12 @@
 """HiPPO: matrices that make a linear ODE remember its input (chapter 2).
 
-A state ``c'(t) = A c(t) + B f(t)`` with one of these matrices holds the coefficients of the past of ``f`` in an
-orthogonal basis: Legendre polynomials over all the past (LegS), or over a sliding window of two time units in
-Legendre polynomials (LegT) or in sines and cosines (FouT).
+A state ``c'(t) = A c(t) + B f(t)`` with one of these matrices holds the coefficients of the past of ``f`` in
+an orthogonal basis: Legendre polynomials over all the past (LegS), or over a sliding window of two time units
+in Legendre polynomials (LegT) or in sines and cosines (FouT).
 """
 
 import math
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -15,23 +15,28 @@ from jaxtyping import Complex128, Float, Float64
 from scipy.special import eval_legendre
 from torch import Tensor
 
-from sashimi_lib.ssm.discretize import bilinear
+from sashimi_lib.ssm.discretize import zoh
 
 WINDOW = 2.0  # time units that LegT and FouT remember, with the matrices below
 
 
-class Measure(str, Enum):
+class Measure(StrEnum):
     """Which past a HiPPO matrix remembers, and in which basis."""
 
     LEGS = "legs"
     LEGT = "legt"
     FOUT = "fout"
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise ValueError(f"measure must be one of legs, legt, fout, got {value!r}")
+
 
 class NPLR(NamedTuple):
     """A HiPPO matrix in the basis that makes its normal part diagonal; one of each conjugate pair is kept.
 
-    ``A = V (diag(Lambda) - P P*) V* + conjugate`` and ``B_hippo = V B + conjugate``.
+    With ``P_hippo = 2 Re(V P)`` the measure has ``A = 2 Re(V diag(Lambda) V*) - P_hippo P_hippo^T``
+    and ``B_hippo = 2 Re(V B)``.
     """
 
     Lambda: Complex128[Tensor, " M"]
@@ -53,7 +58,7 @@ def legs(N: int) -> tuple[Float64[Tensor, "N N"], Float64[Tensor, " N"]]:
     """
     n = torch.arange(_positive(N), dtype=torch.float64)
     B = (2 * n + 1).sqrt()
-    return -torch.tril(torch.outer(B, B), -1) - torch.diag(n + 1), B
+    return torch.tril(-torch.outer(B, B), -1) - torch.diag(n + 1), B
 
 
 def legt(N: int) -> tuple[Float64[Tensor, "N N"], Float64[Tensor, " N"]]:
@@ -79,14 +84,12 @@ def fout(N: int) -> tuple[Float64[Tensor, "N N"], Float64[Tensor, " N"]]:
     ``A = S - B B^T`` where S turns the n-th cosine into the n-th sine at ``pi n`` radians per unit of time.
 
     >>> fout(2)
-    (tensor([[-1., 0.],
-            [0., 0.]], dtype=torch.float64), tensor([1., 0.], dtype=torch.float64))
+    (tensor([[-1.,  0.],
+            [ 0.,  0.]], dtype=torch.float64), tensor([1., 0.], dtype=torch.float64))
 
     Chapter: 2. Raises ValueError for an odd N, which would leave a cosine without its sine.
     """
-    if _positive(N) % 2:
-        raise ValueError(f"N must be even for FouT (one sine to each cosine), got {N}")
-    frequency = torch.zeros(N - 1, dtype=torch.float64)
+    frequency = torch.zeros(_even(N) - 1, dtype=torch.float64)
     frequency[::2] = torch.arange(N // 2, dtype=torch.float64)
     B = torch.zeros(N, dtype=torch.float64)
     B[::2] = math.sqrt(2)
@@ -128,17 +131,15 @@ def low_rank(measure: Measure | str, N: int) -> Float64[Tensor, "N r"]:
 def nplr(measure: Measure | str, N: int) -> NPLR:
     """Diagonalise the normal part of a HiPPO matrix, in float64, keeping one of each conjugate pair.
 
-    ``A + P P^T = a I + S`` with S skew-symmetric, so ``-i S`` is Hermitian and `eigh` gives a unitary V; that is
-    well conditioned where the eigenvectors of A itself are not (1e11 already at N = 16).
+    ``A + P P^T = a I + S`` with S skew-symmetric, so ``-i S`` is Hermitian and `eigh` gives a unitary V; that
+    is well conditioned where the eigenvectors of A itself are not (condition 8e10 at N = 16).
 
     >>> nplr("legs", 4).Lambda
     tensor([-0.5000-4.6033j, -0.5000-0.5565j], dtype=torch.complex128)
 
     Chapter: 4. Raises ValueError for an odd N.
     """
-    if _positive(N) % 2:
-        raise ValueError(f"N must be even (conjugate pairs), got {N}")
-    A, B = hippo(measure, N)
+    A, B = hippo(measure, _even(N))
     P = low_rank(measure, N)
     normal = A + P @ P.mT
     real = normal.diagonal().mean()
@@ -152,7 +153,7 @@ def nplr(measure: Measure | str, N: int) -> NPLR:
     return NPLR(real + 1j * imag, adjoint @ P.to(V.dtype), adjoint @ B.to(V.dtype), V)
 
 
-class Diagonal(str, Enum):
+class Diagonal(StrEnum):
     """Where S4D starts its eigenvalues (S4D paper, section 4)."""
 
     LIN = "lin"
@@ -160,21 +161,23 @@ class Diagonal(str, Enum):
     LEGS = "legs"
     REAL = "real"
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise ValueError(f"init must be one of lin, inv, legs, real, got {value!r}")
+
 
 def diagonal(init: Diagonal | str, N: int) -> tuple[Complex128[Tensor, " M"], Complex128[Tensor, " M"]]:
     """(Lambda, B) of S4D, one of each conjugate pair, M = N/2, n = 0 ... M-1.
 
-    Lin ``-1/2 + i pi n``; Inv ``-1/2 + i N/pi (N/(2n+1) - 1)``; LegS the diagonal part of HiPPO-LegS, with its B;
-    Real ``-(n+1)``. B is 1 but for LegS.
+    Lin ``-1/2 + i pi n``; Inv ``-1/2 + i N/pi (N/(2n+1) - 1)``; LegS the diagonal part of HiPPO-LegS, with
+    its B; Real ``-(n+1)``. B is 1 but for LegS.
 
     >>> diagonal("lin", 4)[0]
     tensor([-0.5000+0.0000j, -0.5000+3.1416j], dtype=torch.complex128)
 
     Chapter: 4. Raises ValueError for an odd N.
     """
-    if _positive(N) % 2:
-        raise ValueError(f"N must be even (conjugate pairs), got {N}")
-    n = torch.arange(N // 2, dtype=torch.float64)
+    n = torch.arange(_even(N) // 2, dtype=torch.float64)
     one = torch.ones(N // 2, dtype=torch.complex128)
     match Diagonal(init):
         case Diagonal.LIN:
@@ -189,31 +192,41 @@ def diagonal(init: Diagonal | str, N: int) -> tuple[Complex128[Tensor, " M"], Co
 
 
 def project(
-    signal: Float[Tensor, " length"], measure: Measure | str, N: int, window: float | None = None
+    signal: Float[Tensor, " length"], measure: Measure | str, N: int, window: int | None = None
 ) -> Float64[Tensor, "length N"]:
     """Online memory: the coefficients of the past after each sample, by the recurrence alone.
 
-    LegS stretches with time, ``c' = (A c + B f) / t``, and needs no window; LegT and FouT run at
-    ``dt = 2 / window`` and remember the last ``window`` samples. Both steps are bilinear.
+    LegS stretches with time, ``c' = (A c + B f) / t``, and needs no window; in ``s = log t`` that is
+    time-invariant, so its k-th step has length ``log((k + 1) / k)``. LegT and FouT run at ``dt = 2 / window``
+    and remember the last ``window`` samples. Each sample is held until the next comes (`zoh`), for which a
+    step is exact.
 
-    >>> project(torch.ones(100), "legs", 4)[-1]
-    tensor([1.0000, 0.0000, 0.0000, 0.0000], dtype=torch.float64)
+    >>> project(torch.ones(100), "legs", 3)[-1].round(decimals=6).abs()
+    tensor([1., 0., 0.], dtype=torch.float64)
 
-    Chapter: 2. Inverse: `reconstruct`. Raises ValueError where window is missing, or given to LegS.
+    Chapter: 2. Inverse: `reconstruct`. Raises ValueError for an empty signal, and where window is missing, not
+    positive, or given to LegS.
     """
     measure = Measure(measure)
-    if (window is None) != (measure is Measure.LEGS):
-        raise ValueError(f"window must be {'None' if measure is Measure.LEGS else 'a number of samples'} "
-                         f"for {measure.value}, got {window}")  # fmt: skip
+    if len(signal) == 0:
+        raise ValueError("signal must hold at least one sample, got none")
+    if measure is Measure.LEGS and window is not None:
+        raise ValueError(f"window must be None for legs, which remembers everything, got {window}")
+    if measure is not Measure.LEGS and not (window is not None and window > 0):
+        raise ValueError(f"window must be a positive number of samples for {measure.value}, got {window}")
     A, B = hippo(measure, N)
     coefficients = torch.zeros(len(signal), N, dtype=torch.float64)
     c = coefficients.new_zeros(N)
     if window is not None:
-        A_bar, B_bar = bilinear(A, B, WINDOW / window)
+        A_bar, B_bar = zoh(A, B, WINDOW / window)
     for k, f in enumerate(signal.double()):
-        if window is None:
-            A_bar, B_bar = bilinear(A, B, 1 / (k + 1))
-        c = A_bar @ c + B_bar * f
+        if window is not None:
+            c = A_bar @ c + B_bar * f
+        elif k == 0:  # the past is one sample, a constant: exactly f times the first basis function
+            c[0] = f
+        else:
+            A_bar, B_bar = zoh(A, B, math.log((k + 1) / k))
+            c = A_bar @ c + B_bar * f
         coefficients[k] = c
     return coefficients
 
@@ -221,20 +234,21 @@ def project(
 def basis(measure: Measure | str, N: int, position: Float[Tensor, " P"]) -> Float64[Tensor, "N P"]:
     """The N basis functions at positions in [0, 1] of the remembered past: 0 the oldest moment, 1 now.
 
-    Legendre: ``sqrt(2n+1) P_n(2x-1)``. Fourier: 1, then ``sqrt(2) cos`` and ``sqrt(2) sin`` of ``2 pi n (1-x)``.
+    Legendre: ``sqrt(2n+1) P_n(2x-1)``. Fourier: 1 and 0, then ``sqrt(2) cos`` and ``sqrt(2) sin`` of
+    ``2 pi n (1-x)`` in turn, n = 1 ... N/2 - 1.
 
     >>> basis("legs", 3, torch.tensor([1.0]))[:, 0]
     tensor([1.0000, 1.7321, 2.2361], dtype=torch.float64)
 
-    Chapter: 2.
+    Chapter: 2. Raises ValueError for an odd N with FouT.
     """
     x = position.double().numpy()
     if Measure(measure) is Measure.FOUT:
-        angle = 2 * np.pi * np.arange(N // 2)[:, None] * (1 - x)
+        angle = 2 * np.pi * np.arange(_even(N) // 2)[:, None] * (1 - x)
         rows = np.stack([np.cos(angle), np.sin(angle)], axis=1).reshape(N, -1) * math.sqrt(2)
         rows[0] = 1
         return torch.from_numpy(rows)
-    n = np.arange(N)[:, None]
+    n = np.arange(_positive(N))[:, None]
     return torch.from_numpy(np.sqrt(2 * n + 1) * eval_legendre(n, 2 * x - 1))
 
 
@@ -254,4 +268,10 @@ def reconstruct(
 def _positive(N: int) -> int:
     if N < 1:
         raise ValueError(f"N must be a positive number of states, got {N}")
+    return N
+
+
+def _even(N: int) -> int:
+    if _positive(N) % 2:
+        raise ValueError(f"N must be even (conjugate pairs; one sine to each cosine), got {N}")
     return N

@@ -1,8 +1,9 @@
 """The convolution kernel ``K = (C B, C A B, C A^2 B, ...)`` of a discretised system (chapters 3 and 4).
 
-Three textbook forms, each the definition of something: `kernel_naive` (powers), `kernel_vandermonde` (S4D) and
-`kernel_cauchy` (S4). And `kernel`, which the layers use: it splits a lag ``l = i T + j`` so that two short tables of
-powers stand in for one of length L. The same tables carry a state along when a sequence comes in pieces.
+Three textbook forms, each the definition of something: `kernel_naive` (powers), `kernel_vandermonde` (S4D)
+and `kernel_cauchy` (S4). And `kernel`, which the layers use: it splits a lag ``l = i T + j`` so that two
+short tables of powers stand in for one of length L. The same tables carry a state along when a sequence comes
+in pieces.
 """
 
 import math
@@ -12,7 +13,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from sashimi_lib.ssm.discretize import bilinear_dplr
-from sashimi_lib.ssm.systems import DPLR, Modes, Recurrence
+from sashimi_lib.ssm.systems import DPLR, Matrices, Recurrence
 
 
 def kernel_naive(
@@ -37,8 +38,8 @@ def kernel_vandermonde(
 ) -> Float[Tensor, "H length"]:
     """S4D as it is written: ``K[l] = 2 Re sum_n C_n B_n A_n^l``, through the whole H x M x L table of powers.
 
-    >>> kernel_vandermonde(torch.full((1, 1), 0.5j), torch.ones(1, 1) + 0j, torch.ones(1, 1) / 2 + 0j, 3)
-    tensor([[ 1.0000e+00, -2.1855e-08, -2.5000e-01]])
+    >>> kernel_vandermonde(torch.full((1, 1), 0.5 + 0j), torch.ones(1, 1) + 0j, torch.ones(1, 1) / 2 + 0j, 3)
+    tensor([[1.0000, 0.5000, 0.2500]])
 
     Chapter: 4 (equation vandermonde). Fast twin: `kernel`.
     """
@@ -51,9 +52,10 @@ def kernel_cauchy(system: DPLR, length: int) -> Float[Tensor, "H length"]:
     """S4 as the paper has it: the truncated generating function at the roots of unity, then an inverse FFT.
 
     ``system.C`` is the truncated ``C~ = C (I - A_bar^L)`` (see `truncate`), which ties it to one length. With
-    ``z = 2 (1 - w) / (1 + w)`` and Cauchy sums ``k_xy = sum dt x y / (z - dt Lambda)`` over both halves of the pairs,
-    ``K^(w) = 2 / (1 + w) (k_CB + k_Cp (1 - k_qp)^-1 k_qB)``. At ``w = -1`` factor and z are infinite while their
-    quotient is not, so the factor goes inside the sum: ``2 / (1 + w) / (z - a) = 2 / (2 (1 - w) - a (1 + w))``.
+    ``z = 2 (1 - w) / (1 + w)`` and Cauchy sums ``k_xy = sum dt x y / (z - dt Lambda)`` over both halves of
+    the pairs, ``K^(w) = 2 / (1 + w) (k_CB + k_Cp (1 - k_qp)^-1 k_qB)``. At ``w = -1`` factor and z are
+    infinite while their quotient is not, so the factor goes inside the sum: ``2 / (1 + w) / (z - a) = 2 / (2
+    (1 - w) - a (1 + w))``.
 
     >>> one, none = torch.ones(1, 1) + 0j, torch.zeros(1, 1, 0) + 0j
     >>> system = DPLR(-one, none, none, one, one / 2, torch.tensor([0.1]))
@@ -94,19 +96,22 @@ def untruncate(system: DPLR, length: int) -> Complex[Tensor, "H M"]:
     return _halves(torch.linalg.solve(_one_minus_power(system, length).mT, system.C_row()[..., None]))
 
 
-def kernel(recurrence: Recurrence, length: int, dtype: torch.dtype | None = None) -> Float[Tensor, "H length"]:
+def kernel(
+    recurrence: Recurrence, length: int, dtype: torch.dtype | None = None
+) -> Float[Tensor, "H length"]:
     """The kernel of any structured recurrence, diagonal or DPLR, without a table of length L.
 
-    ``K[i T + j] = (C A_bar^(iT)) (A_bar^j B)``: the left factor for L/T values of i, the right one for T values of
-    j, and one matrix product. Both tables grow by doubling (`krylov`). Give the recurrence in float64 and ask for a
-    ``dtype`` of float32: powers are then squared in float64, where their cost does not grow with L, and each entry of
-    a table is touched only log2(L) times in float32.
+    ``K[i T + j] = (C A_bar^(iT)) (A_bar^j B)``: the left factor for L/T values of i, the right one for T
+    values of j, and one matrix product. Both tables grow by doubling (`krylov`). Give the recurrence in
+    float64 and ask for a ``dtype`` of float32: powers are then squared in float64, where their cost does not
+    grow with L, and each entry of a table is touched only log2(L) times in float32.
 
     >>> one, none = torch.ones(1, 1) + 0j, torch.zeros(1, 1, 0) + 0j
     >>> kernel(bilinear_dplr(DPLR(-one, none, none, one, one / 2, torch.tensor([0.1]))), 4)
     tensor([[0.0952, 0.0862, 0.0780, 0.0705]])
 
-    Chapter: 4. Slow twins: `kernel_naive`, `kernel_vandermonde`, `kernel_cauchy`. Raises ValueError for length < 1.
+    Chapter: 4. Slow twins: `kernel_naive`, `kernel_vandermonde`, `kernel_cauchy`. Raises ValueError for
+    length < 1.
     """
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
@@ -118,8 +123,8 @@ def kernel(recurrence: Recurrence, length: int, dtype: torch.dtype | None = None
 
 
 def krylov(
-    A: Float[Tensor, "H N N"] | Modes, x: Float[Tensor, "H N c"], length: int
-) -> tuple[Float[Tensor, "H N columns"], Float[Tensor, "H N N"] | Modes]:
+    A: Matrices, x: Float[Tensor, "H N c"], length: int
+) -> tuple[Float[Tensor, "H N columns"], Matrices]:
     """``[x, A x, A^2 x, ..., A^(length-1) x]`` by doubling, and the last power of A that it took.
 
     For a power of two ``length`` that is ``A^(length/2)``.
@@ -155,7 +160,8 @@ def state_response(
 def final_state(
     recurrence: Recurrence, u: Float[Tensor, "batch H length"], state: Float[Tensor, "batch H N"]
 ) -> Float[Tensor, "batch H N"]:
-    """The state after a whole input: ``A_bar^L x + sum_l A_bar^(L-1-l) B u_l``, block by block, then as a tree.
+    """The state after a whole input: ``A_bar^L x + sum_l A_bar^(L-1-l) B u_l``, block by block, then as a
+    tree.
 
     Chapter: 3. Slow twin: `sashimi_lib.ssm.convolution.scan`.
     """

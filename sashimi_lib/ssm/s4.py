@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import torch
 from jaxtyping import Float
@@ -16,13 +16,14 @@ from sashimi_lib.ssm.kernels import final_state, kernel, state_response
 from sashimi_lib.ssm.systems import DPLR, Recurrence
 
 
-class Form(str, Enum):
+class Form(StrEnum):
     """How A is written down, hence what training can make of it (SaShiMi paper, section 4.1).
 
     ``hurwitz``: ``Lambda - p p*`` with ``Re Lambda = -exp(.)``, stable whatever the parameters are.
     ``hurwitz-free-lambda``: ``Lambda - p p*`` with Lambda free, as the paper trained it.
     ``unconstrained``: ``Lambda + p q*`` with everything free, as S4 had it before.
-    ``diagonal``: ``Lambda`` alone with ``Re Lambda = -exp(.)`` (S4D), by zero-order hold; the others are bilinear.
+    ``diagonal``: ``Lambda`` alone with ``Re Lambda = -exp(.)`` (S4D), by zero-order hold; the others are
+    bilinear.
     """
 
     HURWITZ = "hurwitz"
@@ -40,9 +41,9 @@ class Form(str, Enum):
 class SSMConfig:
     """What a bank of state spaces is made of.
 
-    ``init`` is a `hippo.Measure` for the DPLR forms and a `hippo.Diagonal` for the diagonal one. ``tied`` shares
-    Lambda, p, q and B among all channels. ``frozen`` names parameters that do not train: the paper froze p, B and
-    log_dt, and so does the default of the models.
+    ``init`` is a `hippo.Measure` for the DPLR forms and a `hippo.Diagonal` for the diagonal one. ``tied``
+    shares Lambda, p, q and B among all channels. ``frozen`` names parameters that do not train: the paper
+    froze p, B and log_dt, and so does the default of the models.
     """
 
     d_state: int = 64
@@ -56,18 +57,25 @@ class SSMConfig:
     def __post_init__(self) -> None:
         unknown = set(self.frozen) - {"Lambda", "p", "q", "B", "C", "log_dt", "D"}
         if unknown:
-            raise ValueError(f"frozen must name parameters among Lambda, p, q, B, C, log_dt, D; got {sorted(unknown)}")
+            raise ValueError(
+                f"frozen must name parameters among Lambda, p, q, B, C, log_dt, D; got {sorted(unknown)}"
+            )
         if not 0 < self.dt_min <= self.dt_max:
-            raise ValueError(f"dt_min and dt_max must satisfy 0 < dt_min <= dt_max, got {self.dt_min}, {self.dt_max}")
+            raise ValueError(
+                f"dt_min and dt_max must satisfy 0 < dt_min <= dt_max, got {self.dt_min}, {self.dt_max}"
+            )
         object.__setattr__(self, "form", Form(self.form))
         (hippo.Diagonal if self.form is Form.DIAGONAL else hippo.Measure)(self.init)
+
+
+PAPER_SSM = SSMConfig(frozen=("p", "B", "log_dt"))  # SaShiMi trained Lambda and C alone (appendix C.2)
 
 
 class StateSpace(nn.Module):
     """``d_model`` single-input single-output state spaces, one a channel, each with its own C, dt and skip D.
 
-    Any length, one kernel: nothing here is tied to the length it was trained at, and a sequence may come whole, in
-    frames, or sample by sample, with the same result.
+    Any length, one kernel: nothing here is tied to the length it was trained at, and a sequence may come
+    whole, in frames, or sample by sample, with the same result.
 
     >>> ssm = StateSpace(3)
     >>> y, state = ssm(torch.randn(2, 100, 3), ssm.initial_state(2))
@@ -105,7 +113,7 @@ class StateSpace(nn.Module):
         self._memo: tuple[tuple, Recurrence] | None = None
 
     def dynamics(self) -> list[nn.Parameter]:
-        """The parameters that shape time (Lambda, p, q, B, dt): they train slowly and without weight decay."""
+        """The parameters that shape time: they train slowly, and without weight decay."""
         return [p for name, p in self.named_parameters() if name not in ("C", "D")]
 
     def system(self) -> DPLR:
@@ -120,7 +128,7 @@ class StateSpace(nn.Module):
         return DPLR(Lambda, p, q, B, C, self.log_dt.double().exp())
 
     def recurrence(self) -> Recurrence:
-        """The discrete systems, in float64: zero-order hold for the diagonal form, bilinear for the others."""
+        """The discrete systems, in float64: bilinear, or zero-order hold for the diagonal form."""
         rule = zoh_diagonal if self.config.form is Form.DIAGONAL else bilinear_dplr
         return rule(self.system())
 
@@ -154,7 +162,7 @@ class StateSpace(nn.Module):
         return (recurrence.C * state).sum(-1) + self.D * u_t, state
 
     def _step_constants(self) -> Recurrence:
-        """`recurrence` in the layer's precision; kept until a parameter changes, since a step needs it each time."""
+        """`recurrence` in the layer's precision, kept until a parameter changes: every step needs it."""
         if torch.is_grad_enabled():
             return self.recurrence().to(self.D.dtype)
         key = tuple((p.data_ptr(), p._version) for p in self.parameters())
@@ -167,12 +175,14 @@ class S4(nn.Module):
     """State spaces, GELU, and a linear mixing of channels, with a gate (GLU) if wanted.
 
     ``bidirectional`` runs a second bank, with its own kernels, over the reversed sequence:
-    ``y = Linear(concat(SSM(x), reverse(SSM'(reverse(x)))))``. It sees the future, so it has no state and no step.
+    ``y = Linear(concat(SSM(x), reverse(SSM'(reverse(x)))))``. It sees the future, so it has no state and no
+    step.
 
     >>> S4(4)(torch.randn(1, 32, 4))[0].shape
     torch.Size([1, 32, 4])
 
-    Chapter: 4. SaShiMi paper, section 4.2. Raises ValueError where a two-directional layer is asked for a state.
+    Chapter: 4. SaShiMi paper, section 4.2. Raises ValueError where a two-directional layer is asked for a
+    state.
     """
 
     def __init__(

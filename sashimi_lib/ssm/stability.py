@@ -1,4 +1,5 @@
-"""Will it blow up? Where the eigenvalues lie, how far the numerical range reaches, how powers grow (chapter 5)."""
+"""Will it blow up? Where the eigenvalues lie, how far the numerical range reaches, how powers grow (chapter
+5)."""
 
 import math
 
@@ -21,8 +22,8 @@ def spectral_abscissa(A: Tensor) -> Float[Tensor, "*H"]:
 def is_hurwitz(A: Tensor) -> bool:
     """True where every eigenvalue lies strictly in the left half plane (SaShiMi paper, section 4.1).
 
-    >>> is_hurwitz(torch.tensor([[0.0, 1.0], [-1.0, -0.1]])), is_hurwitz(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]))
-    (True, False)
+    >>> [is_hurwitz(torch.tensor([[0.0, 1.0], [-1.0, damping]])) for damping in (-0.1, 0.0)]
+    [True, False]
 
     Chapter: 5.
     """
@@ -41,7 +42,8 @@ def spectral_radius(A_bar: Tensor) -> Float[Tensor, "*H"]:
 
 
 def numerical_abscissa(A: Tensor) -> Float[Tensor, "*H"]:
-    """``max eig((A + A*) / 2)``, the right edge of the numerical range: the fastest growth at the first instant.
+    """``max eig((A + A*) / 2)``, the right edge of the numerical range: the fastest growth at the first
+    instant.
 
     It bounds `spectral_abscissa` from above; where it is negative too, no state ever grows.
 
@@ -56,7 +58,8 @@ def numerical_abscissa(A: Tensor) -> Float[Tensor, "*H"]:
 def numerical_range(A: Tensor, points: int = 200) -> Complex128[Tensor, " points"]:
     """The boundary of ``{v* A v : |v| = 1}``, a convex set that holds every eigenvalue, as points in order.
 
-    For each direction, the eigenvector of the largest eigenvalue of the rotated Hermitian part touches the boundary.
+    For each direction, the eigenvector of the largest eigenvalue of the rotated Hermitian part touches the
+    boundary.
 
     >>> numerical_range(torch.diag(torch.tensor([-1.0, -3.0])), points=4).real.round().tolist()
     [-1.0, -3.0, -3.0, -1.0]

@@ -1,21 +1,24 @@
 """The structured systems that everything else in ``ssm`` speaks of: continuous `DPLR`, discrete `Recurrence`.
 
-Real signals give states in conjugate pairs, so one of each pair is kept: M = N/2 complex numbers a vector. In real
-coordinates, ``[Re x, Im x]``, the same system needs no complex arithmetic at all.
+Real signals give states in conjugate pairs, so one of each pair is kept: M = N/2 complex numbers a vector. In
+real coordinates, ``[Re x, Im x]``, the same system needs no complex arithmetic at all.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+Matrices = Any  # Float[Tensor, "H N N"], or `Modes` in its place: both know @, .mT and .to
+
 
 class DPLR(NamedTuple):
-    """H continuous systems ``x' = A x + B u, y = C x`` with ``A = diag(Lambda) + p q*``, and their steps ``dt``.
+    """H continuous systems ``x' = A x + B u, y = C x`` with ``A = diag(Lambda) + p q*``, and their steps
+    ``dt``.
 
-    ``q = -p`` is the Hurwitz form of SaShiMi; rank 0 (``r = 0``) is the diagonal form of S4D. C is not conjugated:
-    ``y = 2 Re(sum C_n x_n)``.
+    ``q = -p`` is the Hurwitz form of SaShiMi; rank 0 (``r = 0``) is the diagonal form of S4D. C is not
+    conjugated: ``y = 2 Re(sum C_n x_n)``.
 
     >>> one = torch.ones(1, 1) + 0j
     >>> DPLR(-one, one[..., None], -one[..., None], one, one, torch.ones(1)).dense()[0]
@@ -61,7 +64,7 @@ class Modes(NamedTuple):
     decay: Float[Tensor, "H M"]
     turn: Float[Tensor, "H M"]
 
-    def __matmul__(self, other):  # type: ignore[no-untyped-def, override]
+    def __matmul__(self, other: Any) -> Any:
         """The product with columns (H, N, columns), or with other modes (powers)."""
         if isinstance(other, Modes):
             product = torch.complex(*self) * torch.complex(*other)
@@ -86,7 +89,8 @@ class Modes(NamedTuple):
 
 
 class Recurrence(NamedTuple):
-    """H discrete systems ``x <- A_bar x + B_bar u, y = C x`` in real numbers, ``A_bar = modes + left right^T``.
+    """H discrete systems ``x <- A_bar x + B_bar u, y = C x`` in real numbers, ``A_bar = modes + left
+    right^T``.
 
     Rank 0 (empty left and right) is the diagonal case. Nothing here is complex, so a step compiles anywhere.
 
@@ -101,11 +105,7 @@ class Recurrence(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> "Recurrence":
         """The same recurrence in another precision."""
-        return Recurrence(*(part.to(dtype) for part in self))
-
-    def detach(self) -> "Recurrence":
-        """The same recurrence without its history of gradients."""
-        return Recurrence(Modes(*(part.detach() for part in self.modes)), *(part.detach() for part in self[1:]))
+        return Recurrence(self.modes.to(dtype), *(part.to(dtype) for part in self[1:]))
 
     def step(self, u: Float[Tensor, "batch H"], x: Float[Tensor, "batch H N"]) -> Float[Tensor, "batch H N"]:
         """The next state, in O(N) a channel: rotate each mode, add the low-rank term and the input."""
@@ -114,7 +114,7 @@ class Recurrence(NamedTuple):
             return mixed
         return mixed + (self.left @ (self.right.mT @ x[..., None]))[..., 0]
 
-    def A_bar(self) -> Float[Tensor, "H N N"] | Modes:
+    def A_bar(self) -> Matrices:
         """What powers are taken of: the modes alone where they are all there is, else full matrices."""
         return self.modes if self.left.shape[-1] == 0 else self.dense()
 

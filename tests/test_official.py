@@ -1,0 +1,163 @@
+"""Models built from published weights compute what the published code computed from them, whole and by the
+step."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sashimi_lib.official import load_audio_lm, load_s4, load_sashimi
+from sashimi_lib.ssm.discretize import bilinear_dplr, zoh_diagonal
+from sashimi_lib.ssm.kernels import (
+    kernel,
+    kernel_cauchy,
+    kernel_naive,
+    kernel_vandermonde,
+    truncate,
+    untruncate,
+)
+from sashimi_lib.ssm.systems import DPLR
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+BOTH = pytest.mark.parametrize("dtype", TOLERANCE)
+LAYERS = ["s4_layer_dplr", "s4_layer_dplr_fresh", "s4_layer_diag"]
+BACKBONES = ["sashimi_standalone_tiny", "sashimi_standalone_small", "sashimi_standalone_unet"]
+LANGUAGE_MODELS = [
+    "sashimi_training_code",
+    "sashimi_training_code_softplus_noglu",
+    "sashimi_training_code_unet",
+]
+
+
+@pytest.fixture
+def golden(shared):
+    """A case by name: (weights, inputs, outputs), inputs and outputs in float64."""
+
+    def load(name):
+        tensors = load_file(shared / "golden" / f"{name}.safetensors")
+
+        def part(prefix):
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        return part("state."), part("in."), part("out.")
+
+    return load
+
+
+def error(actual, expected):
+    return float(torch.linalg.norm(actual.double() - expected) / torch.linalg.norm(expected))
+
+
+def as_complex(tensor):
+    return torch.view_as_complex(tensor.double().contiguous())
+
+
+def step_through(model, x):
+    state, y = model.initial_state(len(x)), []
+    for x_t in x.unbind(1):
+        y_t, state = model.step(x_t, state)
+        y.append(y_t)
+    return torch.stack(y, dim=1), state
+
+
+@pytest.mark.parametrize("name", ["s4_dplr_kernel", "s4_dplr_kernel_rank2"])
+@pytest.mark.parametrize("length", [64, 1000])
+def test_dplr_kernels_are_the_published_ones(golden, name, length):
+    weights, _, out = golden(name)
+    P = as_complex(out["P"]).permute(1, 2, 0)
+    C = as_complex(weights["C"])[0]
+    system = DPLR(as_complex(out["Lambda"]), P, -P, as_complex(out["B"]), C, out["dt"])
+    recurrence, K = bilinear_dplr(system), out[f"K_{length}"][0]
+    assert error(kernel(recurrence, length), K) < 1e-12
+    assert error(kernel(recurrence, length, torch.float32), K) < 1e-5
+    assert error(kernel_naive(recurrence.dense(), recurrence.B, recurrence.C, length), K) < 1e-12
+    assert error(kernel_cauchy(system._replace(C=truncate(system, length)), length), K) < 1e-12
+    C_tilde = as_complex(out[f"C_tilde_{length}"])[0]
+    assert error(torch.view_as_real(truncate(system, length)), torch.view_as_real(C_tilde)) < 1e-9
+    assert (
+        error(torch.view_as_real(untruncate(system._replace(C=C_tilde), length)), torch.view_as_real(C))
+        < 1e-9
+    )
+
+
+@pytest.mark.parametrize("name", ["s4d_kernel_lin", "s4d_kernel_inv"])
+@pytest.mark.parametrize("length", [64, 1000])
+@pytest.mark.parametrize("rule", ["zoh", "bilinear"])
+def test_s4d_kernels_are_the_published_ones(golden, name, length, rule):
+    _, _, out = golden(name)
+    Lambda, B, C = as_complex(out["Lambda"]), as_complex(out["B"]), as_complex(out["C"])[0]
+    none = B[..., None][..., :0]
+    recurrence = {"zoh": zoh_diagonal, "bilinear": bilinear_dplr}[rule](
+        DPLR(Lambda, none, none, B, C, out["dt"])
+    )
+    K = out[f"K_{rule}_{length}"][0]
+    assert error(kernel(recurrence, length), K) < 1e-12
+    assert error(kernel(recurrence, length, torch.float32), K) < 1e-5
+    A_bar, B_bar = as_complex(out[f"dA_{rule}"]), as_complex(out[f"dB_{rule}"])
+    assert error(kernel_vandermonde(A_bar, B_bar, C, length), K) < 1e-9
+
+
+@BOTH
+@pytest.mark.parametrize("name", LAYERS)
+@torch.no_grad()
+def test_s4_layers_compute_what_was_published(golden, name, dtype):
+    weights, inputs, out = golden(name)
+    layer = load_s4(weights, dtype=dtype)
+    x = inputs["x"].to(dtype)
+    assert error(layer(x)[0], out["y"]) < TOLERANCE[dtype]
+    steps = out["y_step"].shape[1]
+    y, state = step_through(layer, x[:, :steps])
+    assert error(y, out["y_step"]) < TOLERANCE[dtype]
+    kept = out["state_after_steps"][
+        :, :, : state.shape[-1] // 2
+    ]  # the published dense mode appends conjugates
+    assert error(state, torch.cat(kept.unbind(-1), dim=-1)) < TOLERANCE[dtype]
+    state = torch.cat(inputs["state0"].to(dtype).unbind(-1), dim=-1)
+    y, state = layer(x, state)
+    assert error(y, out["y_with_state"]) < TOLERANCE[dtype]
+    assert error(state, torch.cat(out["next_state"].unbind(-1), dim=-1)) < TOLERANCE[dtype]
+
+
+@BOTH
+@pytest.mark.parametrize("name", BACKBONES)
+@torch.no_grad()
+def test_standalone_sashimi_computes_what_was_published(golden, name, dtype):
+    weights, inputs, out = golden(name)
+    backbone = load_sashimi(weights, dtype=dtype)
+    x = inputs["x"].to(dtype)
+    assert error(backbone(x)[0], out["y"]) < TOLERANCE[dtype]
+    steps = out["y_step"].shape[1]
+    assert error(step_through(backbone, x[:, :steps])[0], out["y_step"]) < TOLERANCE[dtype]
+
+
+@BOTH
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+@torch.no_grad()
+def test_training_code_sashimi_computes_what_was_published(golden, name, dtype):
+    weights, inputs, out = golden(name)
+    model = load_audio_lm(weights, step="softplus" if "softplus" in name else "exp", dtype=dtype)
+    codes = inputs["codes"]
+    assert error(model(codes)[0], out["logits"]) < TOLERANCE[dtype]
+    assert error(step_through(model, codes)[0], out["logits"]) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(
+    "key", ["norm.weight", "c_layers.0.layer.layer.kernel.C", "u_layers.1.0.linear.bias"]
+)
+def test_a_missing_tensor_is_named(golden, key):
+    weights, _, _ = golden("sashimi_standalone_tiny")
+    del weights[key]
+    with pytest.raises(ValueError, match="weights must hold") as caught:
+        load_sashimi(weights)
+    assert key in str(caught.value)
+
+
+def test_a_tensor_too_many_is_named(golden):
+    weights, _, _ = golden("s4_layer_dplr")
+    with pytest.raises(ValueError, match=r"nothing unknown.*stranger"):
+        load_s4(weights | {"stranger": torch.zeros(1)})
+
+
+def test_a_two_directional_layer_is_refused(golden):
+    weights, _, _ = golden("s4_layer_bidirectional")
+    with pytest.raises(ValueError, match="one-directional"):
+        load_s4(weights)
