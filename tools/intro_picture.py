@@ -1,6 +1,6 @@
 """Draw the book's opening picture, book/assets/three-modes.svg: where an eigenvalue lies is what you hear.
 
-    python tools/intro_picture.py
+python tools/intro_picture.py
 """
 
 from pathlib import Path

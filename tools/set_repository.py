@@ -26,6 +26,11 @@ def address_in(root: Path, name: str, before: str) -> str:
     return found[1]
 
 
+def folder(address: str) -> bytes:
+    """Return the name of the folder that `git clone` makes."""
+    return address.rsplit("/", 1)[1].encode()
+
+
 def replace_address(root: Path, old: str, new: str) -> list[str]:
     """Replace `old` by `new` in all tracked text files below `root`; return the files that changed."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True, text=True)
@@ -36,6 +41,8 @@ def replace_address(root: Path, old: str, new: str) -> list[str]:
             continue
         content = path.read_bytes()
         replaced = re.sub(re.escape(old.encode()) + rb"(?![\w.-]*\w)", new.encode(), content)
+        if path.suffix == ".md":  # the line after `git clone`
+            replaced = re.sub(rb"(?m)^cd " + re.escape(folder(old)) + rb"$", b"cd " + folder(new), replaced)
         if replaced != content:
             path.write_bytes(replaced)
             changed.append(name)

@@ -1,0 +1,186 @@
+"""The project around the book: one address, requirements that agree, commands in texts that exist and run."""
+
+import ast
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXTS = ["README.md", "book/intro.md"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def name_of(requirement: str) -> str:
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def lines_of(file: str) -> list[str]:
+    lines = (line.partition("#")[0].strip() for line in (ROOT / file).read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Return the code blocks of one language in the README and the intro, as (where, code)."""
+    fence = re.compile(rf"^```(?:{language}|{{code-block}} {language})\n((?:.*\n)*?)```$", re.MULTILINE)
+    texts = ((name, (ROOT / name).read_text()) for name in TEXTS)
+    return [(name, match[1]) for name, text in texts for match in fence.finditer(text)]
+
+
+def shell_lines() -> list[str]:
+    lines = [line.partition("  #")[0].strip() for _, code in blocks("bash") for line in code.splitlines()]
+    return sorted({line for line in lines if line and not line.startswith(("#", ":"))})
+
+
+def tracked(root: Path) -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return listed.stdout.splitlines()
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """Return a fresh clone of what is committed."""
+    tracked(ROOT)
+    subprocess.run(["git", "clone", "-q", f"file://{ROOT}", str(tmp_path / "clone")], check=True)
+    return tmp_path / "clone"
+
+
+def test_every_file_that_spells_out_the_repository_agrees_with_the_configuration(repository):
+    bootstrap = (ROOT / "tools" / "colab_bootstrap.py").read_text()
+    assert f'url = "{repository}"' in bootstrap
+    assert PYPROJECT["project"]["urls"]["Repository"] == repository
+    for name, code in blocks("bash"):
+        for address in re.findall(r"git clone (\S+)", code):
+            assert address == repository, name
+    clones = [line for line in shell_lines() if line.startswith("cd ")]
+    assert clones == [f"cd {repository.rsplit('/', 1)[1]}"]
+
+
+def test_one_command_sets_the_repository_everywhere(clone, repository):
+    new = "https://github.com/somebody/some-book"
+    command = [sys.executable, "tools/set_repository.py"]
+    subprocess.run([*command, new], cwd=clone, check=True, capture_output=True)
+    for name in set(tracked(clone)) - {"tools/set_repository.py", "tests/book/test_repository.py"}:
+        if not (clone / name).is_symlink():
+            content = (clone / name).read_bytes()
+            assert repository.encode() not in content, name
+    assert yaml.safe_load((clone / "book/_config.yml").read_text())["repository"]["url"] == new
+    assert f'url = "{new}"' in (clone / "tools/colab_bootstrap.py").read_text()
+    assert "cd some-book" in (clone / "README.md").read_text()
+    again = subprocess.run(command, cwd=clone, check=True, capture_output=True, text=True)
+    assert again.stdout == "nothing to change\n"
+
+
+def test_an_address_that_is_none_is_refused(clone):
+    command = [sys.executable, "tools/set_repository.py", "example.org"]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "ValueError: address: got 'example.org'" in done.stderr
+
+
+def test_requirements_hold_all_that_the_library_and_the_book_need():
+    required = {name_of(line): line for line in lines_of("requirements.txt")}
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    for line in [*PYPROJECT["project"]["dependencies"], *extras["book"]]:
+        assert required[name_of(line)] == line
+    named = [
+        "torch",
+        "jupyter-book",
+        "matplotlib",
+        "ipywidgets",
+        "numpy",
+        "scipy",
+        "soundfile",
+        "nbval",
+        "ipython",
+    ]
+    assert set(named) <= set(required)
+
+
+def test_requirements_give_lower_bounds_only_and_constraints_exact_versions():
+    for line in [*lines_of("requirements.txt"), *PYPROJECT["project"]["dependencies"]]:
+        assert re.fullmatch(r"[\w.-]+>=[\d.]+(,<2)?", line), line
+        assert ",<" not in line or line.startswith("jupyter-book"), line
+    pinned = lines_of("constraints.txt")
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pinned)
+    wanted = {
+        name_of(line) for extra in PYPROJECT["project"]["optional-dependencies"].values() for line in extra
+    }
+    wanted |= {name_of(line) for line in lines_of("requirements.txt")}
+    assert wanted <= {name_of(line) for line in pinned}
+
+
+def test_the_package_imports_nothing_it_does_not_require():
+    provides = {"PIL": "pillow", "IPython": "ipython", "cycler": "matplotlib", "mpl_toolkits": "matplotlib"}
+    required = {name_of(line).replace("-", "_") for line in PYPROJECT["project"]["dependencies"]}
+    for path in (ROOT / "sashimi_lib").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for top in {name.partition(".")[0] for name in names} - {"sashimi_lib"} - sys.stdlib_module_names:
+                assert provides.get(top, top).lower() in required, f"{path.name} imports {top}"
+
+
+def test_configuration_at_the_top_is_that_of_the_book():
+    for name in ("_config.yml", "_toc.yml"):
+        assert (ROOT / name).resolve() == ROOT / "book" / name
+
+
+@pytest.mark.parametrize("line", shell_lines())
+def test_every_printed_command_exists(line, repository):
+    words = shlex.split(line)
+    match words:
+        case ["make", *targets]:
+            names = [word for word in targets if "=" not in word]
+            assert set(names) <= MAKE_TARGETS
+        case ["git", "clone", address]:
+            assert address == repository
+        case ["cd", folder]:
+            assert folder == repository.rsplit("/", 1)[1]
+        case ["python", script, *_]:
+            assert (ROOT / script).is_file()
+        case ["pip", "install", *arguments]:
+            files = [
+                file for flag, file in zip(arguments, arguments[1:], strict=False) if flag in ("-r", "-c")
+            ]
+            assert all((ROOT / file).is_file() for file in files)
+            for extra in re.findall(r"\.\[([\w,]+)\]", line):
+                assert set(extra.split(",")) <= set(PYPROJECT["project"]["optional-dependencies"])
+        case ["jupyter-book", "build", "book"] | ["jupyter", "notebook", "book"] | ["bash", ".ci/run"]:
+            assert (ROOT / words[-1]).exists()
+        case ["pytest", *paths]:
+            assert all((ROOT / path).exists() for path in paths if not path.startswith("-"))
+        case _:
+            pytest.fail(f"no check for this command: {line}")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("target", sorted(MAKE_TARGETS))
+def test_every_make_target_can_be_planned(target):
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("name", "code"), blocks("python"), ids=lambda value: value.splitlines()[0])
+def test_every_printed_example_runs(name, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tone = 0.2 * np.sin(2 * np.pi * 440 * np.arange(8000) / 16000)
+    soundfile.write("my_recording.wav", tone, 16000)
+    exec(compile(code, name, "exec"), {"__name__": "example"})
+
+
+def test_ci_runs_both_commands_and_the_strict_build():
+    script = (ROOT / ".ci" / "run").read_text()
+    for part in ("make test", "make lint", '-W -n --keep-going"', "pytest tests/book"):
+        assert part in script
