@@ -204,8 +204,8 @@ def project(
     >>> project(torch.ones(100), "legs", 3)[-1].round(decimals=6).abs()
     tensor([1., 0., 0.], dtype=torch.float64)
 
-    Chapter: 2. Inverse: `reconstruct`. Raises ValueError for an empty signal, and where window is missing, not
-    positive, or given to LegS.
+    Chapter: 2. Inverse: `reconstruct`. Raises ValueError for an empty signal, and where window is missing,
+    not positive, or given to LegS.
     """
     measure = Measure(measure)
     if len(signal) == 0:
