@@ -1,4 +1,4 @@
-"""What every pytest run shares, `pytest --nbval book` included: the library's place and the clean-up of outputs."""
+"""What every pytest run shares, `pytest --nbval book` included: the library's place, how outputs compare."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let notebook kernels, which start in book/, import the library; compare outputs after sanitising them."""
+    """Let kernels, which start in book/, import the library; compare outputs after sanitising them."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     if getattr(config.option, "nbval_sanitize_with", None) is None:
         config.option.nbval_sanitize_with = str(ROOT / "tests" / "nbval_sanitize.cfg")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# Before any import of the library: every annotated call is then checked by beartype. Readers pay nothing for it.
+# Before any import of the library: beartype then checks every annotated call. Readers pay nothing for it.
 install_import_hook("sashimi_lib", "beartype.beartype")
 
 import torch  # noqa: E402
@@ -31,7 +31,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Return the folder of reference tensors and corpora beside the repository, or skip where it is absent."""
+    """Return the folder of reference tensors and corpora beside the repository, or skip without it."""
     path = ROOT.parent / "shared"
     if not path.is_dir():
         pytest.skip("needs the reference data in ../shared, which is not here")

@@ -1,9 +1,9 @@
 """Carry the repository's public address from book/_config.yml to every file that has to spell it out.
 
-    python tools/set_repository.py                                # after editing `url` in book/_config.yml by hand
-    python tools/set_repository.py https://github.com/ORG/REPO    # the same in one step
+    python tools/set_repository.py                              # after editing `url` in book/_config.yml
+    python tools/set_repository.py https://github.com/ORG/REPO  # the same in one step
 
-The address in `tools/colab_bootstrap.py` is the one being replaced, in every tracked text file, notebooks included.
+The address in `tools/colab_bootstrap.py` is the one being replaced, in every tracked file, notebooks included.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Sphinx extension of the book: keeps its pages in step with the library.
 
-- The library is importable while pages are built, and a change in it runs the chapters again. The notebook cache keys on
-  code cells and kernel name only, so without this an edit in ``sashimi_lib`` alone would leave stale outputs on the
-  pages, even after ``jupyter-book build --all``.
+- The library is importable while pages are built, and a change in it runs the chapters again. The notebook
+  cache keys on code cells and kernel name only, so without this an edit in ``sashimi_lib`` alone would leave
+  stale outputs on the pages, even after ``jupyter-book build --all``.
 - The API pages list every module by themselves: a line ``%% sashimi_lib.ssm`` becomes that package's modules.
 - Docstrings are plain text with backticks for code, so that formulas such as ``A - p p*`` need no escaping.
 """
@@ -21,7 +21,7 @@ CODE = re.compile(r"(:[\w:]+:`[^`]+`|``.+?``|`[^`]+`)")
 
 
 def digest() -> str:
-    """Return a short hash of all that outputs depend on besides the notebooks: the library and the measured results."""
+    """Return a short hash of what outputs depend on besides the notebooks: the library, measured results."""
     sha = hashlib.sha256()
     sources = [path for path in (ROOT / "sashimi_lib").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     for path in sorted(sources + list((ROOT / "book" / "results").glob("*.json"))):
@@ -33,7 +33,9 @@ def configure(app: Sphinx, config: Config) -> None:
     """Give every state of the library its own cache of executed notebooks."""
     config.library_digest = digest()  # rebuild="env": another value re-reads every page
     if config.nb_execution_mode == "cache" and not config.nb_execution_cache_path:
-        config.nb_execution_cache_path = str(Path(app.outdir).parent / ".jupyter_cache" / config.library_digest)
+        config.nb_execution_cache_path = str(
+            Path(app.outdir).parent / ".jupyter_cache" / config.library_digest
+        )
 
 
 def modules(name: str) -> list[str]:
@@ -55,10 +57,14 @@ def reference(name: str) -> str:
 def list_modules(app: Sphinx, docname: str, source: list[str]) -> None:
     """Replace the lines ``%% NAME`` of an API page."""
     if docname.startswith("api_"):
-        source[0] = re.sub(r"^%% ([\w.]+)$", lambda m: "\n".join(map(reference, modules(m[1]))), source[0], flags=re.M)
+        source[0] = re.sub(
+            r"^%% ([\w.]+)$", lambda m: "\n".join(map(reference, modules(m[1]))), source[0], flags=re.M
+        )
 
 
-def plain_docstring(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+def plain_docstring(
+    app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
+) -> None:
     """Escape what reStructuredText would take for markup, outside of code; show single backticks as code."""
     for number, line in enumerate(lines):
         if line.lstrip().startswith((">>>", "...")):
@@ -76,5 +82,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_config_value("library_digest", "", "env")
     app.connect("config-inited", configure)
     app.connect("source-read", list_modules)
-    app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon, which is at 500
+    app.connect(
+        "autodoc-process-docstring", plain_docstring, priority=400
+    )  # before napoleon, which is at 500
     return {"parallel_read_safe": True, "parallel_write_safe": True}

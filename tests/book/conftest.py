@@ -1,7 +1,7 @@
 """The built site, served on localhost and opened in headless Chromium; the chapters as notebooks.
 
-Environment: SASHIMI_BROWSER names another Chromium, SASHIMI_SITE_REQUIRED=1 turns "not built" from a skip into a failure,
-SASHIMI_SCREENSHOTS=FOLDER keeps a picture of every page, light and dark, desktop and phone.
+Environment: SASHIMI_BROWSER names another Chromium, SASHIMI_SITE_REQUIRED=1 turns "not built" from a skip into
+a failure, SASHIMI_SCREENSHOTS=FOLDER keeps a picture of every page, light and dark, desktop and phone.
 """
 
 import functools
@@ -106,7 +106,7 @@ class Visit:
 
 @pytest.fixture
 def visit(browser: Any, site_url: str) -> Iterator[Any]:
-    """Return a function that opens a page of the book, waits until it is complete, and notes every problem."""
+    """Return a function that opens a page, waits until it is complete, and notes every problem."""
     contexts = []
 
     def open_page(name: str) -> Visit:

@@ -1,7 +1,8 @@
-"""A bare Colab runtime, imitated: its ipywidgets, none of what it lacks, and a local clone in place of the address.
+"""A bare Colab runtime, imitated: its ipywidgets, none of what it lacks, a local clone for the address.
 
-The imitation is an environment that sees the torch, numpy and the rest of this one, but not `sashimi_lib`, nor the packages
-that Colab may lack; ipywidgets is 7.7.1, which has no `Stack`. What it lacks comes from PyPI, as on Colab.
+The imitation is an environment that sees the torch, numpy and the rest of this one, but not `sashimi_lib`, nor
+the packages that Colab may lack; ipywidgets is 7.7.1, which has no `Stack`. What it lacks comes from PyPI, as
+on Colab.
 """
 
 import json
@@ -79,7 +80,7 @@ def fetch(python: Path, *packages: str) -> None:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this environment without what would let the runtime see the library, and with a local clone for the address."""
+    """Return this environment less what would show it the library, with a local clone for the address."""
     address = (ROOT / "tools" / "colab_bootstrap.py").read_text().partition('url = "')[2].partition('"')[0]
     kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     git = {

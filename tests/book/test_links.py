@@ -89,9 +89,12 @@ def test_every_file_a_page_loads_is_in_the_site(site, parsed):
     missing = []
     for name, page in parsed.items():
         folder = (site / name.partition("#")[0]).parent
-        for link in (link for link in page.loaded if not link.startswith("data:")):
-            if is_external(link) or not (folder / unquote(urlsplit(link).path)).is_file():
-                missing.append(f"{name}: {link}")
+        files = [link for link in page.loaded if not link.startswith("data:")]
+        missing += [
+            f"{name}: {link}"
+            for link in files
+            if is_external(link) or not (folder / unquote(urlsplit(link).path)).is_file()
+        ]
     assert missing == []
 
 

@@ -26,7 +26,7 @@ def tags(cell):
 
 
 def printed(cell):
-    """Return the text a reader sees below a cell: streams and the plain and HTML forms, without embedded media."""
+    """Return the text a reader sees below a cell: streams, plain and HTML forms, without embedded media."""
     texts = []
     for output in cell["outputs"]:
         texts.append("".join(output.get("text", "")))

@@ -1,6 +1,7 @@
 """The project around the book: one address, requirements that agree, commands in texts that exist and run."""
 
 import ast
+import itertools
 import re
 import shlex
 import shutil
@@ -151,9 +152,7 @@ def test_every_printed_command_exists(line, repository):
         case ["python", script, *_]:
             assert (ROOT / script).is_file()
         case ["pip", "install", *arguments]:
-            files = [
-                file for flag, file in zip(arguments, arguments[1:], strict=False) if flag in ("-r", "-c")
-            ]
+            files = [file for flag, file in itertools.pairwise(arguments) if flag in ("-r", "-c")]
             assert all((ROOT / file).is_file() for file in files)
             for extra in re.findall(r"\.\[([\w,]+)\]", line):
                 assert set(extra.split(",")) <= set(PYPROJECT["project"]["optional-dependencies"])

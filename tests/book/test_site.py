@@ -1,4 +1,4 @@
-"""Every page of the built site, in a real browser: complete, quiet, self-contained, readable, and alive without a kernel."""
+"""Every page of the built site in a real browser: complete, quiet, self-contained, readable, alive."""
 
 import re
 
@@ -43,7 +43,8 @@ FAINT = """() => {
   const walker = document.createTreeWalker(document.querySelector(".bd-article"), NodeFilter.SHOW_TEXT);
   for (let node; (node = walker.nextNode());) {
     const e = node.parentElement, text = node.textContent.trim();
-    if (!text || !e.checkVisibility({ opacityProperty: true }) || e.closest("script, style, mjx-assistive-mml, svg, .headerlink")) continue;
+    if (!text || !e.checkVisibility({ opacityProperty: true })) continue;
+    if (e.closest("script, style, mjx-assistive-mml, svg, .headerlink")) continue;
     const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
     if ((a + 0.05) / (b + 0.05) < 3) faint.push(`${text.slice(0, 40)} (${getComputedStyle(e).color})`);
   }
