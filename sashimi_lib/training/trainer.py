@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.ssm.s4 import StateSpace
 from sashimi_lib.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -62,7 +63,7 @@ class Data(Protocol):
 
 
 def train(
-    model: nn.Module,
+    model: AudioLM,
     data: Data,
     config: TrainingConfig = TrainingConfig(),
     checkpoint: str | Path | None = None,
@@ -75,7 +76,6 @@ def train(
     come out as without the interruption. ``on_step(step, bits)`` is called after each step, to look at the
     model.
 
-    >>> from sashimi_lib.autoregressive import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
     >>> from sashimi_lib.quantize import MuLaw
     >>> model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=8, n_layers=1)))
