@@ -170,7 +170,7 @@ def image_html(figure: Figure, alt: str, style: str = "width:100%;height:auto") 
     with style_context():
         figure.savefig(buffer, format="png")
     picture = io.BytesIO()
-    Image.open(buffer).convert("RGB").save(picture, "WEBP", quality=80)
+    Image.open(buffer).convert("RGB").save(picture, "WEBP", quality=70)
     source = f"data:image/webp;base64,{base64.b64encode(picture.getvalue()).decode()}"
     return f'<img alt="{html.escape(alt)}" src="{source}" style="{style}">'
 

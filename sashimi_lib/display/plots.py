@@ -5,16 +5,20 @@ shape or text carries it too. Fonts are large enough to be read when a page shri
 a phone.
 """
 
+import io
 from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
+from IPython import get_ipython
 from jaxtyping import Float, Shaped
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from PIL import Image
 from torch import Tensor
 
 from sashimi_lib.audio import check_sample_rate, check_waveform, spectrogram_db
@@ -60,11 +64,33 @@ STYLE: Any = {  # a dict; matplotlib's types want each key as a literal
 def use_style() -> None:
     """Draw every figure that follows in the book's style. Call once, in a chapter's first cell.
 
+    In a notebook it also makes the figures' files small, a third of their size, by a palette of 128 colours.
+
     >>> use_style()
 
     Chapter: all.
     """
     mpl.rcParams.update(STYLE)
+    shell = get_ipython()
+    if shell is not None:
+        plt.switch_backend(mpl.get_backend())  # load it now: loading undoes the next line
+        shell.display_formatter.formatters["image/png"].for_type(Figure, small_png)
+
+
+def small_png(figure: Figure) -> bytes:
+    """A figure as PNG of at most 128 colours: sharp lines, and little to load.
+
+    >>> small_png(Figure(figsize=(1, 1)))[1:4]
+    b'PNG'
+
+    Chapter: all.
+    """
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", bbox_inches="tight")
+    picture = Image.open(full).convert("RGB")
+    palette = picture.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette.save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def style_context() -> AbstractContextManager[None]:
