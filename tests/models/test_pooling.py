@@ -1,0 +1,184 @@
+"""Pooling and its shift: what each number comes from, no future heard, and what happens without the shift."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import SaShiMi, SaShiMiConfig
+from sashimi_lib.models.blocks import FeedForward, S4Block, SequenceModel, Stack
+from sashimi_lib.models.pooling import DownPool, Hourglass, UpPool
+from sashimi_lib.quantize import MuLaw
+from sashimi_lib.ssm import s4
+from sashimi_lib.ssm.convolution import causal_conv_naive
+
+POOL = 4
+
+
+class Recorder(SequenceModel):
+    """Hands everything on, and remembers at which calls it was stepped."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = 0
+
+    def initial_state(self, batch_size):
+        return ()
+
+    def forward(self, x, state=None):
+        return x, state
+
+    def step(self, x_t, state):
+        self.steps += 1
+        return x_t, state
+
+
+def hourglass(causal=True, inner=None, pool=POOL, width=3):
+    inner = Stack([S4Block(2 * width), FeedForward(2 * width)]) if inner is None else inner
+    return Hourglass(DownPool(width, 2 * width, pool), inner, UpPool(2 * width, width, pool), causal)
+
+
+def by_steps(model, x):
+    state, y = model.initial_state(len(x)), []
+    for x_t in x.unbind(1):
+        y_t, state = model.step(x_t, state)
+        y.append(y_t)
+    return torch.stack(y, dim=1)
+
+
+def gradient(model, x, t, run=lambda model, x: model(x)[0]):
+    """How far each input moves the output at time t, as one number a sample; random weights on channels."""
+    x = x.clone().requires_grad_(True)
+    y = run(model, x)[:, t]
+    (y * torch.randn_like(y)).sum().backward()
+    return x.grad.abs().sum(dim=(0, 2))
+
+
+# DownPool and UpPool
+
+
+def test_a_frame_is_a_linear_map_of_its_own_samples_channel_by_channel():
+    down, x = DownPool(3, 5, POOL), torch.randn(2, 8, 3)
+    for frame in range(2):
+        samples = x[:, POOL * frame : POOL * (frame + 1)]
+        columns = torch.stack([samples[:, s, h] for h in range(3) for s in range(POOL)], dim=-1)
+        assert torch.allclose(down(x)[:, frame], down.linear(columns), atol=1e-6)
+
+
+def test_a_frame_spreads_over_its_own_samples_channel_by_channel():
+    up, z = UpPool(5, 3, POOL), torch.randn(2, 2, 5)
+    spread = up.linear(z)
+    for t in range(8):
+        for h in range(3):
+            assert torch.equal(up(z)[:, t, h], spread[:, t // POOL, h * POOL + t % POOL])
+
+
+@pytest.mark.parametrize("pool", [2, 3, 4, 8])
+@pytest.mark.parametrize("normed", [False, True])
+def test_pools_change_lengths_by_their_factor(pool, normed):
+    z = DownPool(3, 6, pool, normed)(torch.randn(2, 5 * pool, 3))
+    assert z.shape == (2, 5, 6)
+    assert UpPool(6, 3, pool, normed)(z).shape == (2, 5 * pool, 3)
+
+
+def test_down_and_up_with_identity_weights_give_the_input_back():
+    down, up, x = DownPool(3, 12, POOL), UpPool(12, 3, POOL), torch.randn(2, 8, 3)
+    for linear in (down.linear, up.linear):
+        torch.nn.init.eye_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
+    assert torch.equal(up(down(x)), x)
+
+
+@given(length=st.integers(0, 200), pool=st.integers(2, 9))
+@settings(max_examples=50)
+def test_a_length_the_factor_does_not_divide_is_refused_with_both_numbers(length, pool):
+    down, x = DownPool(2, 3, pool), torch.zeros(1, length, 2)
+    if length % pool == 0:
+        assert down(x).shape == (1, length // pool, 3)
+    else:
+        with pytest.raises(ValueError, match=f"x .* pooling by {pool} divides, got {length} samples"):
+            down(x)
+
+
+def test_a_model_names_the_length_but_a_language_model_takes_any():
+    backbone = SaShiMi(SaShiMiConfig(d_model=4, n_layers=1))
+    with pytest.raises(ValueError, match="divides, got 18"):
+        backbone(torch.randn(1, 18, 4))
+    assert AudioLM(MuLaw(), backbone)(torch.full((1, 18), 128))[0].shape == (1, 18, 256)
+
+
+# Hourglass
+
+
+@pytest.mark.parametrize("t", [0, 3, 4, 5, 15])
+def test_no_gradient_of_the_future_in_the_stepped_pass(t):
+    grad = gradient(hourglass(), torch.randn(1, 16, 3), t, by_steps)
+    assert torch.equal(grad[t + 1 :], torch.zeros_like(grad[t + 1 :]))
+
+
+@pytest.mark.parametrize("t", [0, 3, 4, 5, 15])
+def test_no_gradient_of_the_future_in_the_whole_pass_by_naive_convolution(monkeypatch, t):
+    monkeypatch.setattr(s4, "causal_conv", causal_conv_naive)
+    grad = gradient(hourglass(), torch.randn(1, 16, 3), t)
+    assert torch.equal(grad[t + 1 :], torch.zeros_like(grad[t + 1 :]))
+
+
+@pytest.mark.parametrize("t", range(16))
+def test_an_output_hears_exactly_the_frames_that_are_over(monkeypatch, t):
+    monkeypatch.setattr(s4, "causal_conv", causal_conv_naive)
+    heard = gradient(hourglass(), torch.randn(1, 16, 3), t) > 0
+    over = POOL * (t // POOL)
+    assert heard.tolist() == [True] * over + [False] * (16 - over)
+
+
+@pytest.mark.parametrize("t", [0, 1, 2, 4, 9])
+def test_without_the_shift_a_sample_hears_the_rest_of_its_frame(t):
+    heard = gradient(hourglass(causal=False, inner=Recorder()), torch.randn(1, 16, 3), t) > 0
+    first = POOL * (t // POOL)
+    assert heard.nonzero().flatten().tolist() == list(range(first, first + POOL))
+
+
+def test_the_shift_moves_the_output_by_one_frame_and_leaves_silence_in_front():
+    shifted = hourglass()
+    plain = Hourglass(shifted.down, shifted.inner, shifted.up, causal=False)
+    x = torch.randn(2, 16, 3)
+    assert torch.equal(shifted(x)[0][:, POOL:], plain(x)[0][:, :-POOL])
+    assert not shifted(x)[0][:, :POOL].any()
+
+
+@torch.no_grad()
+def test_steps_equal_the_whole():
+    model, x = hourglass().double(), torch.randn(2, 64, 3, dtype=torch.float64)
+    assert (by_steps(model, x) - model(x)[0]).norm() < 1e-12 * model(x)[0].norm()
+
+
+@torch.no_grad()
+def test_the_inner_model_is_stepped_once_a_frame():
+    inner = Recorder()
+    model = hourglass(inner=inner)
+    state, ticks = model.initial_state(1), []
+    for t in range(12):
+        before = inner.steps
+        _, state = model.step(torch.randn(1, 3), state)
+        ticks += [t] * (inner.steps - before)
+    assert ticks == [3, 7, 11]
+
+
+@torch.no_grad()
+def test_nested_hourglasses_step_every_sixteenth_sample():
+    inner = Recorder()
+    middle = Hourglass(DownPool(6, 12, POOL), inner, UpPool(12, 6, POOL), causal=True)
+    by_steps(hourglass(inner=middle), torch.randn(1, 64, 3))
+    assert inner.steps == 4
+
+
+@given(before=st.integers(1, 40), after=st.integers(1, 40))
+@settings(max_examples=25)
+@torch.no_grad()
+def test_a_sequence_may_be_cut_anywhere(before, after):
+    model = hourglass().double()
+    x = torch.randn(1, before + after, 3, dtype=torch.float64)
+    first, state = model(x[:, :before], model.initial_state(1))
+    second, _ = model(x[:, before:], state)
+    assert torch.allclose(torch.cat([first, second], dim=1), by_steps(model, x), atol=1e-12)
