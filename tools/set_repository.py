@@ -3,7 +3,7 @@
     python tools/set_repository.py                              # after editing `url` in book/_config.yml
     python tools/set_repository.py https://github.com/ORG/REPO  # the same in one step
 
-The address in `tools/colab_bootstrap.py` is the one being replaced, in every tracked file, notebooks included.
+The address in `tools/colab_bootstrap.py` is the one being replaced, in every tracked file, chapters included.
 """
 
 import re

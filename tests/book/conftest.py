@@ -1,7 +1,7 @@
 """The built site, served on localhost and opened in headless Chromium; the chapters as notebooks.
 
-Environment: SASHIMI_BROWSER names another Chromium, SASHIMI_SITE_REQUIRED=1 turns "not built" from a skip into
-a failure, SASHIMI_SCREENSHOTS=FOLDER keeps a picture of every page, light and dark, desktop and phone.
+Environment: SASHIMI_BROWSER names another Chromium, SASHIMI_SITE_REQUIRED=1 turns "not built" from a skip
+into a failure, SASHIMI_SCREENSHOTS=FOLDER keeps a picture of every page, light and dark, desktop and phone.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """A bare Colab runtime, imitated: its ipywidgets, none of what it lacks, a local clone for the address.
 
-The imitation is an environment that sees the torch, numpy and the rest of this one, but not `sashimi_lib`, nor
+The imitation is an environment that sees the torch, numpy and the rest of this one, but not the library, nor
 the packages that Colab may lack; ipywidgets is 7.7.1, which has no `Stack`. What it lacks comes from PyPI, as
 on Colab.
 """

@@ -46,7 +46,7 @@ class Page(HTMLParser):
 def parsed(site: Path) -> dict[str, Page]:
     """Return every page of the site by its path, and the pages that sliders hold under `PATH#widgets`."""
     pages = {}
-    for path in sorted(site.rglob("*.html")):
+    for path in sorted(path for path in site.rglob("*.html") if "_static" not in path.parts):
         name, text = path.relative_to(site).as_posix(), path.read_text()
         pages[name] = Page(text)
         pages[f"{name}#widgets"] = Page("".join(widget_pages(text)))
