@@ -1,0 +1,197 @@
+"""What does a kernel cost? One training step of a bank of state spaces against its length, and the slow twins
+beside.
+
+A step: 64 channels, N = 64, batch 1; kernel, FFT convolution, backward to every parameter. The methods take
+turns in one run, so that a busy machine slows them alike. Then one SaShiMi-8 training step at 16,000 samples,
+and where its time goes.
+
+    python benchmarks/kernels.py            about 10 minutes on 2 cores
+    python benchmarks/kernels.py --quick    under a minute, to see that it runs; writes nothing
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from math import log
+
+import torch
+from result import save_result
+from torch import Tensor
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import SaShiMi, SaShiMiConfig
+from sashimi_lib.quantize import MuLaw
+from sashimi_lib.ssm import s4
+from sashimi_lib.ssm.convolution import causal_conv
+from sashimi_lib.ssm.kernels import kernel, kernel_cauchy, kernel_vandermonde
+from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
+
+SEED, H, REPEATS = 0, 64, 5
+LENGTHS = [1024, 2048, 4096, 8192, 16000, 32768, 65536, 131072]
+NAIVE_LIMIT = 32768  # tables of the twins need 1.5 GB forward at this length, and several times that backward
+SLOW = {Form.HURWITZ: "cauchy", Form.DIAGONAL: "vandermonde"}
+
+
+def fast_kernel(ssm: StateSpace, length: int) -> Tensor:
+    """What the layer does: powers in float64, tables in float32."""
+    return kernel(ssm.recurrence(), length, torch.float32)
+
+
+def slow_kernel(ssm: StateSpace, length: int) -> Tensor:
+    """The textbook twin in single precision. The parameter C stands for the truncated C, as in the published
+    code."""
+    system = ssm.system()
+    if ssm.config.form is not Form.DIAGONAL:
+        single = (x.to(torch.complex64) for x in system[:-1])
+        return kernel_cauchy(type(system)(*single, system.dt.float()), length)
+    A_bar = torch.exp(system.dt[:, None] * system.Lambda)
+    B_bar = (A_bar - 1) / system.Lambda * system.B
+    return kernel_vandermonde(*(x.to(torch.complex64) for x in (A_bar, B_bar, system.C)), length)
+
+
+def training_step(form: Form, make: Callable[[StateSpace, int], Tensor], length: int) -> Callable[[], None]:
+    """One forward and backward pass of a fresh bank, ready to be timed."""
+    torch.manual_seed(SEED)
+    ssm = StateSpace(H, SSMConfig(form=form, init="lin" if form is Form.DIAGONAL else "legs"))
+    u, target = torch.randn(2, 1, H, length)
+
+    def step() -> None:
+        ssm.zero_grad()
+        y = causal_conv(u, make(ssm, length)) + ssm.D[:, None] * u
+        (y - target).square().mean().backward()
+
+    return step
+
+
+def peak_mb(step: Callable[[], None]) -> float:
+    """The most memory that tensors of one step hold at once, by the profiler's record of every allocation."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        step()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = itertools.accumulate(
+        event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())
+    )
+    return round(max(held) / 2**20, 1)
+
+
+def interleaved(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, taking turns, after one turn of warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(repeats + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def lengths_table(lengths: list[int], repeats: int) -> list[dict[str, object]]:
+    """Every form, method and length, shortest first."""
+    rows: list[dict[str, object]] = []
+    for length in lengths:
+        for form, slow in SLOW.items():
+            steps = {"kernel": training_step(form, fast_kernel, length)}
+            if length <= NAIVE_LIMIT:
+                steps[slow] = training_step(form, slow_kernel, length)
+            name = "diagonal" if form is Form.DIAGONAL else "dplr"
+            for method, seconds in interleaved(steps, repeats).items():
+                memory = peak_mb(steps[method])
+                rows.append(
+                    {"form": name, "method": method, "length": length, "seconds": seconds, "peak_mb": memory}
+                )
+                print(rows[-1], flush=True)
+    return rows
+
+
+def sashimi_shares(length: int, n_layers: int, repeats: int) -> dict[str, float]:
+    """Where a whole training step goes: what it saves to have kernels given, and convolutions left out.
+
+    The linear layers' share is the profiler's time in the matrix products that only they use.
+    """
+    torch.manual_seed(SEED)
+    model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(n_layers=n_layers)))
+    codes = torch.randint(0, 256, (1, length))
+    given: dict[tuple[int, int], Tensor] = {}
+
+    def step(kernel_of: Callable, conv: Callable) -> None:
+        s4.kernel, s4.causal_conv = kernel_of, conv
+        model.zero_grad()
+        (-model.log_likelihood(codes).mean()).backward()
+        s4.kernel, s4.causal_conv = kernel, causal_conv
+
+    def given_kernel(recurrence, samples: int, dtype: torch.dtype) -> Tensor:  # type: ignore[no-untyped-def]
+        shape = len(recurrence.B), samples
+        return given.setdefault(shape, torch.randn(shape, dtype=dtype))
+
+    seconds = interleaved(
+        {
+            "whole": lambda: step(kernel, causal_conv),
+            "kernels given": lambda: step(given_kernel, causal_conv),
+            "no convolution": lambda: step(given_kernel, lambda u, K: u * K[..., :1]),
+        },
+        repeats,
+    )
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step(kernel, causal_conv)
+    time_of = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    linear = sum(time_of.get(name, 0) for name in ("aten::addmm", "aten::mm")) / sum(time_of.values())
+    shares = {
+        "kernel": 1 - seconds["kernels given"] / seconds["whole"],
+        "fft": (seconds["kernels given"] - seconds["no convolution"]) / seconds["whole"],
+        "linear": linear,
+    }
+    shares["rest"] = 1 - sum(shares.values())
+    named = {f"share_{name}": round(share, 3) for name, share in shares.items()}
+    return {"seconds": seconds["whole"]} | named
+
+
+def summary(rows: list[dict[str, object]]) -> dict[str, float]:
+    """How much faster at 16,000 samples, and the exponent of growth beyond it."""
+    # type: ignore
+    seconds = {(row["form"], row["method"], row["length"]): float(row["seconds"]) for row in rows}
+    figures = {}
+    for form, slow in (("dplr", "cauchy"), ("diagonal", "vandermonde")):
+        figures[f"{form}_times_faster_at_16000"] = round(
+            seconds[form, slow, 16000] / seconds[form, "kernel", 16000], 1
+        )
+        growth = seconds[form, "kernel", 131072] / seconds[form, "kernel", 16000]
+        figures[f"{form}_growth_16000_to_131072"] = round(growth, 2)
+    figures["L_log_L_growth_16000_to_131072"] = round(131072 * log(131072) / (16000 * log(16000)), 2)
+    return figures
+
+
+def main() -> None:
+    """Measure, and write ``book/results/kernels.json``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="small lengths, one repeat, nothing written")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)  # one core each: repeatable, and fair to both methods
+    rows = lengths_table([1024, 2048] if quick else LENGTHS, 1 if quick else REPEATS)
+    step = sashimi_shares(1600 if quick else 16000, 1 if quick else 8, 1 if quick else 3)
+    print(step)
+    if quick:
+        return
+    save_result(
+        "kernels",
+        question="time and memory of a training step against length: our kernels beside their textbook twins",
+        config={"H": H, "N": 64, "batch": 1, "threads": 1, "naive_limit": NAIVE_LIMIT},
+        figures={"rows": rows, "summary": summary(rows), "sashimi_8_step_at_16000": step},
+        units={
+            "seconds": "s, median",
+            "peak_mb": "MB that the tensors of a step hold at once",
+            "share": "of the step's time",
+        },
+        repeats=REPEATS,
+        seed=SEED,
+    )
+
+
+if __name__ == "__main__":
+    main()
