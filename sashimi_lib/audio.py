@@ -213,7 +213,7 @@ def spectrogram_db(
         raise ValueError(
             f"window must be even and at least 4, hop at least 1, got window={window}, hop={hop}"
         )
-    w = torch.hann_window(window, dtype=torch.float64)
+    w = torch.hann_window(window, dtype=torch.float64, device=waveform.device)
     padded = torch.nn.functional.pad(waveform.detach().double(), (window // 2, window // 2))
     spectrum = torch.fft.rfft(padded.unfold(0, window, hop) * w)
     amplitude = 2 * spectrum.abs() / w.sum()

@@ -46,7 +46,7 @@ def stepper(
     """
     _check(len(pages), labels, start, "pages")
     control = _slider(labels, description, start)
-    view = _view([W.HTML(page) for page in pages], control, list(pages))
+    view = _view([_page(page) for page in pages], control, list(pages))
     return W.VBox([_controls(control, len(pages), start, play), view])
 
 
@@ -73,10 +73,10 @@ def grid_stepper(
     row_control = _slider(row_labels, descriptions[0], start[0])
     column_control = _slider(column_labels, descriptions[1], start[1])
     if hasattr(W, "Stack"):
-        rows = [_view([W.HTML(page) for page in row], column_control, list(row)) for row in pages]
+        rows = [_view([_page(page) for page in row], column_control, list(row)) for row in pages]
         view: W.Widget = _view(rows, row_control, [])
     else:
-        view = W.HTML(pages[start[0]][start[1]])
+        view = _page(pages[start[0]][start[1]])
 
         def show(_: object) -> None:
             view.value = pages[row_control.index][column_control.index]
@@ -116,11 +116,16 @@ def _controls(control: W.SelectionSlider, count: int, start: int, play: bool) ->
     return W.HBox(row, layout=W.Layout(flex_flow="row wrap", max_width="100%"))
 
 
+def _page(html: str) -> W.HTML:
+    """One page, as wide as the text around it, so that cards on it stand side by side where there is room."""
+    return W.HTML(html, layout=W.Layout(width="100%"))
+
+
 def _view(children: list[W.Widget], control: W.SelectionSlider, pages: list[str]) -> W.Widget:
     if hasattr(W, "Stack"):
-        view = W.Stack(children, selected_index=control.index)
+        view = W.Stack(children, selected_index=control.index, layout=W.Layout(width="100%"))
         W.jslink((control, "index"), (view, "selected_index"))
         return view
-    view = W.HTML(pages[control.index])
+    view = _page(pages[control.index])
     control.observe(lambda change: setattr(view, "value", pages[change["new"]]), "index")
     return view

@@ -82,11 +82,12 @@ def listen_many(
         raise ValueError("clips must hold at least one waveform, got none")
     cards, names = [], []
     for title, waveform in clips.items():
-        rate = sample_rate if isinstance(sample_rate, int) else sample_rate[title]
+        rate = sample_rate.get(title, 0) if isinstance(sample_rate, Mapping) else sample_rate
         cards.append(_card(waveform, rate, title, lossless, guard_db))
         names.append(f"{title}, {len(waveform) / rate:.2f} s")
-    row = "".join(cards)
-    return Player("; ".join(names), f'<div style="display:flex;flex-wrap:wrap;gap:1rem">{row}</div>')
+    columns = "repeat(auto-fit,minmax(min(100%,15rem),1fr))"  # as many as fit, all of one width
+    style = f"display:grid;grid-template-columns:{columns};gap:1rem"
+    return Player("; ".join(names), f'<div style="{style}">{"".join(cards)}</div>')
 
 
 def _card(waveform: Tensor, sample_rate: int, title: str, lossless: bool, guard_db: float | int) -> str:
@@ -96,7 +97,7 @@ def _card(waveform: Tensor, sample_rate: int, title: str, lossless: bool, guard_
     facts = [f"{seconds:.2f} s", f"{sample_rate / 1000:g} kHz", *notes]
     alt = f"Waveform and spectrogram of {title}, {seconds:.2f} seconds"
     return (
-        '<figure style="flex:1 1 15rem;min-width:0;max-width:30rem;margin:0 0 0.5rem 0">'
+        '<figure style="min-width:0;max-width:30rem;margin:0 0 0.5rem 0">'
         f'<figcaption style="margin:0;font-weight:600">{html.escape(title)}</figcaption>'
         f"{image_html(_picture(safe, sample_rate), alt)}"
         f"{audio_html(safe, sample_rate, lossless)}"

@@ -96,6 +96,8 @@ def test_titles_are_escaped_and_pictures_have_words() -> None:
 
 
 def test_nothing_to_play_and_nothing_to_say_are_refused() -> None:
+    with pytest.raises(ValueError, match="sample_rate must be a positive"):
+        players.listen_many({"a": torch.zeros(10)}, {"b": 8000})
     with pytest.raises(ValueError, match="clips must hold at least one"):
         players.listen_many({}, 8000)
     with pytest.raises(ValueError, match="alt must say"):
