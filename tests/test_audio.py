@@ -93,6 +93,18 @@ def test_a_piece_of_a_file_is_the_piece_of_the_whole(tmp_path: Path) -> None:
     x = torch.arange(1000, dtype=torch.float32) / 32768
     audio.write(tmp_path / "a.flac", x, 8000)
     assert torch.equal(audio.read(tmp_path / "a.flac", start=100, frames=50)[0], x[100:150])
+    with pytest.raises(ValueError, match=r"a\.flac"):
+        audio.read(tmp_path / "a.flac", start=1000)
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_a_piece_of_an_mp3_is_free_of_the_decoders_warm_up(tmp_path: Path, rate: int) -> None:
+    noise = 0.2 * torch.randn(6 * rate).clamp(-3, 3)
+    audio.write(tmp_path / "a.mp3", noise, rate)
+    whole, _ = audio.read(tmp_path / "a.mp3")
+    for start in range(5000, 5 * rate, 30011):
+        piece, _ = audio.read(tmp_path / "a.mp3", start=start, frames=4000)
+        assert (piece - whole[start : start + 4000]).abs().max() < 1e-6
 
 
 def test_files_that_hold_no_audio_are_named(tmp_path: Path) -> None:
