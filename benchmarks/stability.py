@@ -1,0 +1,157 @@
+"""Chapter 5's question: does anything grow in a million recurrent steps in float32, rounded at every one?
+
+First random layers of the stable forms: every parameter drawn at random, many channels side by side, loud noise
+as input. Then a small SaShiMi, trained on the bundled piano, which generates a million samples.
+
+    python benchmarks/stability.py            about 20 minutes on 2 cores
+    python benchmarks/stability.py --quick    a thousand steps of each, writes nothing
+"""
+
+import argparse
+
+import torch
+from result import save_result
+from torch import Tensor
+
+from sashimi_lib.audio import resample
+from sashimi_lib.autoregressive import AudioLM, sample
+from sashimi_lib.data import bundled
+from sashimi_lib.models import SaShiMi, SaShiMiConfig
+from sashimi_lib.quantize import MuLaw
+from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
+from sashimi_lib.ssm.stability import spectral_radius
+from sashimi_lib.training.trainer import TrainingConfig, train
+
+STEPS, SEEDS, CHANNELS, D_STATE = 1_000_000, (0, 1, 2, 3), 16, 32
+RATE, TRAINING_STEPS = 8000, 150
+
+
+class Decades:
+    """The largest value seen up to step 10, 100, 1,000 ... of a run."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.largest, self.reported = steps, 0.0, []
+
+    def see(self, step: int, value: Tensor) -> None:
+        """``value``: the norm at ``step``, counted from 1; a NaN stays in the record."""
+        number = float(value)
+        self.largest = number if not number <= self.largest else self.largest
+        if step == 10 ** (len(self.reported) + 1) or step == self.steps:
+            self.reported.append((step, self.largest))
+
+    def row(self) -> dict[str, object]:
+        finite = all(torch.isfinite(torch.tensor(value)) for _, value in self.reported)
+        norms = [round(value, 4) if finite else None for _, value in self.reported]
+        return {"up_to_step": [s for s, _ in self.reported], "largest_norm": norms, "finite": finite}
+
+
+def random_layer(form: Form, seed: int) -> StateSpace:
+    """Every parameter moved at random, far from where training starts; every channel has its own matrix."""
+    torch.manual_seed(seed)
+    init = "lin" if form is Form.DIAGONAL else "legs"
+    layer = StateSpace(CHANNELS, SSMConfig(d_state=D_STATE, form=form, init=init, tied=False))
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return layer
+
+
+@torch.no_grad()
+def run_random(form: Form, seed: int, steps: int) -> dict[str, object]:
+    """Noise in [-1, 1] into a random layer, one sample after the other."""
+    layer = random_layer(form, seed)
+    radius = spectral_radius(layer.recurrence().dense()).max()
+    recurrence = layer.recurrence().to(torch.float32)
+    state, decades = layer.initial_state(1), Decades(steps)
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(1, steps + 1):
+        if step % 1000 == 1:
+            noise = 2 * torch.rand(1000, 1, CHANNELS, generator=generator) - 1
+        state = recurrence.step(noise[(step - 1) % 1000], state)
+        decades.see(step, state.square().sum(-1).amax().sqrt())
+    row = {
+        "form": form.value,
+        "seed": seed,
+        "largest_spectral_radius": round(float(radius), 9),
+        **decades.row(),
+    }
+    print(row, flush=True)
+    return row
+
+
+def trained_sashimi(steps: int) -> AudioLM:
+    """A small SaShiMi after a short training on ten seconds of the bundled piano at 8 kHz."""
+    torch.manual_seed(0)
+    piano = bundled.piano()
+    music = resample(piano.train[: 10 * piano.sample_rate], piano.sample_rate, RATE)
+    segments = MuLaw().encode(music).unfold(0, 1024, 512)
+    model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=16, n_layers=1)))
+    bits = train(model, segments, TrainingConfig(steps=steps, batch_size=8), progress=False)
+    print(f"trained to {bits[-1]:.2f} bits per sample", flush=True)
+    return model
+
+
+def norms(state: object) -> list[Tensor]:
+    """The norm of every floating-point tensor in a nested state."""
+    if isinstance(state, Tensor):
+        return [state.norm()] if state.is_floating_point() else []
+    return [norm for part in state for norm in norms(part)]  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def run_sashimi(model: AudioLM, steps: int) -> dict[str, object]:
+    """A million samples, each drawn and fed back."""
+    generator, state = torch.Generator().manual_seed(0), model.initial_state(1)
+    code, decades = torch.tensor([model.quantizer.silence]), Decades(steps)
+    for step in range(1, steps + 1):
+        logits, state = model.step(code, state)
+        code = sample(logits, generator=generator)
+        if step % 10 == 0 or step < 1000:
+            decades.see(step, torch.stack(norms(state)).max())
+    row = decades.row()
+    print(row, flush=True)
+    return row
+
+
+def main() -> None:
+    """Run both, and write ``book/results/stability.json``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a thousand steps of each, nothing written")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    steps = 1000 if quick else STEPS
+    rows = [
+        run_random(form, seed, steps)
+        for form in (Form.HURWITZ, Form.DIAGONAL)
+        for seed in (SEEDS[:1] if quick else SEEDS)
+    ]
+
+    def write(sashimi: dict[str, object] | None) -> None:
+        save_result(
+            "stability",
+            question="does any state grow in a million recurrent steps in float32?",
+            config={
+                "steps": STEPS,
+                "channels": CHANNELS,
+                "d_state": D_STATE,
+                "input": "uniform noise in [-1, 1]",
+                "sashimi": f"d_model 16, 1 layer a stage, {TRAINING_STEPS} training steps on 10 s of piano",
+            },
+            figures={"random_layers": rows, "trained_sashimi": sashimi},
+            units={"largest_norm": "2-norm of one channel's state (random layers), of any state (SaShiMi)"},
+            repeats=len(SEEDS),
+            seed=SEEDS[0],
+            data="random layers: noise from the seed; SaShiMi: the first 10 s of the bundled piano",
+        )
+
+    if not quick:
+        write(None)  # the second half takes long; this half is not lost if it is interrupted
+    sashimi = run_sashimi(trained_sashimi(2 if quick else TRAINING_STEPS), steps)
+    if not quick:
+        write(sashimi)
+
+
+if __name__ == "__main__":
+    main()
