@@ -1,7 +1,7 @@
 """Chapter 5's question: does anything grow in a million recurrent steps in float32, rounded at every one?
 
-First random layers of the stable forms: every parameter drawn at random, many channels side by side, loud noise
-as input. Then a small SaShiMi, trained on the bundled piano, which generates a million samples.
+First random layers of the stable forms: every parameter drawn at random, many channels side by side, loud
+noise as input. Then a small SaShiMi, trained on the bundled piano, which generates a million samples.
 
     python benchmarks/stability.py            about 20 minutes on 2 cores
     python benchmarks/stability.py --quick    a thousand steps of each, writes nothing
