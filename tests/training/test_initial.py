@@ -1,0 +1,43 @@
+"""The head start: neighbouring codes begin alike, distant ones apart, and a short run gets further."""
+
+import pytest
+import torch
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import SaShiMi, SaShiMiConfig
+from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.training.initial import order_codes, ordered_vectors
+from sashimi_lib.training.trainer import TrainingConfig, train
+
+
+@pytest.mark.parametrize("quantizer", [MuLaw(), Linear(), MuLaw(64)])
+@pytest.mark.parametrize("d_model", [2, 7, 32])
+def test_every_code_has_its_own_finite_vector(quantizer, d_model):
+    vectors = ordered_vectors(quantizer, d_model)
+    assert vectors.shape == (quantizer.levels, d_model)
+    assert vectors.isfinite().all()
+    assert len(vectors.unique(dim=0)) == quantizer.levels
+
+
+def test_the_nearest_vectors_belong_to_the_nearest_codes():
+    vectors = ordered_vectors(MuLaw(), 32)
+    distance = torch.cdist(vectors, vectors) + 1e9 * torch.eye(256)
+    assert (distance.argmin(dim=1) - torch.arange(256)).abs().le(2).all()
+
+
+def test_too_few_channels_are_refused():
+    with pytest.raises(ValueError, match="d_model must be at least 2, got 1"):
+        ordered_vectors(MuLaw(), 1)
+
+
+def test_a_short_run_gets_further_from_ordered_codes():
+    t = torch.arange(4096) / 16_000
+    codes = MuLaw().encode(0.1 * torch.sin(2 * torch.pi * (300 + 800 * t) * t)).view(16, 256)
+    bits = {}
+    for ordered in (False, True):
+        torch.manual_seed(0)
+        model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=8, n_layers=1)))
+        if ordered:
+            order_codes(model)
+        bits[ordered] = train(model, codes, TrainingConfig(steps=25), progress=False)[-1]
+    assert bits[True] < bits[False] - 0.3
