@@ -13,8 +13,9 @@ book: $(STAMP)  ## the site, in book/_build/html
 	$(BIN)/jupyter-book build book $(BOOK_FLAGS)
 	@echo "Open book/_build/html/index.html"
 
+# One thread a worker: most tests are many small steps, which more threads only slow down.
 test: $(STAMP)  ## the unit tests, then every cell of every chapter against its stored output
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 	$(BIN)/python -m pytest --nbval book
 
 notebooks: $(STAMP)  ## run the chapters and store their outputs, after a change to them or to the library

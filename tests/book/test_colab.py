@@ -37,6 +37,8 @@ OTHER = (
     "__pycache__",
 )
 
+pytestmark = pytest.mark.xdist_group("colab")  # one imitated runtime serves all, where tests run in parallel
+
 FALLBACK = """
 import ipywidgets
 from sashimi_lib.display.interactive import stepper
