@@ -13,3 +13,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     if getattr(config.option, "nbval_sanitize_with", None) is None:
         config.option.nbval_sanitize_with = str(ROOT / "tests" / "nbval_sanitize.cfg")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer the long form of a few tests, which differs from the everyday one in length alone."""
+    parser.addoption("--full", action="store_true", help="run streaming tests over their whole length")

@@ -1,7 +1,9 @@
 """Fixtures for all tests, and the run-time check of the shapes that signatures promise."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -21,6 +23,14 @@ ROOT = Path(__file__).resolve().parents[1]
 def seeded() -> None:
     """Start every test from the same random numbers, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def shapes_unchecked() -> Iterator[None]:
+    """Leave shapes unchecked where a test makes thousands of calls: checking would take most of its time."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ class StateSpace(nn.Module):
         for name in config.frozen:
             if hasattr(self, name):
                 getattr(self, name).requires_grad_(False)
-        self._memo: tuple[tuple, Recurrence] | None = None
+        self._memo: tuple[tuple, tuple[Recurrence, Recurrence]] | None = None
 
     def dynamics(self) -> list[nn.Parameter]:
         """The parameters that shape time: they train slowly, and without weight decay."""
@@ -146,7 +146,7 @@ class StateSpace(nn.Module):
         _check_input(u, len(self.D))
         with torch.autocast(u.device.type, enabled=False):  # touchy: powers and FFTs stay in full precision
             x = u.transpose(1, 2).to(self.D.dtype)
-            recurrence = self.recurrence()
+            recurrence, _ = self._constants()
             y = causal_conv(x, kernel(recurrence, x.shape[-1], x.dtype)) + self.D[:, None] * x
             if state is not None:
                 y = y + state_response(recurrence, state, x.shape[-1])
@@ -157,18 +157,26 @@ class StateSpace(nn.Module):
         self, u_t: Float[Tensor, "batch H"], state: Float[Tensor, "batch H N"]
     ) -> tuple[Float[Tensor, "batch H"], Float[Tensor, "batch H N"]]:
         """One sample, by recurrence, in O(N) a channel and in real arithmetic."""
-        recurrence = self._step_constants()
+        _, recurrence = self._constants()
         state = recurrence.step(u_t.to(state.dtype), state)
         return (recurrence.C * state).sum(-1) + self.D * u_t, state
 
-    def _step_constants(self) -> Recurrence:
-        """`recurrence` in the layer's precision, kept until a parameter changes: every step needs it."""
+    def _constants(self) -> tuple[Recurrence, Recurrence]:
+        """`recurrence` in float64 and in the layer's own precision, kept until a parameter changes.
+
+        Streaming asks for them at every frame and every step. With gradients they are part of the graph and
+        made anew.
+        """
         if torch.is_grad_enabled():
-            return self.recurrence().to(self.D.dtype)
+            return self._both_precisions()
         key = tuple((p.data_ptr(), p._version) for p in self.parameters())
         if self._memo is None or self._memo[0] != key:
-            self._memo = key, self.recurrence().to(self.D.dtype)
+            self._memo = key, self._both_precisions()
         return self._memo[1]
+
+    def _both_precisions(self) -> tuple[Recurrence, Recurrence]:
+        precise = self.recurrence()
+        return precise, precise.to(self.D.dtype)
 
 
 class S4(nn.Module):

@@ -1,0 +1,187 @@
+"""SaShiMi and isotropic S4: the published sizes, one result whichever way they run, no future heard."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import IsotropicS4, SaShiMi, SaShiMiConfig
+from sashimi_lib.quantize import MuLaw
+from sashimi_lib.ssm import s4
+from sashimi_lib.ssm.convolution import causal_conv_naive
+from sashimi_lib.ssm.s4 import Form, SSMConfig
+
+LENGTH = 4096
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+pytestmark = pytest.mark.usefixtures("shapes_unchecked")  # elsewhere they are
+SHAPES = [(n_layers, unet) for n_layers in (1, 2, 3) for unet in (False, True)]
+
+
+def small(n_layers=1, unet=False, **settings):
+    return SaShiMi(SaShiMiConfig(d_model=4, n_layers=n_layers, unet=unet, **settings))
+
+
+def error(actual, expected):
+    return float(torch.linalg.norm(actual - expected) / torch.linalg.norm(expected))
+
+
+def in_frames(model, x, frame):
+    state, y = model.initial_state(len(x)), []
+    for chunk in x.split(frame, dim=1):
+        y_chunk, state = model(chunk, state)
+        y.append(y_chunk)
+    return torch.cat(y, dim=1)
+
+
+def by_steps(model, x):
+    state, y = model.initial_state(len(x)), []
+    for x_t in x.unbind(1):
+        y_t, state = model.step(x_t, state)
+        y.append(y_t)
+    return torch.stack(y, dim=1)
+
+
+# PAPERS: counts of the published code, embedding 256 x d_model and head included
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "everything", "trained"),
+    [
+        (2, 1_287_192, 1_285_528),
+        (4, 2_211_248, 2_207_920),
+        (6, 3_135_304, 3_130_312),
+        (8, 4_059_360, 4_052_704),
+    ],
+)
+def test_the_paper_s_models_have_the_paper_s_parameters(n_layers, everything, trained):
+    assert_counts(SaShiMi(SaShiMiConfig(n_layers=n_layers)), everything, trained)
+
+
+def test_the_glu_form_has_its_published_parameters():
+    assert_counts(SaShiMi(SaShiMiConfig(glu=True)), 4_751_072, 4_744_416)
+
+
+@pytest.mark.parametrize(("tied", "everything"), [(False, 6_820_512), (True, 5_845_152)])
+def test_the_u_net_has_its_published_parameters(tied, everything):
+    assert_counts(
+        SaShiMi(SaShiMiConfig(glu=True, unet=True, ssm=SSMConfig(tied=tied))), everything, everything
+    )
+
+
+@pytest.mark.parametrize(("n_layers", "everything"), [(4, 2_828_816), (8, 5_525_792)])
+def test_isotropic_s4_has_its_published_parameters(n_layers, everything):
+    assert_counts(IsotropicS4(n_layers=n_layers, ssm=SSMConfig()), everything, everything)
+
+
+def assert_counts(backbone, everything, trained):
+    model = AudioLM(MuLaw(), backbone)
+    assert sum(p.numel() for p in model.parameters()) == everything
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trained
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("n_layers", "unet"), SHAPES)
+@torch.no_grad()
+def test_steps_and_frames_equal_the_whole(n_layers, unet, dtype, request):
+    model = small(n_layers, unet).to(dtype)
+    x = torch.randn(1, LENGTH, 4, dtype=dtype)
+    whole, _ = model(x)
+    assert error(by_steps(model, x), whole) < TOLERANCE[dtype]
+    assert error(in_frames(model, x, 64), whole) < TOLERANCE[dtype]
+    # A short frame takes the whole machinery each time: --full goes all the way, in many minutes.
+    length = LENGTH if request.config.getoption("--full") else 256
+    for frame in (1, 7):
+        assert error(in_frames(model, x[:, :length], frame), whole[:, :length]) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("form", Form)
+@torch.no_grad()
+def test_every_form_of_s4_streams_inside_sashimi(form):
+    ssm = SSMConfig(form=form, init="lin" if form is Form.DIAGONAL else "legs", tied=False)
+    model = small(ssm=ssm).double()
+    x = torch.randn(2, 256, 4, dtype=torch.float64)
+    whole, _ = model(x)
+    assert error(by_steps(model, x), whole) < 1e-10
+    assert error(in_frames(model, x, 7), whole) < 1e-10
+
+
+@given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=6))
+@settings(max_examples=20)
+@torch.no_grad()
+def test_pieces_of_any_length_equal_the_whole(cuts):
+    model = small(2, unet=True).double()
+    x = torch.randn(1, -(-sum(cuts) // 16) * 16, 4, dtype=torch.float64)
+    whole, _ = model(x)
+    state, y = model.initial_state(1), []
+    for chunk in x[:, : sum(cuts)].split(cuts, dim=1):
+        y_chunk, state = model(chunk, state)
+        y.append(y_chunk)
+    assert error(torch.cat(y, dim=1), whole[:, : sum(cuts)]) < 1e-10
+
+
+@pytest.mark.parametrize(("n_layers", "unet"), [(1, False), (2, True)])
+@pytest.mark.parametrize("t", [0, 3, 15, 16, 40])
+def test_no_gradient_comes_from_the_future_in_the_whole_pass(monkeypatch, n_layers, unet, t):
+    # An FFT mixes all samples and leaves rounding noise; the sum that it stands for has no future in it.
+    monkeypatch.setattr(s4, "causal_conv", causal_conv_naive)
+    model = small(n_layers, unet)
+    x = torch.randn(1, 64, 4, requires_grad=True)
+    model(x)[0][:, : t + 1].sum().backward()
+    assert torch.equal(x.grad[:, t + 1 :], torch.zeros_like(x.grad[:, t + 1 :]))
+    assert x.grad[:, : t + 1].abs().sum() > 0
+
+
+@pytest.mark.parametrize(("n_layers", "unet"), [(1, False), (2, True)])
+def test_the_fft_leaves_no_more_than_rounding_of_the_future(n_layers, unet):
+    model = small(n_layers, unet).double()
+    x = torch.randn(1, 64, 4, dtype=torch.float64, requires_grad=True)
+    y = model(x)[0][:, :40]
+    (y * torch.randn_like(y)).sum().backward()
+    assert x.grad[:, 40:].norm() < 1e-13 * x.grad.norm()
+
+
+def test_no_gradient_comes_from_the_future_in_the_stepped_pass():
+    model = small()
+    x = torch.randn(1, 32, 4, requires_grad=True)
+    by_steps(model, x)[:, :20].sum().backward()
+    assert torch.equal(x.grad[:, 20:], torch.zeros_like(x.grad[:, 20:]))
+
+
+def test_the_bidirectional_u_net_hears_the_future():
+    model = small(unet=True, bidirectional=True)
+    x = torch.randn(1, 64, 4, requires_grad=True)
+    model(x)[0][:, :8].square().sum().backward()
+    assert x.grad[:, 8:].abs().amin(dim=(0, 2)).gt(0).all()
+
+
+def test_the_bidirectional_u_net_has_no_state():
+    with pytest.raises(ValueError, match="two-directional"):
+        small(unet=True, bidirectional=True).initial_state(1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"n_layers": 0}, "n_layers"),
+        ({"pool": ()}, "pool"),
+        ({"pool": (4, 1)}, "pool"),
+        ({"bidirectional": True}, "bidirectional"),
+        ({"norm": "batch"}, "norm"),
+    ],
+)
+def test_impossible_shapes_are_refused_by_name(settings, name):
+    with pytest.raises(ValueError, match=name):
+        SaShiMi(SaShiMiConfig(**{"d_model": 4, "n_layers": 1} | settings))
+
+
+@pytest.mark.parametrize("length", [1, 15, 17])
+def test_a_length_that_pooling_does_not_divide_is_refused(length):
+    with pytest.raises(ValueError, match=f"divides, got {length}"):
+        small()(torch.randn(1, length, 4))
+
+
+def test_silence_does_not_divide_by_zero():
+    y, _ = small()(torch.zeros(1, 32, 4, requires_grad=True))
+    y.sum().backward()
+    assert y.isfinite().all()
