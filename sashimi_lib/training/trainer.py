@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -54,6 +54,7 @@ class TrainingConfig:
         return rising * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 
+@runtime_checkable
 class Data(Protocol):
     """Sequences of codes, all of one length: a tensor (n, length), or a dataset of tensors."""
 
