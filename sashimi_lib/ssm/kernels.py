@@ -62,8 +62,10 @@ def kernel_cauchy(system: DPLR, length: int) -> Float[Tensor, "H length"]:
     >>> kernel_cauchy(system._replace(C=truncate(system, 4)), 4)
     tensor([[0.0952, 0.0862, 0.0780, 0.0705]])
 
-    Chapter: 4 (equation cauchy). Fast twin: `kernel`.
+    Chapter: 4 (equation cauchy). Fast twin: `kernel`. Raises ValueError for an eigenvalue of exactly 0.
     """
+    if bool((system.Lambda == 0).any()):
+        raise ValueError("Lambda must not hold 0, a pole at w = 1 (HiPPO-FouT has one); `kernel` takes it")
     dt = system.dt[:, None]
     angle = torch.arange(length // 2 + 1, dtype=dt.dtype, device=dt.device) * (-2 * math.pi / length)
     w = torch.polar(torch.ones_like(angle), angle)
@@ -183,8 +185,8 @@ def final_state(
 
 
 def _block(length: int) -> int:
-    """T, a power of two near the square root of the length: both tables are then equally short."""
-    return 2 ** max(1, math.ceil(math.log2(length) / 2))
+    """T, a power of two a little below the square root of the length: both tables are then short."""
+    return 2 ** max(1, int(math.log2(length) / 2))
 
 
 def _one_minus_power(system: DPLR, length: int) -> Tensor:

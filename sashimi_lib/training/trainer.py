@@ -152,7 +152,7 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
         },
         {
             "params": [p for p in trained if p in slow],
-            "full_lr": min(config.lr, config.ssm_lr),
+            "full_lr": config.ssm_lr,
             "weight_decay": 0.0,
         },
     ]
