@@ -1,9 +1,12 @@
 """Two ways to run a linear time-invariant system: all at once by convolution, step by step by recurrence."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from scipy.fft import next_fast_len
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def causal_conv(
@@ -19,11 +22,34 @@ def causal_conv(
     Chapter: 3. Slow twin: `causal_conv_naive`. Raises ValueError where K is shorter than u, and for no input.
     """
     length = _length(u, K)
-    n = next_fast_len(2 * length - 1, real=True)
     with torch.autocast(u.device.type, enabled=False):
         wide = u.to(torch.promote_types(u.dtype, torch.float32))
-        spectrum = torch.fft.rfft(wide, n) * torch.fft.rfft(K[..., :length].to(wide.dtype), n)
-        return torch.fft.irfft(spectrum, n)[..., :length].to(u.dtype)
+        return _FFTConv.apply(wide, K[..., :length].to(wide.dtype)).to(u.dtype)
+
+
+class _FFTConv(torch.autograd.Function):
+    """A gradient of its own: both gradients are correlations, so real FFTs and the kept spectra do.
+
+    PyTorch's derivative of a real FFT is a complex one, of twice the cost. And gradients of K from all
+    sequences of a batch are summed as spectra, before one inverse FFT.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, K: Tensor) -> Tensor:
+        ctx.n = next_fast_len(2 * u.shape[-1] - 1, real=True)
+        U, F = torch.fft.rfft(u, ctx.n), torch.fft.rfft(K, ctx.n)
+        ctx.save_for_backward(U, F)
+        return torch.fft.irfft(U * F, ctx.n)[..., : u.shape[-1]]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        U, F = ctx.saved_tensors
+        G, length = torch.fft.rfft(grad, ctx.n), grad.shape[-1]
+        need_u, need_K = ctx.needs_input_grad
+        grad_u = torch.fft.irfft((G * F.conj()).sum_to_size(U.shape), ctx.n)[..., :length] if need_u else None
+        grad_K = torch.fft.irfft((G * U.conj()).sum_to_size(F.shape), ctx.n)[..., :length] if need_K else None
+        return grad_u, grad_K
 
 
 def causal_conv_naive(

@@ -105,8 +105,8 @@ def kernel(
 
     ``K[i T + j] = (C A_bar^(iT)) (A_bar^j B)``: the left factor for L/T values of i, the right one for T
     values of j, and one matrix product. Both tables grow by doubling (`krylov`). Give the recurrence in
-    float64 and ask for a ``dtype`` of float32: powers up to A_bar^T are then squared in float64, the later
-    ones in float32, so that no lag is more than L/T rounding errors off.
+    float64 and ask for a ``dtype`` of float32: powers up to A_bar^(T/2) are then squared in float64, the
+    later ones in float32, so that no lag is more than 2 L/T rounding errors off.
 
     >>> one, none = torch.ones(1, 1) + 0j, torch.zeros(1, 1, 0) + 0j
     >>> kernel(bilinear_dplr(DPLR(-one, none, none, one, one / 2, torch.tensor([0.1]))), 4)
@@ -120,7 +120,8 @@ def kernel(
     T = _block(length)
     B, C = (x[..., None].to(dtype or x.dtype) for x in (recurrence.B, recurrence.C))
     right, A = krylov(recurrence.A_bar(), B, T)
-    left, _ = krylov((A @ A).mT.to(C.dtype), C, -(-length // T))
+    A = A.to(C.dtype)
+    left, _ = krylov((A @ A).mT, C, -(-length // T))
     return (left.mT @ right).flatten(-2)[..., :length]
 
 

@@ -93,3 +93,15 @@ def test_bad_lengths_are_named(convolve):
         convolve(torch.ones(8), torch.ones(7))
     with pytest.raises(ValueError, match="u must hold at least one sample"):
         convolve(torch.ones(0), torch.ones(0))
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (3, 7), (2, 3, 7)])
+def test_gradients_of_the_fft_are_those_of_the_sum(shape):
+    u = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    K = torch.randn(shape[-2:] if len(shape) > 2 else shape[-1:], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(causal_conv, (u, K))
+    weight = torch.randn(shape, dtype=torch.float64)
+    fast = torch.autograd.grad((causal_conv(u, K) * weight).sum(), (u, K))
+    slow = torch.autograd.grad((causal_conv_naive(u, K) * weight).sum(), (u, K))
+    for a, b in zip(fast, slow, strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
