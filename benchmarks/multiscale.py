@@ -1,14 +1,12 @@
 """Flat against pooled at equal training time, and context length against likelihood (chapter 6).
 
-    python benchmarks/multiscale.py            about five minutes on one core
-    python benchmarks/multiscale.py --longer   about seven more: longer runs, one seed, to see what changes
+    python benchmarks/multiscale.py
 
 Both questions are asked of the bundled piano: learn from its first 64 seconds, pay in bits per sample for the
-last 16, heard in one piece. Every run sees the same number of samples in the same number of steps, short runs
-with three seeds.
+last 16, heard in one piece. Every run sees the same number of samples in the same number of steps; three
+seeds each, and one longer run of either model. About ten minutes on one core.
 """
 
-import argparse
 import time
 
 import torch
@@ -24,7 +22,7 @@ from sashimi_lib.training.initial import order_codes
 from sashimi_lib.training.trainer import TrainingConfig, train
 
 SEEDS = (0, 1, 2)
-STEPS, LONGER, SAMPLES = 240, 1500, 4096  # steps a run, steps of the longer runs, samples a step
+STEPS, LONGER, SAMPLES = 240, 2000, 4096  # steps a run, steps of the longer runs, samples a step
 CONTEXTS = (256, 1024, 4096)
 LENGTH = 1024  # the segments on which flat and pooled are compared
 SSM = SSMConfig(d_state=32)
@@ -35,7 +33,6 @@ MODELS = {
     "flat_large": lambda: IsotropicS4(d_model=112, n_layers=2, ff=4, glu=False, ssm=SSM),  # only timed
 }
 PAIR = ("flat", "pooled")
-DATA = "bundled piano: 64 s to learn from, the last 16 s held out, 8-bit mu-law at 16 kHz"
 
 
 def new(name: str, seed: int) -> AudioLM:
@@ -86,8 +83,11 @@ def microseconds_per_sample(samples: int = 640, rounds: int = 3) -> dict[str, fl
     return best
 
 
-def short_runs(train_codes: torch.Tensor, test_codes: torch.Tensor) -> None:
-    """Cost of each model; bits of either by seed, and of the pooled one by segment length."""
+def main() -> None:
+    """Run both comparisons and write the result."""
+    torch.set_num_threads(1)
+    piano = bundled.piano()
+    train_codes, test_codes = MuLaw().encode(piano.train), MuLaw().encode(piano.test)
     step_time, sample_time = seconds_per_step(train_codes), microseconds_per_sample()
     bits: dict[str, list[float]] = {}
     runs = [("pooled", length) for length in CONTEXTS] + [("flat", LENGTH)]
@@ -96,15 +96,25 @@ def short_runs(train_codes: torch.Tensor, test_codes: torch.Tensor) -> None:
             model = learn(name, train_codes, length, seed)
             bits.setdefault(f"{name}_{length}", []).append(round(held_out(model, test_codes), 4))
             print(name, length, seed, bits[f"{name}_{length}"][-1], flush=True)
+    longer = {
+        name: round(held_out(learn(name, train_codes, LENGTH, 0, LONGER), test_codes), 4) for name in PAIR
+    }
     save_result(
         "multiscale",
         question="A flat S4 and a SaShiMi of about equal training time; SaShiMi by length of its segments",
-        config={"steps": STEPS, "samples_per_step": SAMPLES, "d_state": SSM.d_state, **RATES},
+        config={
+            "steps": STEPS,
+            "longer_steps": LONGER,
+            "samples_per_step": SAMPLES,
+            "d_state": SSM.d_state,
+            **RATES,
+        },
         figures={
             "bits": {
                 "flat": bits[f"flat_{LENGTH}"],
                 "pooled": bits[f"pooled_{LENGTH}"],
                 "context": {str(length): bits[f"pooled_{length}"] for length in CONTEXTS},
+                "longer": longer,
                 "bigram": round(bigram_bits(train_codes, test_codes), 4),
             },
             "seconds_per_step": {name: round(value, 3) for name, value in step_time.items()},
@@ -115,37 +125,8 @@ def short_runs(train_codes: torch.Tensor, test_codes: torch.Tensor) -> None:
         units={"bits": "bits per sample, one entry a seed", "seconds_per_step": "CPU seconds, one thread"},
         repeats=len(SEEDS),
         seed=SEEDS[0],
-        data=DATA,
+        data="bundled piano: 64 s to learn from, the last 16 s held out, 8-bit mu-law at 16 kHz",
     )
-
-
-def longer_runs(train_codes: torch.Tensor, test_codes: torch.Tensor) -> None:
-    """Bits of either model after more steps, by segment length."""
-    bits: dict[str, dict[str, float]] = {name: {} for name in PAIR}
-    for length, name in [(length, name) for length in CONTEXTS[:0:-1] for name in PAIR[::-1]]:
-        model = learn(name, train_codes, length, SEEDS[0], LONGER)
-        bits[name][str(length)] = round(held_out(model, test_codes), 4)
-        print(name, length, "longer", bits[name][str(length)], flush=True)
-    save_result(
-        "multiscale_longer",
-        question="The models of multiscale.json after more steps, by length of the segments",
-        config={"steps": LONGER, "samples_per_step": SAMPLES, "d_state": SSM.d_state, **RATES},
-        figures={"bits": bits},
-        units={"bits": "bits per sample, by segment length"},
-        repeats=1,
-        seed=SEEDS[0],
-        data=DATA,
-    )
-
-
-def main() -> None:
-    """Run one part and write its result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--longer", action="store_true", help="the longer runs instead of the short ones")
-    run = longer_runs if parser.parse_args().longer else short_runs
-    torch.set_num_threads(1)
-    piano = bundled.piano()
-    run(MuLaw().encode(piano.train), MuLaw().encode(piano.test))
 
 
 if __name__ == "__main__":
