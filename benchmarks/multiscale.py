@@ -29,7 +29,7 @@ SSM = SSMConfig(d_state=32)
 RATES = {"lr": 0.008, "ssm_lr": 0.004, "warmup": 10, "decay": "cosine"}
 MODELS = {
     "pooled": lambda: SaShiMi(SaShiMiConfig(d_model=32, n_layers=1, ff=4, ssm=SSM)),
-    "flat": lambda: IsotropicS4(d_model=56, n_layers=2, ff=4, glu=False, ssm=SSM),
+    "flat": lambda: IsotropicS4(d_model=40, n_layers=2, ff=4, glu=False, ssm=SSM),
     "flat_large": lambda: IsotropicS4(d_model=112, n_layers=2, ff=4, glu=False, ssm=SSM),  # only timed
 }
 PAIR = ("flat", "pooled")
