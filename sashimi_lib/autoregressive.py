@@ -15,6 +15,8 @@ from tqdm.auto import tqdm
 from sashimi_lib.models.blocks import Backbone, State
 from sashimi_lib.quantize import Linear, MuLaw, check_codes
 
+Past = tuple[Tensor, State]  # the last code of each sequence, and the backbone's state before it
+
 
 class AudioLM(nn.Module):
     """A distribution over sequences of codes: quantizer, embedding, any causal backbone, softmax over the
@@ -33,7 +35,7 @@ class AudioLM(nn.Module):
     def __init__(self, quantizer: MuLaw | Linear, backbone: Backbone) -> None:
         super().__init__()
         self.quantizer = quantizer
-        self.embedding = nn.Embedding(quantizer.levels, backbone.d_model)
+        self.embedding = backbone.embedding(quantizer)
         self.backbone = backbone
         self.head = nn.Linear(backbone.d_model, quantizer.levels)
 
@@ -65,8 +67,30 @@ class AudioLM(nn.Module):
         """``log2 P(x_t | x_<t)`` of every sample, in bits (so never positive); what comes before is
         silence."""
         check_codes(codes, self.quantizer.levels)
-        logits, _ = self(self._shifted(codes))
-        return -F.cross_entropy(logits.mT.float(), codes, reduction="none") / math.log(2)
+        logits, _ = self(F.pad(codes, (1, 0), value=self.quantizer.silence)[:, :-1])
+        return _bits(logits, codes)
+
+    def beginning(self, batch_size: int) -> Past:
+        """The past of a first sample: a code of silence, and the state of silence before it."""
+        silence = torch.full((batch_size,), self.quantizer.silence, device=self.head.weight.device)
+        return silence, self.initial_state(batch_size)
+
+    def log_likelihood_from(
+        self, codes: Int[Tensor, "batch length"], past: Past
+    ) -> tuple[Float[Tensor, "batch length"], Past]:
+        """`log_likelihood` of a sequence in pieces: of one piece, given its past; and the past of the next.
+
+        >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
+        >>> lm, codes = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(4, 1))).double(), torch.arange(50)[None]
+        >>> first, past = lm.log_likelihood_from(codes[:, :20], lm.beginning(1))
+        >>> second, _ = lm.log_likelihood_from(codes[:, 20:], past)
+        >>> torch.allclose(torch.cat([first, second], dim=1), lm.log_likelihood(codes))
+        True
+        """
+        check_codes(codes, self.quantizer.levels)
+        before, state = past
+        logits, state = self(torch.cat([before[:, None], codes[:, :-1]], dim=1), state)
+        return _bits(logits, codes), (codes[:, -1], state)
 
     @torch.no_grad()
     def generate(
@@ -102,8 +126,9 @@ class AudioLM(nn.Module):
             codes.append(code)
         return torch.stack(codes, dim=1)
 
-    def _shifted(self, codes: Tensor) -> Tensor:
-        return F.pad(codes, (1, 0), value=self.quantizer.silence)[:, :-1]
+
+def _bits(logits: Tensor, codes: Tensor) -> Tensor:
+    return -F.cross_entropy(logits.mT.float(), codes, reduction="none") / math.log(2)
 
 
 def sample(

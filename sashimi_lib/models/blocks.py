@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sashimi_lib.quantize import Linear, MuLaw
 from sashimi_lib.ssm.s4 import PAPER_SSM, S4, SSMConfig
 
 State = Any  # a tensor, or a nested tuple of tensors of fixed shape
@@ -33,13 +34,19 @@ class SequenceModel(nn.Module, ABC):
 
 
 class Backbone(SequenceModel):
-    """A sequence model that can stand between an embedding and a head: ``d_model`` features in and out.
+    """A sequence model that can stand between codes and a head: it hears what its ``embedding`` makes of
+    codes, and gives ``d_model`` features.
 
     A whole sequence must have a length that ``frame`` divides.
     """
 
     d_model: int
     frame: int
+
+    def embedding(self, quantizer: MuLaw | Linear) -> nn.Module:
+        """What turns codes ``(...)`` into the features it hears: a learned vector each, unless it says
+        otherwise."""
+        return nn.Embedding(quantizer.levels, self.d_model)
 
 
 class ScalarNorm(nn.Module):

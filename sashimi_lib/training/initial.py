@@ -8,7 +8,7 @@ import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.quantize import Linear, MuLaw
@@ -57,7 +57,8 @@ def order_codes(model: AudioLM) -> None:
 
     Chapter: 6.
     """
+    embedding = next(part for part in model.embedding.modules() if isinstance(part, nn.Embedding))
+    embedding.weight.copy_(ordered_vectors(model.quantizer, embedding.embedding_dim))
     vectors = ordered_vectors(model.quantizer, model.backbone.d_model)
-    model.embedding.weight.copy_(vectors)
     model.head.weight.copy_(vectors / math.sqrt(vectors.shape[1]))
     model.head.bias.zero_()

@@ -1,0 +1,5 @@
+"""Published weights into this library's models, each layout in a file of its own."""
+
+from sashimi_lib.official.sashimi import load_audio_lm, load_s4, load_sashimi
+
+__all__ = ["load_audio_lm", "load_s4", "load_sashimi"]
