@@ -16,7 +16,7 @@ Chapter: 12. Layouts: the code at commit e757cef.
 
 import re
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,12 @@ from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models.blocks import S4Block
 from sashimi_lib.models.pooling import DownPool, UpPool
 from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig, Tier, UNetTier
+from sashimi_lib.official.weights import Weights, ends, finish, look, matrix, take
 from sashimi_lib.quantize import MuLaw
 from sashimi_lib.ssm.kernels import untruncate
 from sashimi_lib.ssm.s4 import S4, Form, SSMConfig
 from sashimi_lib.ssm.systems import DPLR
 
-Weights = dict[str, Tensor]
-Model = TypeVar("Model", bound=nn.Module)
 StepTransform = Literal["exp", "softplus"]
 STEPS: dict[str, Callable[[Tensor], Tensor]] = {"exp": torch.exp, "softplus": F.softplus}
 
@@ -52,9 +51,9 @@ def load_s4(weights: Weights, step: StepTransform = "exp", dtype: torch.dtype = 
     """
     weights = dict(weights)
     layer = S4(
-        _look(weights, "layer.D").shape[-1], _ssm_config(weights, "layer.kernel."), _has_glu(weights, "")
+        look(weights, "layer.D").shape[-1], _ssm_config(weights, "layer.kernel."), _has_glu(weights, "")
     )
-    return _finish(layer, _s4(weights, "", step), weights, dtype)
+    return finish(layer, _s4(weights, "", step), weights, dtype)
 
 
 def load_sashimi(
@@ -66,7 +65,7 @@ def load_sashimi(
     """
     weights = dict(weights)
     backbone = SaShiMi(_sashimi_config(weights))
-    return _finish(backbone, _sashimi(backbone, weights, step), weights, dtype)
+    return finish(backbone, _sashimi(backbone, weights, step), weights, dtype)
 
 
 def load_audio_lm(
@@ -77,48 +76,17 @@ def load_audio_lm(
     Chapter: 12. Raises ValueError as `load_s4` does.
     """
     weights = {key.removeprefix("model."): tensor for key, tensor in weights.items()}
-    state = {
-        "embedding.weight": _take(weights, "encoder.0.weight"),
-        "head.weight": _take(weights, "decoder.0.output_transform.weight"),
-        "head.bias": _take(weights, "decoder.0.output_transform.bias"),
-    }
+    state = ends(weights)
     backbone = SaShiMi(_sashimi_config(weights))
     state |= {f"backbone.{key}": tensor for key, tensor in _sashimi(backbone, weights, step).items()}
-    return _finish(AudioLM(MuLaw(len(state["embedding.weight"])), backbone), state, weights, dtype)
-
-
-def _finish(model: Model, state: Weights, weights: Weights, dtype: torch.dtype) -> Model:
-    """Load the translated state, after making sure that nothing of the published one was passed over."""
-    left = sorted(key for key in weights if not key.endswith("l_kernel"))
-    if left:
-        raise ValueError(
-            f"weights must hold nothing unknown, got {len(left)} tensors more: {', '.join(left[:3])} ..."
-        )
-    model.to(dtype)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"weights must fit the model that they describe: {error}") from error
-    return model
-
-
-def _look(weights: Weights, key: str) -> Tensor:
-    if key not in weights:
-        raise ValueError(f"weights must hold {key!r}, and do not")
-    return weights[key]
-
-
-def _take(weights: Weights, key: str) -> Tensor:
-    tensor = _look(weights, key)
-    del weights[key]
-    return tensor
+    return finish(AudioLM(MuLaw(len(state["embedding.weight"])), backbone), state, weights, dtype)
 
 
 # The shape of a model, read off its tensors
 
 
 def _ssm_config(weights: Weights, prefix: str) -> SSMConfig:
-    copies, modes = _look(weights, f"{prefix}A_real").shape
+    copies, modes = look(weights, f"{prefix}A_real").shape
     form = Form.HURWITZ if f"{prefix}P" in weights else Form.DIAGONAL
     return SSMConfig(2 * modes, form, init="legs", tied=copies == 1)
 
@@ -131,13 +99,13 @@ def _linear(weights: Weights, prefix: str) -> str:
 
 
 def _has_glu(weights: Weights, prefix: str) -> bool:
-    rows, columns, *_ = _look(weights, f"{_linear(weights, prefix)}weight").shape
+    rows, columns, *_ = look(weights, f"{_linear(weights, prefix)}weight").shape
     return rows == 2 * columns
 
 
 def _sashimi_config(weights: Weights) -> SaShiMiConfig:
     down, centre = _modules(weights, "d_layers"), _modules(weights, "c_layers")
-    width, pool = len(_look(weights, "norm.weight")), []
+    width, pool = len(look(weights, "norm.weight")), []
     d_model, block = width, f"{centre[0]}layer."
     for name in down:
         if (bias := f"{name}linear.bias") in weights:
@@ -149,7 +117,7 @@ def _sashimi_config(weights: Weights) -> SaShiMiConfig:
         n_layers=len(centre) // 2,
         pool=tuple(pool),
         expand=expand,
-        ff=len(_look(weights, f"{centre[1]}layer.ff.0.0.bias")) // width,
+        ff=len(look(weights, f"{centre[1]}layer.ff.0.0.bias")) // width,
         glu=_has_glu(weights, block),
         unet=len(down) > len(pool),
         norm="scalar" if f"{centre[0]}norm.norm.m" in weights else "layer",
@@ -182,7 +150,7 @@ def _sashimi(backbone: SaShiMi, weights: Weights, step: StepTransform) -> Weight
     for t in reversed(tiers):
         up += [t.hourglass.up, *(t.up if isinstance(t, UNetTier) else t.blocks).blocks]
     names = {module: name for name, module in backbone.named_modules()}
-    state = {f"norm.{part}": _take(weights, f"norm.{part}") for part in ("weight", "bias")}
+    state = {f"norm.{part}": take(weights, f"norm.{part}") for part in ("weight", "bias")}
     for part, ours in (("d_layers", down), ("c_layers", centre), ("u_layers", up)):
         theirs = _modules(weights, part)
         if len(theirs) != len(ours):
@@ -202,22 +170,22 @@ def _module(weights: Weights, name: str, module: nn.Module, step: StepTransform)
     if isinstance(module, S4Block):
         return state | {f"layer.{key}": tensor for key, tensor in _s4(weights, f"{name}layer.", step).items()}
     for ours, theirs in (("expand", "0.0"), ("contract", "2")):
-        state[f"{ours}.weight"] = _matrix(_take(weights, f"{name}layer.ff.{theirs}.weight"))
-        state[f"{ours}.bias"] = _take(weights, f"{name}layer.ff.{theirs}.bias")
+        state[f"{ours}.weight"] = matrix(take(weights, f"{name}layer.ff.{theirs}.weight"))
+        state[f"{ours}.bias"] = take(weights, f"{name}layer.ff.{theirs}.bias")
     return state
 
 
 def _norm(weights: Weights, prefix: str) -> Weights:
     names = ("norm.m", "norm.s") if f"{prefix}norm.m" in weights else ("weight", "bias")
-    return {f"norm.{name.removeprefix('norm.')}": _take(weights, prefix + name) for name in names}
+    return {f"norm.{name.removeprefix('norm.')}": take(weights, prefix + name) for name in names}
 
 
 def _pool(weights: Weights, prefix: str, module: nn.Module) -> Weights:
-    state = {"linear.bias": _take(weights, f"{prefix}bias")}
+    state = {"linear.bias": take(weights, f"{prefix}bias")}
     if f"{prefix}weight_v" in weights:
-        v, g = (_take(weights, f"{prefix}weight_{x}").double() for x in "vg")
+        v, g = (take(weights, f"{prefix}weight_{x}").double() for x in "vg")
     else:
-        v = _matrix(_take(weights, f"{prefix}weight")).double()
+        v = matrix(take(weights, f"{prefix}weight")).double()
         g = v.norm(dim=1, keepdim=True)
     if any("parametrizations" in name for name, _ in module.named_parameters()):
         return state | {f"linear.parametrizations.weight.original{i}": x for i, x in enumerate((g, v))}
@@ -227,22 +195,22 @@ def _pool(weights: Weights, prefix: str, module: nn.Module) -> Weights:
 def _s4(weights: Weights, prefix: str, step: StepTransform) -> Weights:
     """One ``S4Block``: the state space, and the linear map with or without its gate."""
     kernel = f"{prefix}layer.kernel."
-    dt = STEPS[step](_take(weights, f"{kernel}inv_dt").double().flatten())
-    A_real, A_imag = (_take(weights, f"{kernel}A_{part}").double() for part in ("real", "imag"))
+    dt = STEPS[step](take(weights, f"{kernel}inv_dt").double().flatten())
+    A_real, A_imag = (take(weights, f"{kernel}A_{part}").double() for part in ("real", "imag"))
     state = {
         "ssm.Lambda": torch.stack([A_real, -A_imag], dim=-1),
-        "ssm.B": _single(_take(weights, f"{kernel}B")),
-        "ssm.C": _single(_take(weights, f"{kernel}C")),
-        "ssm.D": _take(weights, f"{prefix}layer.D")[0],
+        "ssm.B": _single(take(weights, f"{kernel}B")),
+        "ssm.C": _single(take(weights, f"{kernel}C")),
+        "ssm.D": take(weights, f"{prefix}layer.D")[0],
         "ssm.log_dt": dt.log(),
     }
     if f"{kernel}P" in weights:
-        state["ssm.p"] = _take(weights, f"{kernel}P").permute(1, 2, 0, 3)  # (r, n, M, 2) -> (n, M, r, 2)
+        state["ssm.p"] = take(weights, f"{kernel}P").permute(1, 2, 0, 3)  # (r, n, M, 2) -> (n, M, r, 2)
     length = int(weights.pop(f"{kernel}l_kernel", torch.tensor(0)))
     if length and "ssm.p" in state:  # the diagonal class stores the plain C whatever its length
         state["ssm.C"] = _plain_C(state, dt, length)
     linear = _linear(weights, prefix)
-    return state | {f"output.{part}": _matrix(_take(weights, linear + part)) for part in ("weight", "bias")}
+    return state | {f"output.{part}": matrix(take(weights, linear + part)) for part in ("weight", "bias")}
 
 
 def _plain_C(state: Weights, dt: Tensor, length: int) -> Tensor:
@@ -260,8 +228,3 @@ def _single(tensor: Tensor) -> Tensor:
             f"weights must be of a one-directional layer, got {tensor.shape[0]} kernels a channel"
         )
     return tensor[0]
-
-
-def _matrix(tensor: Tensor) -> Tensor:
-    """A 1 x 1 convolution's weight as a matrix; a matrix or a bias, also of shape (H, 1), as it is."""
-    return tensor.squeeze(-1) if tensor.ndim == 3 else tensor
