@@ -1,19 +1,24 @@
-"""The tables that a neural model has to beat: how many bits a sample costs when one only counts.
+"""How many bits a sample costs: under a trained model, and under the tables that it has to beat.
 
 A unigram table knows how often each code occurs; a bigram table knows how often each code follows each other
 one. Both are fitted by counting on training clips, starting every count at one (so that nothing is
 impossible), and judged by the mean of -log2 p on held-out clips: bits per sample, as every likelihood in
 this library.
 
-Chapter: 1; chapter 6 sets a trained SaShiMi beside them.
+Chapter: 1; chapters 6 and 7 set trained models beside them.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy import stats
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.quantize import check_codes
 
 Clips = Tensor | Sequence[Tensor]  # codes (L,), a batch (B, L), or clips (L,) of different lengths
@@ -95,3 +100,80 @@ def bigram_bits(train: Clips, test: Clips, levels: int = 256) -> float:
     """
     bits = -torch.log2(bigram_table(_clips(train, levels, "train"), levels)).flatten()
     return float(bits[_pairs(_clips(test, levels, "test"), levels)].mean())
+
+
+@torch.no_grad()
+def clip_bits(
+    model: AudioLM, clips: Clips, batch_size: int = 8, frame: int = 32_768
+) -> Float[Tensor, " clips"]:
+    """Bits per sample of each clip under a model, each heard from silence, whatever its length.
+
+    The clips go through in pieces of ``frame`` samples with the past carried on, ``batch_size`` at a time, so
+    that minutes of sound need no more memory than one piece. float64, on the CPU. Raises ValueError for no
+    clips, and for codes that the model does not have.
+
+    >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
+    >>> from sashimi_lib.quantize import MuLaw
+    >>> model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(4, 1)))
+    >>> clip_bits(model, [torch.full((70,), 128), torch.full((50,), 128)], frame=32).shape
+    torch.Size([2])
+
+    Chapter: 7.
+    """
+    checked = _clips(clips, model.quantizer.levels, "clips")
+    order = sorted(range(len(checked)), key=lambda number: len(checked[number]))  # little padding a batch
+    bits = torch.zeros(len(checked), dtype=torch.float64)
+    for first in range(0, len(order), batch_size):
+        numbers = order[first : first + batch_size]
+        bits[numbers] = _batch_bits(model, [checked[number] for number in numbers], frame)
+    return bits
+
+
+def _batch_bits(model: AudioLM, clips: list[Tensor], frame: int) -> Tensor:
+    """The same for clips side by side; what pads the shorter ones comes after their end and is not
+    counted."""
+    codes = pad_sequence(clips, batch_first=True, padding_value=model.quantizer.silence)
+    lengths = torch.tensor([len(clip) for clip in clips])
+    total, past = torch.zeros(len(clips), dtype=torch.float64), model.beginning(len(clips))
+    for start in range(0, codes.shape[1], frame):
+        piece = codes[:, start : start + frame]
+        log_likelihood, past = model.log_likelihood_from(piece.to(model.head.weight.device), past)
+        real = torch.arange(start, start + piece.shape[1]) < lengths[:, None]
+        total -= torch.where(real, log_likelihood.double().cpu(), 0).sum(1)
+    return total / lengths
+
+
+class Estimate(NamedTuple):
+    """A figure, and the interval in which it would fall 95 times in 100 with other recordings."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_bits(bits: Float[Tensor, " clips"], clips: Clips, seed: int = 0) -> Estimate:
+    """Bits per sample of all clips together, with a 95 % bootstrap interval over the clips.
+
+    ``bits`` is one figure a clip, as `clip_bits` gives them; every clip weighs as much as it is long. Raises
+    ValueError for fewer than two clips (nothing to draw from), or another number of figures.
+
+    >>> mean_bits(torch.tensor([4.0, 4.0, 4.0]), torch.zeros(3, 10, dtype=torch.long)).mean
+    4.0
+
+    Chapter: 7.
+    """
+    lengths = np.array([len(clip) for clip in clips], dtype=np.float64)
+    if len(bits) != len(lengths) or len(lengths) < 2:
+        raise ValueError(f"bits must be one figure for each of at least 2 clips, got {len(bits)}")
+    values = bits.double().numpy()
+
+    def pooled(values: np.ndarray, lengths: np.ndarray, axis: int) -> np.ndarray | np.float64:
+        return (values * lengths).sum(axis) / lengths.sum(axis)
+
+    mean = float(pooled(values, lengths, 0))
+    if np.ptp(values) == 0:  # no spread: every resample says the same
+        return Estimate(mean, mean, mean)
+    interval = stats.bootstrap(
+        (values, lengths), pooled, paired=True, vectorized=True, method="percentile", rng=seed
+    ).confidence_interval
+    return Estimate(mean, float(interval.low), float(interval.high))

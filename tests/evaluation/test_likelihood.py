@@ -13,7 +13,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sashimi_lib.evaluation.likelihood import bigram_bits, bigram_table, unigram_bits, unigram_table
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.evaluation.likelihood import (
+    bigram_bits,
+    bigram_table,
+    clip_bits,
+    mean_bits,
+    unigram_bits,
+    unigram_table,
+)
+from sashimi_lib.models import SaShiMi, SaShiMiConfig
+from sashimi_lib.quantize import MuLaw
 from tests.awkward import as_a_reader
 
 CODES = st.lists(st.integers(0, 7), min_size=1, max_size=60).map(torch.tensor)
@@ -105,3 +115,48 @@ def test_the_tables_of_the_corpora_are_reproduced(
     assert unigram_bits(parts["train"], parts["test"]) == pytest.approx(unigram_test, abs=0.02)
     for part, expected in (("train", bigram_train), ("valid", bigram_valid), ("test", bigram_test)):
         assert bigram_bits(parts["train"], parts[part]) == pytest.approx(expected, abs=0.02), part
+
+
+def small_model():
+    return AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=4, n_layers=1, pool=(4,)))).double()
+
+
+def clips_of(*lengths):
+    return [torch.randint(0, 256, (length,)) for length in lengths]
+
+
+def test_clips_cost_the_same_alone_together_and_in_pieces():
+    model, clips = small_model(), clips_of(30, 100, 57, 4)
+    alone = torch.stack([-model.log_likelihood(clip[None]).mean() for clip in clips]).detach()
+    for batch_size, frame in ((1, 1000), (3, 1000), (4, 17)):
+        together = clip_bits(model, clips, batch_size, frame)
+        torch.testing.assert_close(together, alone.double(), rtol=1e-5, atol=0)
+
+
+def test_a_clip_of_codes_that_a_model_does_not_have_is_refused():
+    with pytest.raises(ValueError, match=r"clips\[1\]"):
+        clip_bits(small_model(), [torch.tensor([1, 2]), torch.tensor([300])])
+
+
+def test_longer_clips_weigh_more():
+    clips = clips_of(300, 100)
+    assert mean_bits(torch.tensor([2.0, 6.0]), clips).mean == pytest.approx(3.0)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(1)
+    clips = torch.zeros(40, 10, dtype=torch.long)
+    hits = 0
+    for trial in range(60):
+        low, high = mean_bits(5 + torch.randn(40, generator=generator), clips, seed=trial)[1:]
+        hits += low < 5 < high
+    assert 50 <= hits <= 60  # 57 expected
+
+
+def test_equal_clips_leave_no_doubt():
+    assert mean_bits(torch.full((3,), 4.0), torch.zeros(3, 10, dtype=torch.long)) == (4.0, 4.0, 4.0)
+
+
+def test_one_clip_has_no_interval():
+    with pytest.raises(ValueError, match="at least 2 clips, got 1"):
+        mean_bits(torch.tensor([4.0]), torch.zeros(1, 10, dtype=torch.long))
