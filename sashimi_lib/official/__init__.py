@@ -1,5 +1,6 @@
 """Published weights into this library's models, each layout in a file of its own."""
 
+from sashimi_lib.official.samplernn import load_samplernn
 from sashimi_lib.official.sashimi import load_audio_lm, load_s4, load_sashimi
 
-__all__ = ["load_audio_lm", "load_s4", "load_sashimi"]
+__all__ = ["load_audio_lm", "load_s4", "load_samplernn", "load_sashimi"]

@@ -1,0 +1,248 @@
+"""SampleRNN: the published sizes, one result whichever way it runs, no future heard, a learned start."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import SampleRNN, SampleRNNConfig
+from sashimi_lib.models.samplernn import AmplitudeEmbedding
+from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.training.initial import order_codes, ordered_vectors
+
+pytestmark = pytest.mark.usefixtures("shapes_unchecked")  # elsewhere they are
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+SHAPES = [((8, 2, 2), 1), ((16, 4), 2), ((3, 5, 2, 2), 1), ((4,), 2)]
+
+
+def small(frame_sizes=(8, 2, 2), n_rnn=1):
+    """Small, and moved a little from the zeros that it starts with."""
+    model = SampleRNN(SampleRNNConfig(frame_sizes, n_rnn, d_hidden=6, d_embedding=3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def error(actual, expected):
+    return float(torch.linalg.norm(actual - expected) / torch.linalg.norm(expected))
+
+
+def in_pieces(model, x, cuts):
+    state, y = model.initial_state(len(x)), []
+    for chunk in x.split(cuts, dim=1):
+        y_chunk, state = model(chunk, state)
+        y.append(y_chunk)
+    return torch.cat(y, dim=1), state
+
+
+def by_steps(model, x):
+    state, y = model.initial_state(len(x)), []
+    for x_t in x.unbind(1):
+        y_t, state = model.step(x_t, state)
+        y.append(y_t)
+    return torch.stack(y, dim=1), state
+
+
+def leaves(state):
+    return [state] if isinstance(state, torch.Tensor) else [leaf for part in state for leaf in leaves(part)]
+
+
+# PAPERS: counts of the published code, whose last linear map has a weight norm and so a gain for each level
+# more than the plain head of an AudioLM. (The gain is no freedom: it multiplies a row that is free.)
+
+
+@pytest.mark.parametrize(
+    ("config", "published"),
+    [(SampleRNNConfig(), 35_034_624), (SampleRNNConfig((16, 4), n_rnn=2), 51_848_704)],
+)
+def test_the_paper_s_models_have_the_paper_s_parameters(config, published):
+    model = AudioLM(MuLaw(), SampleRNN(config))
+    gains_of_the_head = MuLaw().levels
+    assert sum(p.numel() for p in model.parameters()) + gains_of_the_head == published
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("frame_sizes", "n_rnn"), SHAPES)
+@torch.no_grad()
+def test_steps_and_frames_equal_the_whole(frame_sizes, n_rnn, dtype):
+    model = small(frame_sizes, n_rnn).to(dtype)
+    x = torch.randn(2, 200, 4, dtype=dtype)
+    whole, none = model(x)
+    stepped, after = by_steps(model, x)
+    assert none is None
+    assert error(stepped, whole) < TOLERANCE[dtype]
+    for frame in (1, 7, 64):
+        framed, state = in_pieces(model, x, frame)
+        assert error(framed, whole) < TOLERANCE[dtype]
+        for ours, theirs in zip(leaves(state), leaves(after), strict=True):
+            assert torch.allclose(ours, theirs, rtol=0, atol=TOLERANCE[dtype])
+
+
+@given(cuts=st.lists(st.integers(1, 70), min_size=1, max_size=6))
+@settings(max_examples=30)
+@torch.no_grad()
+def test_pieces_of_any_length_equal_the_whole(cuts):
+    model = small().double()
+    x = torch.randn(1, sum(cuts), 4, dtype=torch.float64)
+    assert error(in_pieces(model, x, cuts)[0], model(x)[0]) < 1e-10
+
+
+@torch.no_grad()
+def test_the_state_keeps_its_shapes():
+    model = small()
+    _, after = in_pieces(model, torch.randn(2, 101, 4), [1, 70, 30])
+    before = model.initial_state(2)
+    assert [leaf.shape for leaf in leaves(after)] == [leaf.shape for leaf in leaves(before)]
+    assert [leaf.dtype for leaf in leaves(after)] == [leaf.dtype for leaf in leaves(before)]
+
+
+@torch.no_grad()
+def test_the_state_of_a_long_piece_holds_no_more_memory_than_its_own():
+    _, state = small()(torch.randn(1, 5000, 4), small().initial_state(1))
+    assert all(leaf.untyped_storage().nbytes() == leaf.nbytes for leaf in leaves(state))
+
+
+@pytest.mark.parametrize("before", [0, 1, 7, 31, 32])
+@torch.no_grad()
+def test_a_step_does_not_alter_its_arguments(before):
+    model = small()
+    state = model.initial_state(2)
+    if before:
+        _, state = model(torch.randn(2, before, 4), state)
+    x_t = torch.randn(2, 4)
+    copies = [leaf.clone() for leaf in [x_t, *leaves(state)]]
+    first, _ = model.step(x_t, state)
+    again, _ = model.step(x_t, state)
+    assert all(torch.equal(a, b) for a, b in zip([x_t, *leaves(state)], copies, strict=True))
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("t", [0, 1, 7, 8, 31, 32, 50])
+def test_the_present_is_heard_and_the_future_is_not(t, whole):
+    model = small()
+    x = torch.randn(1, 64, 4, requires_grad=True)
+    y = model(x)[0] if whole else by_steps(model, x)[0]
+    (y[:, : t + 1] * torch.randn(t + 1, 6)).sum().backward()
+    assert x.grad[:, t].abs().sum() > 0
+    assert torch.equal(x.grad[:, t + 1 :], torch.zeros_like(x.grad[:, t + 1 :]))
+
+
+@torch.no_grad()
+def test_a_tier_hears_a_frame_as_soon_as_it_ends_and_no_sooner():
+    model = small().double()
+    x = torch.randn(1, 96, 4, dtype=torch.float64)
+    louder = x.clone()
+    louder[:, 34, 0] += 1  # amplitude of time 34: frames of 8, 16, 32 that hold it end at 40, 48, 64
+    changed = (model(x)[0] - model(louder)[0]).abs().amax(dim=(0, 2)) > 1e-12
+    assert changed.nonzero().min() == 40
+    for deaf in model.tiers[:2]:
+        deaf.expand.parametrizations.weight.original0.zero_()
+    changed = (model(x)[0] - model(louder)[0]).abs().amax(dim=(0, 2)) > 1e-12
+    assert changed.nonzero().min() == 64
+
+
+@torch.no_grad()
+def test_codes_are_heard_for_the_smallest_frame():
+    model = small()
+    x = torch.randn(1, 64, 4)
+    other = x.clone()
+    other[:, 20, 1:] += 1
+    changed = (model(x)[0] != model(other)[0]).any(dim=2)[0].nonzero()[:, 0]
+    assert changed.tolist() == list(range(20, 28))
+
+
+def test_the_learned_start_gets_a_gradient_and_a_detached_state_gives_none():
+    model = small(n_rnn=2)
+    first, state = model(torch.randn(3, 40, 4), model.initial_state(3))
+    first.square().sum().backward()
+    for tier in model.tiers:
+        assert tier.h0.grad.abs().amin() > 0
+        tier.h0.grad = None
+    sound, vectors, phase, tiers = state
+    detached = tuple(tuple(leaf.detach() for leaf in tier) for tier in tiers)
+    model(torch.randn(3, 40, 4), (sound, vectors, phase, detached))[0].square().sum().backward()
+    assert all(tier.h0.grad is None for tier in model.tiers)
+
+
+def test_gradients_in_pieces_equal_those_of_the_whole():
+    model = small().double()
+    x = torch.randn(2, 80, 4, dtype=torch.float64)
+    model(x)[0].square().sum().backward()
+    whole = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    in_pieces(model, x, 23)[0].square().sum().backward()
+    for parameter, expected in zip(model.parameters(), whole, strict=True):
+        assert error(parameter.grad, expected) < 1e-10
+
+
+def test_a_new_model_starts_as_published():
+    config = SampleRNNConfig((4, 2), n_rnn=2, d_hidden=32, d_embedding=8)
+    model = SampleRNN(config)
+    tier = model.tiers[1]
+    candidate = tier.rnn.weight_hh_l1[64:]
+    assert torch.allclose(candidate @ candidate.T, torch.eye(32), atol=1e-5)
+    for weight, bound in [
+        (tier.expand.weight, math.sqrt(6 / 8)),
+        (tier.upsample.weight, math.sqrt(6 / 32)),
+        (tier.rnn.weight_ih_l1, math.sqrt(3 / 32)),
+        (tier.rnn.weight_hh_l0[:64], math.sqrt(3 / 32)),
+        (model.mlp.input.weight, math.sqrt(6 / (8 * 4))),
+        (model.mlp.hidden.weight, math.sqrt(6 / 32)),
+    ]:
+        assert 0.95 * bound < weight.abs().max() < bound * (1 + 1e-5)
+    assert all(
+        not p.any() for name, p in model.named_parameters() if name.split(".")[-1].startswith(("bias", "h0"))
+    )
+
+
+@pytest.mark.parametrize("quantizer", [MuLaw(), Linear(64)])
+def test_it_hears_twice_the_amplitude_and_a_vector_of_each_code(quantizer):
+    heard = AmplitudeEmbedding(quantizer, 5)
+    codes = torch.randint(quantizer.levels, (2, 30))
+    x = heard(codes)
+    assert torch.equal(x[..., 0], 2 * quantizer.decode(codes))
+    assert torch.equal(x[..., 1:], heard.embedding.weight[codes])
+
+
+def test_its_codes_can_be_ordered():
+    model = AudioLM(MuLaw(), SampleRNN(SampleRNNConfig(d_hidden=8, d_embedding=4)))
+    order_codes(model)
+    assert torch.equal(model.embedding.embedding.weight, ordered_vectors(MuLaw(), 4))
+
+
+def test_likelihood_in_pieces_equals_the_whole():
+    model = AudioLM(MuLaw(), SampleRNN(SampleRNNConfig(d_hidden=8, d_embedding=4))).double()
+    codes = torch.randint(256, (2, 100))
+    first, past = model.log_likelihood_from(codes[:, :33], model.beginning(2))
+    second, _ = model.log_likelihood_from(codes[:, 33:], past)
+    assert torch.allclose(torch.cat([first, second], dim=1), model.log_likelihood(codes), atol=1e-6)
+
+
+def test_what_it_writes_at_no_temperature_is_what_it_predicts():
+    model = AudioLM(MuLaw(), SampleRNN(SampleRNNConfig((4, 2), d_hidden=8, d_embedding=4)))
+    prompt = torch.randint(256, (1, 13))
+    written = model.generate(40, prompt=prompt, temperature=1e-6)
+    heard = torch.cat([torch.tensor([[128]]), prompt, written], dim=1)
+    logits, _ = model(heard[:, :-1])
+    assert torch.equal(logits.argmax(-1)[:, 13:], written)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"frame_sizes": ()}, "frame_sizes"),
+        ({"frame_sizes": (8, 1)}, "frame_sizes"),
+        ({"n_rnn": 0}, "n_rnn"),
+        ({"d_hidden": 0}, "d_hidden"),
+        ({"d_embedding": 0}, "d_embedding"),
+    ],
+)
+def test_impossible_shapes_are_refused_by_name(settings, name):
+    with pytest.raises(ValueError, match=name):
+        SampleRNNConfig(**settings)

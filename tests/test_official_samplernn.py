@@ -1,0 +1,125 @@
+"""A SampleRNN built from published weights computes what the published code computed from them."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sashimi_lib.official import load_samplernn
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+BOTH = pytest.mark.parametrize("dtype", TOLERANCE)
+LOOKBACK, CHUNK = 32, 64
+
+
+@pytest.fixture
+def golden(shared):
+    """The case: (weights, codes, outputs), outputs in float64."""
+    tensors = load_file(shared / "golden" / "samplernn.safetensors")
+
+    def part(prefix):
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    return part("state."), part("in.")["codes"], part("out.")
+
+
+def error(actual, expected):
+    return float(torch.linalg.norm(actual.double() - expected) / torch.linalg.norm(expected))
+
+
+def after(model, codes):
+    """The state before which nothing happened but hearing these ``LOOKBACK - 1`` codes."""
+    _, vectors, phase, tiers = model.initial_state(len(codes))
+    heard = model.embedding(codes)
+    return heard[..., 0], heard[:, -vectors.shape[1] :, 1:], phase, tiers
+
+
+def chunk_of(codes, i):
+    """The codes that the predictions of chunk i hear, one for each."""
+    start = LOOKBACK - 1 + i * CHUNK
+    return codes[:, start : start + CHUNK]
+
+
+def assert_states(tiers, out, i, dtype):
+    for j, (_, hidden) in enumerate(tiers):
+        assert error(hidden.transpose(0, 1), out[f"state_{i}_tier{j}"]) < TOLERANCE[dtype]
+
+
+@BOTH
+@torch.no_grad()
+def test_chunks_with_carried_state_compute_what_was_published(golden, dtype):
+    weights, codes, out = golden
+    model = load_samplernn(weights, dtype)
+    state = after(model, codes[:, : LOOKBACK - 1])
+    for i in range(2):
+        logits, state = model(chunk_of(codes, i), state)
+        assert error(logits, out[f"logits_{i}"]) < TOLERANCE[dtype]
+        assert_states(state[-1], out, i, dtype)
+
+
+@BOTH
+@torch.no_grad()
+def test_steps_compute_what_was_published(golden, dtype):
+    weights, codes, out = golden
+    model = load_samplernn(weights, dtype)
+    state = after(model, codes[:, : LOOKBACK - 1])
+    for i in range(2):
+        logits = []
+        for code in chunk_of(codes, i).unbind(1):
+            y, state = model.step(code, state)
+            logits.append(y)
+        assert error(torch.stack(logits, dim=1), out[f"logits_{i}"]) < TOLERANCE[dtype]
+        assert_states(state[-1], out, i, dtype)
+
+
+def test_the_table_of_amplitudes_is_what_the_quantizer_decodes(golden):
+    model = load_samplernn(golden[0])
+    codes = torch.arange(model.quantizer.levels)
+    assert torch.allclose(model.embedding.amplitude, 2 * model.quantizer.decode(codes), rtol=1e-6, atol=0)
+
+
+def test_the_shape_is_read_off_the_tensors(golden):
+    config = load_samplernn(golden[0]).backbone.config
+    assert (config.frame_sizes, config.n_rnn) == ((8, 2, 2), 1)
+    assert (config.d_hidden, config.d_embedding) == (24, 16)
+
+
+def test_a_prefix_of_the_training_code_is_dropped(golden):
+    weights, codes, _ = golden
+    model, same = load_samplernn(weights), load_samplernn({f"model.{key}": w for key, w in weights.items()})
+    assert torch.equal(model(codes)[0], same(codes)[0])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "frame_level_rnns.0.upsampling.bias",
+        "frame_level_rnns.1.rnn.h0",
+        "frame_level_rnns.2.input_expand.weight_g",
+        "sample_level_mlp.output.weight_v",
+    ],
+)
+def test_a_missing_tensor_is_named(golden, key):
+    weights = golden[0]
+    del weights[key]
+    with pytest.raises(ValueError, match="weights must hold") as caught:
+        load_samplernn(weights)
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["frame_level_rnns.1.rnn.weight_hh_l0", "sample_level_mlp.hidden.bias"])
+def test_a_tensor_of_another_shape_is_refused(golden, key):
+    weights = golden[0]
+    with pytest.raises(ValueError, match="weights must fit"):
+        load_samplernn(weights | {key: weights[key][:-1]})
+
+
+def test_a_missing_matrix_of_a_gru_is_refused(golden):
+    weights = golden[0]
+    del weights["frame_level_rnns.1.rnn.weight_hh_l0"]
+    with pytest.raises(ValueError, match=r"tiers\.1\.rnn\.weight_hh_l0"):
+        load_samplernn(weights)
+
+
+def test_a_tensor_too_many_is_named(golden):
+    with pytest.raises(ValueError, match=r"nothing unknown.*stranger"):
+        load_samplernn(golden[0] | {"stranger": torch.zeros(1)})
