@@ -21,7 +21,10 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
+    with open(partial, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())  # the bytes before the name: or a power cut could leave the name alone
     os.replace(partial, path)  # atomic: a reader sees the old file or the new one
 
 

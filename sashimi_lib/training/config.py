@@ -1,0 +1,105 @@
+"""How to train: the settings of a run, and the learning rate that follows from them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train. ``lr`` and ``ssm_lr`` are the paper's (appendix C.2): state spaces learn time more
+    slowly.
+
+    Rate: ``warmup`` steps of rising, then ``decay``: ``constant``; ``cosine`` down to nothing at the end; or
+    ``plateau``, ``factor`` times less whenever more than ``patience`` validations in a row brought nothing.
+
+    Gradients: ``clip_norm`` bounds the norm of all of them together, ``clip_value`` every entry by itself.
+    ``truncate`` is the number of samples that gradients reach back: each step trains on the next so many of
+    its sequences, and hears what came before through the state alone. None trains on whole sequences.
+    ``precision`` ``bfloat16`` computes products in half precision, and weights, norms, kernels and losses in
+    full.
+
+    Validation comes every ``valid_every`` steps; after ``stop_after`` of them without a new best training
+    stops. With ``ema`` above zero an average of the weights that forgets by so much a step is what is judged
+    and handed over, in place of the last weights.
+
+    Chapters: 6 and 7. Raises ValueError for a setting that is out of range.
+    """
+
+    steps: int = 1000
+    batch_size: int = 8
+    lr: float = 0.004
+    ssm_lr: float = 0.001
+    weight_decay: float = 0.0
+    warmup: int = 0
+    decay: Literal["constant", "cosine", "plateau"] = "constant"
+    factor: float = 0.2
+    patience: int = 20
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    truncate: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    ema: float = 0.0
+    valid_every: int = 1000
+    stop_after: int | None = None
+    seed: int = 0
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "truncate", "valid_every", "stop_after", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ("lr", "ssm_lr", "clip_norm", "clip_value"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        if self.decay not in ("constant", "cosine", "plateau"):
+            raise ValueError(f"decay must be 'constant', 'cosine' or 'plateau', got {self.decay!r}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+        if not 0 < self.factor < 1:
+            raise ValueError(f"factor must lie between 0 and 1, got {self.factor}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
+
+    def rate(self, step: int, valid: Sequence[float] = ()) -> float:
+        """The share of the full learning rate at a step, after validations of so many bits.
+
+        It follows from its arguments alone, so a run that is taken up again has nothing to remember.
+
+        >>> [TrainingConfig(steps=4, decay="cosine").rate(step) for step in (0, 2)]
+        [1.0, 0.5]
+        >>> TrainingConfig(decay="plateau", factor=0.5, patience=1).rate(9, [7.0, 7.1, 7.2])
+        0.5
+        """
+        rising = min(1.0, (step + 1) / (self.warmup + 1))
+        if self.decay == "constant":
+            return rising
+        if self.decay == "plateau":
+            return rising * plateau(valid, self.factor, self.patience)
+        return rising * (1 + math.cos(math.pi * step / self.steps)) / 2
+
+
+DEFAULTS = TrainingConfig()
+
+
+def plateau(valid: Sequence[float], factor: float, patience: int) -> float:
+    """``factor`` once for every ``patience + 1`` validations in a row that were no better than the best.
+
+    Better means by one part in ten thousand. The rule of PyTorch's ``ReduceLROnPlateau``, which the published
+    recipes used, as a function of all validations so far.
+
+    >>> plateau([5.0, 4.0, 4.0, 4.0], factor=0.5, patience=1)
+    0.5
+
+    Chapter: 7.
+    """
+    best, waited, share = math.inf, 0, 1.0
+    for bits in valid:
+        waited = 0 if bits < best * (1 - 1e-4) else waited + 1
+        best = bits if waited == 0 else best
+        if waited > patience:
+            share, waited = share * factor, 0
+    return share

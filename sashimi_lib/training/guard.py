@@ -1,0 +1,61 @@
+"""Gradients, looked at before they are used: where training breaks, the first step that shows it stops it."""
+
+import torch
+from torch import Tensor, nn
+
+from sashimi_lib.training.config import TrainingConfig
+
+
+def check_gradients(model: nn.Module, loss: Tensor) -> None:
+    """Raise FloatingPointError, naming the parameter, where the loss or a gradient is not finite.
+
+    >>> model = nn.Linear(1, 1)
+    >>> loss = model(torch.tensor([float("inf")])).sum()
+    >>> loss.backward()
+    >>> check_gradients(model, loss)
+    Traceback (most recent call last):
+        ...
+    FloatingPointError: training diverged: the loss is ...; the gradient of weight is not finite
+
+    Chapter: 7.
+    """
+    with_gradient = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    norms = torch.stack([*torch._foreach_norm([grad for _, grad in with_gradient]), loss.detach()])
+    if norms.isfinite().all():
+        return
+    check_parameters(model, f"the loss is {loss.item()}; ")
+    bad = [name for (name, _), norm in zip(with_gradient, norms, strict=False) if not norm.isfinite()]
+    where = f"the gradient of {bad[0]} is not finite" if bad else "parameters and gradients are finite"
+    raise FloatingPointError(f"training diverged: the loss is {loss.item()}; {where}")
+
+
+def check_parameters(model: nn.Module, what: str = "") -> None:
+    """Raise FloatingPointError, naming the first one, where a parameter is not finite.
+
+    Chapter: 7.
+    """
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    if torch.stack(torch._foreach_norm(parameters)).isfinite().all():
+        return
+    for name, parameter in zip(names, parameters, strict=True):
+        if not parameter.isfinite().all():
+            raise FloatingPointError(
+                f"training diverged: {what}parameter {name} holds a number that is not finite"
+            )
+
+
+def clip_gradients(model: nn.Module, config: TrainingConfig) -> None:
+    """Bound gradients as ``config.clip_value`` (each entry) and ``config.clip_norm`` (all together) say.
+
+    >>> model = nn.Linear(1, 1)
+    >>> (100 * model.weight.sum()).backward()
+    >>> clip_gradients(model, TrainingConfig(clip_value=1.0))
+    >>> model.weight.grad
+    tensor([[1.]])
+
+    Chapter: 7.
+    """
+    if config.clip_value is not None:
+        nn.utils.clip_grad_value_(model.parameters(), config.clip_value)
+    if config.clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)

@@ -1,0 +1,109 @@
+"""Not a test: trains in children that are killed with SIGKILL, again and again, until one gets to the end.
+
+``python killed.py FOLDER`` leaves FOLDER/NAME/history.json and model.pt of each configuration's run, once it
+was finished. Every other child kills itself inside a write; the others are killed from outside, at a random
+moment.
+"""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import SaShiMi, SaShiMiConfig
+from sashimi_lib.quantize import MuLaw
+from sashimi_lib.training.checkpoint import load_checkpoint
+from sashimi_lib.training.trainer import TrainingConfig, train
+
+CONFIGURATIONS = {
+    "plain": TrainingConfig(steps=24, batch_size=2, decay="cosine", checkpoint_every=2, valid_every=7),
+    "truncate": TrainingConfig(steps=24, batch_size=2, truncate=24, checkpoint_every=2, valid_every=12),
+    "average_and_plateau": TrainingConfig(
+        steps=24, batch_size=2, lr=0.02, ema=0.9, warmup=3, clip_norm=1.0,
+        decay="plateau", factor=0.5, patience=0, valid_every=4, checkpoint_every=3,
+    ),
+}  # fmt: skip
+KILLS = 5  # of each configuration's run; fewer where a child is done before its death comes
+
+
+def run(name: str, checkpoint: Path | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """One training run, to its end: its history, and the weights of its best validation.
+
+    What it is validated on is noise, so that the best is not the last and a plateau is reached.
+    """
+    t = torch.arange(64)
+    sine = MuLaw().encode(0.5 * torch.sin(0.3 * (t + 2 * torch.arange(7)[:, None])))
+    sequences = [codes[: 64 - 7 * n] for n, codes in enumerate(sine)]
+    noise = torch.randint(256, (3, 40), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)))
+    history = train(model, sequences, CONFIGURATIONS[name], checkpoint, valid=noise, progress=False)
+    return dataclasses.asdict(history), model.state_dict()
+
+
+def die_inside_a_write(chance: random.Random) -> None:
+    """Have this process kill itself in one of the next writes: half written, unsynced, or not yet renamed."""
+
+    def deadly(function: Callable, calls: int) -> Callable:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls -= 1
+            if calls == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    where = chance.choice(["save", "write", "fsync", "replace"])
+    if where == "save":  # some bytes of nonsense, then death
+        torch.save = lambda content, file: (
+            file.write(b"PK\x03\x04 half"),
+            file.flush(),
+            os.kill(os.getpid(), signal.SIGKILL),
+        )
+    elif where == "write":
+        torch.save = deadly(torch.save, chance.randint(1, 2))
+    else:
+        setattr(os, where, deadly(getattr(os, where), chance.randint(1, 2)))
+
+
+def finish(name: str, folder: Path) -> None:
+    """Train in child after child, until one gets to the end."""
+    chance, checkpoint, kills, seconds = random.Random(name), folder / "run.pt", 0, 0.0
+    while True:
+        inside, delay = kills % 2 == 0, chance.uniform(0.1, 0.9) * max(seconds, 0.2)
+        child, started = os.fork(), time.perf_counter()
+        if child == 0:
+            if inside and kills < KILLS:
+                die_inside_a_write(chance)
+            history, weights = run(name, checkpoint)
+            torch.save(weights, folder / "model.pt")
+            (folder / "history.json").write_text(json.dumps(history))
+            os._exit(0)
+        if kills < KILLS and not inside:
+            time.sleep(delay)
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL, status
+        kills, seconds = kills + 1, max(seconds, time.perf_counter() - started)
+        for path in folder.glob("*.pt"):
+            load_checkpoint(path)  # whatever has its name is whole
+    print(name, kills)
+
+
+if __name__ == "__main__":
+    for name in CONFIGURATIONS:
+        folder = Path(sys.argv[1]) / name
+        folder.mkdir()
+        finish(name, folder)

@@ -1,0 +1,107 @@
+"""What steps train on: every sequence once an epoch, whole or in pieces, silence after it never scored."""
+
+import pytest
+import torch
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import SaShiMi, SaShiMiConfig
+from sashimi_lib.quantize import MuLaw
+from sashimi_lib.training.batches import Pieces, batch, pad
+from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.trainer import train
+from sashimi_lib.training.validation import mean_bits
+
+LENGTHS = (50, 33, 64, 17)
+
+
+@pytest.fixture
+def sequences():
+    return [torch.randint(100, 150, (length,)) for length in LENGTHS]
+
+
+def new_model():
+    torch.manual_seed(1)
+    return AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)))
+
+
+def test_every_sequence_comes_once_an_epoch():
+    data = torch.arange(6)[:, None]
+    config = TrainingConfig(batch_size=2)
+    epochs = [torch.cat([torch.stack(batch(data, config, 3 * n + i)) for i in range(3)]) for n in range(2)]
+    assert all(torch.equal(epoch.sort(dim=0).values, data) for epoch in epochs)
+    assert not torch.equal(*epochs)
+
+
+def test_pieces_put_together_are_the_batches(sequences):
+    config = TrainingConfig(batch_size=2, truncate=20)
+    pieces, whole = Pieces(sequences, config, 128), Pieces(sequences, TrainingConfig(batch_size=2), 128)
+    for _ in range(4):
+        codes, real, first = next(whole)
+        assert first
+        read = 0
+        while read < codes.shape[1]:
+            piece, kept, first = next(pieces)
+            assert first == (read == 0)
+            assert kept.any()
+            assert torch.equal(piece, codes[:, read : read + 20])
+            assert torch.equal(kept, real[:, read : read + 20])
+            read += piece.shape[1]
+        assert read == codes.shape[1]
+
+
+def test_sequences_of_one_length_give_the_numbers_of_a_plain_mean():
+    data = torch.randint(100, 150, (5, 100))
+    config, plain = TrainingConfig(steps=1, batch_size=5), new_model()
+    loss = -plain.log_likelihood(torch.stack(batch(data, config, 0))).mean()
+    loss.backward()
+    model, seen = new_model(), {}
+    history = train(model, data, config, progress=False, on_step=lambda *_: seen.update(grads(model)))
+    assert history.bits == [loss.item()]
+    assert all(torch.equal(seen[name], grad) for name, grad in grads(plain).items())
+
+
+def grads(model):
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_silence_after_a_sequence_is_not_scored(sequences):
+    model = new_model()
+    history = train(model, sequences, TrainingConfig(steps=1, batch_size=4), progress=False)
+    model = new_model()
+    with torch.no_grad():
+        each = torch.cat([model.log_likelihood(sequence[None])[0] for sequence in sequences])
+    assert history.bits[0] == pytest.approx(-float(each.mean()), abs=1e-5)
+
+
+def test_truncated_training_carries_the_state_and_cuts_the_gradient(sequences):
+    data, config = torch.stack([s.repeat(4)[:60] for s in sequences]), TrainingConfig(batch_size=4)
+    model, frozen = new_model(), {"lr": 1e-12, "ssm_lr": 1e-12}  # steps too small to matter
+    pieces = train(
+        model, data, TrainingConfig(steps=3, batch_size=4, truncate=20, **frozen), progress=False
+    ).bits
+    with torch.no_grad():
+        whole = -model.log_likelihood(torch.stack(batch(data, config, 0)))
+    for n in range(3):
+        assert pieces[n] == pytest.approx(float(whole[:, 20 * n : 20 * n + 20].mean()), abs=1e-4)
+    alone = train(
+        new_model(), data[:, 20:40], TrainingConfig(steps=1, batch_size=4, **frozen), progress=False
+    )
+    assert abs(alone.bits[0] - pieces[1]) > 1e-3  # the state does matter: from silence it costs otherwise
+
+
+@pytest.mark.parametrize("truncate", [None, 10, 64])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_validation_is_the_mean_over_all_samples_however_it_is_cut(sequences, truncate, batch_size):
+    model = new_model()
+    with torch.no_grad():
+        each = torch.cat([model.log_likelihood(sequence[None])[0] for sequence in sequences])
+    assert mean_bits(model, sequences, batch_size, truncate) == pytest.approx(-float(each.mean()), abs=1e-4)
+
+
+def test_padding_marks_what_is_real(sequences):
+    codes, real = pad(sequences, 128)
+    assert codes.shape == (4, 64)
+    assert real.sum(dim=1).tolist() == list(LENGTHS)
+    assert (codes[~real] == 128).all()
+    for row, sequence in zip(codes, sequences, strict=True):
+        assert torch.equal(row[: len(sequence)], sequence)

@@ -1,0 +1,59 @@
+"""Settings: the impossible is refused by name, and rates are those of PyTorch's own schedulers."""
+
+import math
+
+import pytest
+import torch
+
+from sashimi_lib.training.config import TrainingConfig, plateau
+from tests.awkward import as_a_reader
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"steps": 0},
+        {"batch_size": 0},
+        {"truncate": 0},
+        {"valid_every": 0},
+        {"stop_after": 0},
+        {"lr": 0.0},
+        {"clip_norm": -1.0},
+        {"clip_value": 0.0},
+        {"decay": "linear"},
+        {"precision": "float16"},
+        {"factor": 1.0},
+        {"ema": 1.0},
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_refused_by_name(setting):
+    name, value = next(iter(setting.items()))
+    with as_a_reader(), pytest.raises(ValueError, match=f"^{name} must .*, got {value!r}"):
+        TrainingConfig(**setting)
+
+
+@pytest.mark.parametrize(("factor", "patience"), [(0.5, 0), (0.2, 2), (0.9, 5)])
+def test_the_plateau_rule_is_that_of_pytorch(factor, patience):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=factor, patience=patience, eps=0)
+    bits = (6 - torch.arange(60).clamp(max=25) / 20 + 0.1 * torch.rand(60)).tolist()
+    bits[7] = bits[6] * (1 - 0.5e-4)  # better, but by too little to count
+    for n in range(len(bits)):
+        scheduler.step(bits[n])
+        assert plateau(bits[: n + 1], factor, patience) == optimizer.param_groups[0]["lr"]
+    assert optimizer.param_groups[0]["lr"] < 1
+
+
+def test_rates_rise_and_then_follow_their_decay():
+    cosine = TrainingConfig(steps=100, warmup=9, decay="cosine")
+    assert [cosine.rate(step) for step in (0, 4)] == pytest.approx([0.1, 0.5], rel=0.01)
+    assert cosine.rate(50) == pytest.approx(0.5)
+    assert cosine.rate(99) < 0.001
+    assert TrainingConfig(warmup=9).rate(99) == 1
+    falling = TrainingConfig(warmup=9, decay="plateau", patience=0)
+    assert falling.rate(4, [5.0, 6.0, 6.0]) == pytest.approx(0.5 * 0.2**2)
+
+
+def test_a_validation_that_is_no_number_is_no_progress():
+    assert plateau([5.0, math.nan, math.nan], factor=0.5, patience=1) == 0.5

@@ -1,0 +1,52 @@
+"""A run that is killed with SIGKILL, from outside or inside a write, ends as if nothing had been."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training import killed
+
+NAMES = list(killed.CONFIGURATIONS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, root):
+    path = tmp_path_factory.mktemp("killed")
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(Path(killed.__file__)), str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    kills = dict(line.split() for line in done.stdout.splitlines())
+    assert list(kills) == NAMES
+    assert min(int(number) for number in kills.values()) >= 2
+    return path
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the children: sums in the same order
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_killed_run_ends_as_an_uninterrupted_one_to_the_bit(folder, one_thread, name):
+    history, weights = killed.run(name, None)
+    found = json.loads((folder / name / "history.json").read_text())
+    assert found["bits"] == history["bits"]
+    assert [tuple(entry) for entry in found["valid"]] == history["valid"]
+    survivor = torch.load(folder / name / "model.pt", weights_only=True)
+    assert all(torch.equal(survivor[key], weights[key]) for key in weights)
+
+
+def test_the_plateau_was_reached_and_the_best_was_not_the_last(folder):
+    config = killed.CONFIGURATIONS["average_and_plateau"]
+    valid = json.loads((folder / "average_and_plateau" / "history.json").read_text())["valid"]
+    assert config.rate(20, [bits for _, bits in valid[:5]]) < 1
+    assert min(valid, key=lambda entry: entry[1]) != valid[-1]
