@@ -1,4 +1,4 @@
-"""Sequence models: SaShiMi, isotropic S4, SampleRNN, and the blocks they are made of.
+"""Sequence models: SaShiMi, isotropic S4, WaveNet, SampleRNN, and the blocks they are made of.
 
 Each takes and gives features ``(batch, length, d_model)`` by three methods: ``forward(x, state=None) -> (y,
 state)``, ``step(x_t, state) -> (y_t, state)`` and ``initial_state(batch_size)``. A state is an argument and a
@@ -8,5 +8,14 @@ result.
 from sashimi_lib.models.isotropic import IsotropicS4
 from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
 from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig
+from sashimi_lib.models.wavenet import WaveNet, WaveNetConfig
 
-__all__ = ["IsotropicS4", "SaShiMi", "SaShiMiConfig", "SampleRNN", "SampleRNNConfig"]
+__all__ = [
+    "IsotropicS4",
+    "SaShiMi",
+    "SaShiMiConfig",
+    "SampleRNN",
+    "SampleRNNConfig",
+    "WaveNet",
+    "WaveNetConfig",
+]

@@ -1,0 +1,196 @@
+"""WaveNet: the published sizes, one result whichever way it runs, and a memory of exactly its receptive
+field."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import WaveNet, WaveNetConfig
+from sashimi_lib.quantize import Linear, MuLaw
+
+WIDTHS = ["d_residual", "d_dilation", "d_skip", "d_end", "d_model"]
+SMALL = WaveNetConfig(stacks=2, layers=4, d_residual=6, d_dilation=5, d_skip=8, d_end=7, d_model=4)
+
+
+def small(seed=0, config=SMALL):
+    torch.manual_seed(seed)
+    return WaveNet(config).double()
+
+
+def noise(batch, length, d_model=SMALL.d_model):
+    return torch.randn(batch, length, d_model, dtype=torch.float64)
+
+
+def error(actual, expected):
+    return float(torch.linalg.norm(actual - expected) / torch.linalg.norm(expected))
+
+
+def in_pieces(model, x, sizes):
+    state, y = model.initial_state(len(x)), []
+    for chunk in x.split(sizes, dim=1):
+        y_chunk, state = model(chunk, state)
+        y.append(y_chunk)
+    return torch.cat(y, dim=1), state
+
+
+def by_steps(model, x, state=None):
+    state, y = model.initial_state(len(x)) if state is None else state, []
+    for x_t in x.unbind(1):
+        y_t, state = model.step(x_t, state)
+        y.append(y_t)
+    return torch.stack(y, dim=1), state
+
+
+# PAPERS: counts of the published code, embedding and head of 256 x 256 included
+
+
+@pytest.mark.parametrize(("d_skip", "count"), [(512, 2_671_616), (1024, 4_244_480)])
+def test_the_paper_s_models_have_the_paper_s_parameters(d_skip, count):
+    model = AudioLM(MuLaw(), WaveNet(WaveNetConfig(d_skip=d_skip)))
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+def test_the_paper_s_model_hears_4093_samples():
+    assert WaveNetConfig().receptive_field == 4093
+    assert SMALL.receptive_field == 31
+
+
+def test_all_but_the_last_residual_map_get_a_gradient():
+    model = small()
+    model(noise(2, 40))[0].square().sum().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == ["layers.7.residual.weight"]
+
+
+@pytest.mark.parametrize("t", [5, 30, 47])
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_output_hears_its_receptive_field_and_nothing_else(t, whole):
+    x = noise(1, 60).requires_grad_()
+    model, first = small(), max(0, t - SMALL.receptive_field + 1)
+    y, _ = model(x) if whole else by_steps(model, x)
+    y[:, t].square().sum().backward()
+    heard = x.grad[0].abs().sum(dim=-1)
+    assert not heard[:first].any()
+    assert not heard[t + 1 :].any()
+    assert bool(heard[first : t + 1].all())
+
+
+@torch.no_grad()
+def test_an_impulse_rings_for_the_paper_s_4093_samples():
+    model = small(config=WaveNetConfig(**dict.fromkeys(WIDTHS, 1)))
+    for parameter in model.parameters():  # nothing cancels: matrices of ones, no bias
+        parameter.fill_(parameter.ndim > 1)
+    x = torch.zeros(1, 4200, 1, dtype=torch.float64)
+    x[:, 50] = 1
+    ringing = model(x)[0][0, :, 0].nonzero()[:, 0]
+    assert torch.equal(ringing, torch.arange(50, 50 + 4093))
+
+
+@pytest.mark.parametrize("frame", [1, 7, 64])
+@torch.no_grad()
+def test_frames_equal_the_whole(frame):
+    x = noise(2, 150)
+    assert error(in_pieces(small(), x, frame)[0], small()(x)[0]) < 1e-12
+
+
+@torch.no_grad()
+def test_steps_equal_the_whole():
+    x = noise(2, 150)
+    assert error(by_steps(small(), x)[0], small()(x)[0]) < 1e-12
+
+
+@torch.no_grad()
+def test_steps_equal_the_whole_in_float32():
+    x, model = noise(2, 150).float(), small().float()
+    assert error(by_steps(model, x)[0], model(x)[0]) < 1e-5
+
+
+@given(
+    stacks=st.integers(1, 3),
+    layers=st.integers(1, 5),
+    widths=st.tuples(*[st.integers(1, 6)] * 5),
+    cuts=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+)
+@settings(max_examples=30, deadline=None)
+@torch.no_grad()
+def test_any_shape_goes_on_from_pieces_to_steps_as_the_whole_does(stacks, layers, widths, cuts):
+    model = small(config=WaveNetConfig(stacks, layers, *widths))
+    x = noise(2, sum(cuts) + 20, widths[-1])
+    first, state = in_pieces(model, x[:, : sum(cuts)], cuts)
+    last, _ = by_steps(model, x[:, sum(cuts) :], state)
+    assert torch.allclose(torch.cat([first, last], dim=1), model(x)[0], rtol=1e-10, atol=1e-12)
+
+
+@torch.no_grad()
+def test_frames_and_steps_leave_the_same_queues():
+    x = noise(2, 50)
+    framed, stepped = in_pieces(small(), x, 7)[1], by_steps(small(), x)[1]
+    assert [len(queue) for queue in framed] == [len(queue) for queue in stepped] == list(SMALL.dilations)
+    for ours, theirs in zip(framed, stepped, strict=True):
+        assert error(torch.stack(ours), torch.stack(theirs)) < 1e-12
+
+
+@pytest.mark.parametrize("advance", [lambda m, x, s: m(x, s), lambda m, x, s: m.step(x[:, 0], s)])
+@torch.no_grad()
+def test_running_does_not_alter_its_arguments(advance):
+    model, x = small(), noise(2, 3)
+    _, state = in_pieces(model, noise(2, 40), 40)
+    x_before, before = x.clone(), [torch.stack(queue) for queue in state]
+    first, _ = advance(model, x, state)
+    again, _ = advance(model, x, state)
+    assert torch.equal(first, again)
+    assert torch.equal(x, x_before)
+    assert all(torch.equal(torch.stack(queue), kept) for queue, kept in zip(state, before, strict=True))
+
+
+@torch.no_grad()
+def test_a_step_moves_the_queue_without_copying_it():
+    model = small()
+    _, before = in_pieces(model, noise(2, 40), 40)
+    _, after = model.step(noise(2, 1)[:, 0], before)
+    for old, new in zip(before, after, strict=True):
+        assert all(kept is moved for kept, moved in zip(old[1:], new, strict=False))
+
+
+def test_without_a_state_none_comes_back():
+    assert small()(noise(1, 5))[1] is None
+
+
+@pytest.mark.parametrize(
+    "name", ["stacks", "layers", "d_residual", "d_dilation", "d_skip", "d_end", "d_model"]
+)
+def test_impossible_shapes_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        WaveNetConfig(**{name: 0})
+
+
+@pytest.mark.parametrize("quantizer", [MuLaw(), Linear(256), Linear(64), MuLaw(16)])
+@torch.no_grad()
+def test_it_speaks_in_any_quantizer_s_codes(quantizer):
+    model = AudioLM(quantizer, small()).double()
+    prompt = torch.randint(quantizer.levels, (2, 37))
+    codes = model.generate(12, prompt=prompt, seed=3)
+    assert codes.shape == (2, 12)
+    assert int(codes.max()) < quantizer.levels
+    assert torch.equal(codes, model.generate(12, prompt=prompt, seed=3))
+    heard = torch.cat([prompt, codes], dim=1)
+    first, past = model.log_likelihood_from(heard[:, :20], model.beginning(2))
+    second, _ = model.log_likelihood_from(heard[:, 20:], past)
+    assert torch.allclose(torch.cat([first, second], dim=1), model.log_likelihood(heard), atol=1e-5)
+
+
+@pytest.mark.parametrize(("layers", "learns"), [(2, False), (3, True)])
+def test_it_learns_what_lies_in_its_receptive_field(layers, learns):
+    """Random bits with period 8: a receptive field of 8 holds the answer, one of 4 holds nothing of it."""
+    torch.manual_seed(0)
+    model = AudioLM(Linear(2), WaveNet(WaveNetConfig(1, layers, 16, 16, 32, 32, 16)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2)
+    for _ in range(150):
+        codes = torch.randint(2, (8, 8)).repeat(1, 8)
+        bits = -model.log_likelihood(codes)[:, 8:].mean()
+        optimizer.zero_grad()
+        bits.backward()
+        optimizer.step()
+    assert (bits < 0.05) if learns else (bits > 0.95)

@@ -1,0 +1,86 @@
+"""A WaveNet built from published weights computes what the published code computed, whole and by the step."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sashimi_lib.official import load_wavenet
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+@pytest.fixture
+def tensors(shared):
+    return load_file(shared / "golden" / "wavenet.safetensors")
+
+
+@pytest.fixture
+def weights(tensors):
+    return {key.removeprefix("state."): x for key, x in tensors.items() if key.startswith("state.")}
+
+
+def error(actual, expected):
+    return float(torch.linalg.norm(actual.double() - expected) / torch.linalg.norm(expected))
+
+
+def by_steps(model, codes):
+    state, logits = model.initial_state(len(codes)), []
+    for code in codes.unbind(1):
+        y, state = model.step(code, state)
+        logits.append(y)
+    return torch.stack(logits, dim=1)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@torch.no_grad()
+def test_wavenet_computes_what_was_published(tensors, weights, dtype):
+    model = load_wavenet(weights, layers=4, dtype=dtype)
+    codes, last, everything = (tensors[key] for key in ("in.codes", "out.logits", "out.logits_step_all"))
+    whole, _ = model(codes)
+    assert error(whole, everything) < TOLERANCE[dtype]
+    assert error(whole[:, -last.shape[1] :], last) < TOLERANCE[dtype]
+    assert error(by_steps(model, codes), everything) < TOLERANCE[dtype]
+
+
+def test_the_receptive_field_is_the_published_one(weights):
+    assert load_wavenet(weights, layers=4).backbone.config.receptive_field == 31
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "encoder.0.weight",
+        "model.start_conv.weight",
+        "model.gate_convs.3.weight",
+        "model.skip_convs.7.weight",
+        "model.residual_convs.7.weight",
+        "model.end_conv_2.bias",
+    ],
+)
+def test_a_missing_tensor_is_named(weights, key):
+    del weights[key]
+    with pytest.raises(ValueError, match="weights must hold") as caught:
+        load_wavenet(weights, layers=4)
+    assert key in str(caught.value)
+
+
+def test_a_tensor_too_many_is_named(weights):
+    with pytest.raises(ValueError, match=r"nothing unknown.*stranger"):
+        load_wavenet(weights | {"stranger": torch.zeros(1)}, layers=4)
+
+
+def test_a_tensor_of_another_shape_is_refused(weights):
+    with pytest.raises(ValueError, match=r"must fit the model(.|\n)*end\.1\.bias"):
+        load_wavenet(weights | {"model.end_conv_1.bias": torch.zeros(25)}, layers=4)
+
+
+@pytest.mark.parametrize("layers", [0, 3, 10])
+def test_a_stack_length_that_does_not_divide_the_convolutions_is_refused(weights, layers):
+    with pytest.raises(ValueError, match=f"layers must divide the 8 convolutions .* got {layers}"):
+        load_wavenet(weights, layers)
+
+
+def test_loading_leaves_the_dict_as_it_was(weights):
+    before = set(weights)
+    load_wavenet(weights, layers=4)
+    assert set(weights) == before
