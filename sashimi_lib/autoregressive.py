@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
 from sashimi_lib.models.blocks import Backbone, State
@@ -37,7 +38,7 @@ class AudioLM(nn.Module):
         self.quantizer = quantizer
         self.embedding = backbone.embedding(quantizer)
         self.backbone = backbone
-        self.head = nn.Linear(backbone.d_model, quantizer.levels)
+        self.head = backbone.head(quantizer)
 
     def forward(
         self, codes: Int[Tensor, "batch length"], state: State = None
@@ -72,7 +73,7 @@ class AudioLM(nn.Module):
 
     def beginning(self, batch_size: int) -> Past:
         """The past of a first sample: a code of silence, and the state of silence before it."""
-        silence = torch.full((batch_size,), self.quantizer.silence, device=self.head.weight.device)
+        silence = torch.full((batch_size,), self.quantizer.silence, device=self.head.bias.device)
         return silence, self.initial_state(batch_size)
 
     def log_likelihood_from(
@@ -110,7 +111,7 @@ class AudioLM(nn.Module):
         """
         if length < 1:
             raise ValueError(f"length must be at least 1 sample, got {length}")
-        device = self.head.weight.device
+        device = self.head.bias.device
         generator = seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(seed)
         if prompt is None:
             prompt = torch.empty(batch_size, 0, dtype=torch.long, device=device)
@@ -120,10 +121,11 @@ class AudioLM(nn.Module):
         if heard.shape[1] > 1:
             _, state = self(heard[:, :-1], state)
         code, codes = heard[:, -1], []
-        for _ in tqdm(range(length), unit="sample", unit_scale=True, disable=not progress):
-            logits, state = self.step(code, state)
-            code = sample(logits, temperature, top_p, generator)
-            codes.append(code)
+        with parametrize.cached():  # weights under weight norm are multiplied out once, not at every step
+            for _ in tqdm(range(length), unit="sample", unit_scale=True, disable=not progress):
+                logits, state = self.step(code, state)
+                code = sample(logits, temperature, top_p, generator)
+                codes.append(code)
         return torch.stack(codes, dim=1)
 
 

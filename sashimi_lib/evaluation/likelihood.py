@@ -137,7 +137,7 @@ def _batch_bits(model: AudioLM, clips: list[Tensor], frame: int) -> Tensor:
     total, past = torch.zeros(len(clips), dtype=torch.float64), model.beginning(len(clips))
     for start in range(0, codes.shape[1], frame):
         piece = codes[:, start : start + frame]
-        log_likelihood, past = model.log_likelihood_from(piece.to(model.head.weight.device), past)
+        log_likelihood, past = model.log_likelihood_from(piece.to(model.head.bias.device), past)
         real = torch.arange(start, start + piece.shape[1]) < lengths[:, None]
         total -= torch.where(real, log_likelihood.double().cpu(), 0).sum(1)
     return total / lengths

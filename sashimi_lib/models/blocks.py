@@ -48,6 +48,10 @@ class Backbone(SequenceModel):
         otherwise."""
         return nn.Embedding(quantizer.levels, self.d_model)
 
+    def head(self, quantizer: MuLaw | Linear) -> nn.Linear:
+        """What turns its features into a logit for each code: a linear map, unless it says otherwise."""
+        return nn.Linear(self.d_model, quantizer.levels)
+
 
 class ScalarNorm(nn.Module):
     """Layer normalisation with one shift and one scale for all channels: ``s (x - mean + m) / std``.

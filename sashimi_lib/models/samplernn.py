@@ -193,6 +193,10 @@ class SampleRNN(Backbone):
         """Amplitude and learned vector of each code."""
         return AmplitudeEmbedding(quantizer, self.config.d_embedding)
 
+    def head(self, quantizer: MuLaw | Linear) -> nn.Linear:
+        """A linear map under weight norm, as published."""
+        return weight_norm(super().head(quantizer))
+
     def initial_state(self, batch_size: int) -> State:
         """The state of silence: amplitudes and vectors heard, the time since the slowest frame ended (on the
         CPU, where reading it costs no synchronisation), and each tier's own, from fast to slow."""

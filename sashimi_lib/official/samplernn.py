@@ -4,8 +4,6 @@ Reads the state dict of the SampleRNN baseline in the ``state-spaces/s4`` reposi
 here:
 
 - amplitudes are computed there in the model's precision; here they are a table, filled in double;
-- the last linear map has a weight norm there; here it is the plain head of an `AudioLM`, with gain and
-  direction multiplied out (so the same function of 256 numbers less);
 - maps are convolutions of length 1 there, matrices here.
 
 Chapter: 12. Layouts: the code at commit e757cef.
@@ -36,11 +34,10 @@ def load_samplernn(weights: Weights, dtype: torch.dtype = torch.float32) -> Audi
     backbone = SampleRNN(_config(weights))
     vectors = take(weights, "sample_level_mlp.embedding.weight")
     model = AudioLM(MuLaw(len(vectors)), backbone)
-    gain, direction = _norm(weights, "sample_level_mlp.output.")
     state = {
         "embedding.amplitude": 2 * _mu_law(len(vectors)),
         "embedding.embedding.weight": vectors,
-        "head.weight": gain * direction / direction.norm(dim=1, keepdim=True),
+        **_normed("head", *_norm(weights, "sample_level_mlp.output.")),
         "head.bias": take(weights, "sample_level_mlp.output.bias"),
     }
     for j in range(len(backbone.tiers)):

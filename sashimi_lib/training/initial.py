@@ -9,6 +9,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.quantize import Linear, MuLaw
@@ -60,5 +61,8 @@ def order_codes(model: AudioLM) -> None:
     embedding = next(part for part in model.embedding.modules() if isinstance(part, nn.Embedding))
     embedding.weight.copy_(ordered_vectors(model.quantizer, embedding.embedding_dim))
     vectors = ordered_vectors(model.quantizer, model.backbone.d_model)
-    model.head.weight.copy_(vectors / math.sqrt(vectors.shape[1]))
+    if parametrize.is_parametrized(model.head):  # weight norm: it splits what it is given
+        model.head.weight = vectors / math.sqrt(vectors.shape[1])
+    else:
+        model.head.weight.copy_(vectors / math.sqrt(vectors.shape[1]))
     model.head.bias.zero_()
