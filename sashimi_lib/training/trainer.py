@@ -19,7 +19,7 @@ from sashimi_lib.training.config import DEFAULTS, TrainingConfig
 from sashimi_lib.training.guard import check_gradients, clip_gradients
 from sashimi_lib.training.run import History, Run, each_tensor
 from sashimi_lib.training.tensorboard import TensorBoard
-from sashimi_lib.training.validation import mean_bits, score
+from sashimi_lib.training.validation import held_out_bits, score
 
 
 def train(
@@ -87,7 +87,7 @@ def train(
         if tensorboard is not None:
             tensorboard.step(done, bits=bits, learning_rate=lr, samples_per_second=speed)
         if valid is not None and (done % config.valid_every == 0 or done == config.steps):
-            run.remember(mean_bits(run.judged, valid, config.batch_size, config.truncate))
+            run.remember(held_out_bits(run.judged, valid, config.batch_size, config.truncate))
             if tensorboard is not None:
                 tensorboard.step(done, valid_bits=history.valid[-1][1])
                 tensorboard.clip(done, run.judged)

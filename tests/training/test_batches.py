@@ -9,7 +9,7 @@ from sashimi_lib.quantize import MuLaw
 from sashimi_lib.training.batches import Pieces, batch, pad
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.trainer import train
-from sashimi_lib.training.validation import mean_bits
+from sashimi_lib.training.validation import held_out_bits
 
 LENGTHS = (50, 33, 64, 17)
 
@@ -95,7 +95,9 @@ def test_validation_is_the_mean_over_all_samples_however_it_is_cut(sequences, tr
     model = new_model()
     with torch.no_grad():
         each = torch.cat([model.log_likelihood(sequence[None])[0] for sequence in sequences])
-    assert mean_bits(model, sequences, batch_size, truncate) == pytest.approx(-float(each.mean()), abs=1e-4)
+    assert held_out_bits(model, sequences, batch_size, truncate) == pytest.approx(
+        -float(each.mean()), abs=1e-4
+    )
 
 
 def test_padding_marks_what_is_real(sequences):

@@ -1,0 +1,111 @@
+"""Recipes: every one builds, the paper's have the paper's parameters and settings, the small ones train."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.training import recipes
+from sashimi_lib.training.recipes import RECIPES
+from sashimi_lib.training.trainer import train
+
+PARAMETERS = {
+    "beethoven_sashimi_8": 4_059_360,
+    "beethoven_wavenet_1024": 4_244_480,
+    "beethoven_samplernn_3": 35_034_624,
+    "youtubemix_sashimi_8": 4_059_360,
+    "youtubemix_sashimi_6": 3_135_304,
+    "youtubemix_sashimi_4": 2_211_248,
+    "youtubemix_sashimi_2": 1_287_192,
+    "youtubemix_isotropic_8": 5_525_792,
+    "youtubemix_isotropic_4": 2_828_816,
+    "youtubemix_wavenet_1024": 4_244_480,
+    "youtubemix_wavenet_512": 2_671_616,
+    "youtubemix_samplernn_3": 35_034_624,
+    "youtubemix_samplernn_2": 51_848_704,
+    "sc09_sashimi_8": 4_751_072,
+    "sc09_wavenet_1024": 4_244_480,
+    "sc09_samplernn_3": 35_034_624,
+    "sc09_sashimi_unet_8": 6_820_512,
+}
+SMALL = [name for name in RECIPES if name not in PARAMETERS]
+
+
+@pytest.fixture(scope="module")
+def count():
+    """Parameters of a recipe's model; recipes that share a model share the work."""
+    known = {}
+
+    def of(recipe):
+        if recipe.backbone not in known:
+            known[recipe.backbone] = sum(p.numel() for p in recipe.build(0).parameters())
+        return known[recipe.backbone]
+
+    return of
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_paper_s_models_have_their_published_parameters(name, count):
+    assert count(RECIPES[name]) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "quantizer", "length", "steps", "batch"),
+    [
+        ("beethoven", Linear(), 128_000, 1_000_000, 1),
+        ("youtubemix", MuLaw(), 131_072, 600_000, 1),
+        ("sc09", MuLaw(), 16_000, 1_100_000, 8),
+    ],
+)
+def test_the_paper_s_settings(corpus, quantizer, length, steps, batch):
+    for name in PARAMETERS:
+        recipe, training = RECIPES[name], RECIPES[name].training
+        if not name.startswith(corpus) or name == "sc09_sashimi_unet_8":
+            continue
+        assert (recipe.quantizer, recipe.sample_rate, recipe.length) == (quantizer, 16_000, length)
+        assert (training.steps, training.decay, training.factor) == (steps, "plateau", 0.2)
+        assert (training.weight_decay, training.ema, training.clip_norm) == (0, 0, None)
+        plain = training.batch_size, training.truncate, training.clip_value
+        assert plain == ((128, 1024, 1.0) if "samplernn" in name else (batch, None, None))
+        assert training.lr == (0.001 if "wavenet" in name or "samplernn" in name else 0.004)
+        assert training.patience == (5 if "wavenet" in name else 20)
+
+
+def test_the_later_model_has_its_own_settings():
+    training = recipes.SC09_SASHIMI_UNET_8.training
+    assert (training.steps, training.batch_size, training.lr) == (200_000, 16, 0.001)
+    assert (training.decay, training.warmup, training.weight_decay) == ("cosine", 1_000, 0.1)
+
+
+def test_the_small_wavenet_has_three_times_the_parameters_and_the_thin_one_as_many(count):
+    sashimi = count(recipes.SMALL_SASHIMI)
+    assert count(recipes.SMALL_WAVENET) >= 3 * sashimi
+    assert count(recipes.TINY_WAVENET) == pytest.approx(sashimi, rel=0.05)
+    assert recipes.SMALL_WAVENET.backbone.receptive_field == 4093
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_small_ones_train_on_sequences_of_any_length(name):
+    recipe = RECIPES[name]
+    codes = [torch.randint(100, 150, (length,)) for length in (70, 33)]
+    config = dataclasses.replace(recipe.training, steps=2, warmup=0)
+    history = train(recipe.build(0), codes, config, valid=codes, progress=False)
+    assert len(history.bits) == 2
+    assert all(0 < bits < 20 for bits in history.bits)
+
+
+def test_the_seed_says_which_model_and_leaves_other_random_numbers_alone():
+    before = torch.get_rng_state()
+    a, b, c = (recipes.SMALL_SASHIMI.build(seed) for seed in (0, 0, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    assert not torch.equal(a.embedding.weight, c.embedding.weight)
+
+
+def test_every_recipe_has_a_name_and_can_be_written_down():
+    constants = {name for name, value in vars(recipes).items() if isinstance(value, recipes.Recipe)}
+    assert {name.lower() for name in constants} == set(RECIPES) >= set(PARAMETERS)
+    for recipe in RECIPES.values():
+        json.dumps(dataclasses.asdict(recipe))
