@@ -159,7 +159,7 @@ class StateSpace(nn.Module):
         """One sample, by recurrence, in O(N) a channel and in real arithmetic."""
         _, recurrence = self._constants()
         state = recurrence.step(u_t.to(state.dtype), state)
-        return (recurrence.C * state).sum(-1) + self.D * u_t, state
+        return torch.linalg.vecdot(recurrence.C, state) + self.D * u_t, state
 
     def _constants(self) -> tuple[Recurrence, Recurrence]:
         """`recurrence` in float64 and in the layer's own precision, kept until a parameter changes.

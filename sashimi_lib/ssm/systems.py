@@ -73,6 +73,17 @@ class Modes(NamedTuple):
         decay, turn = self.decay[..., None], self.turn[..., None]
         return torch.cat([decay * real - turn * imag, turn * real + decay * imag], dim=-2)
 
+    def rotate(self, x: Float[Tensor, "batch H N"]) -> Float[Tensor, "batch H N"]:
+        """The product with a batch of states, in as few passes over memory as it takes."""
+        real, imag = x.chunk(2, dim=-1)
+        return torch.cat(
+            [
+                torch.addcmul(self.decay * real, self.turn, imag, value=-1),
+                torch.addcmul(self.turn * real, self.decay, imag),
+            ],
+            dim=-1,
+        )
+
     @property
     def mT(self) -> "Modes":
         """The transpose: a rotation backwards."""
@@ -109,10 +120,10 @@ class Recurrence(NamedTuple):
 
     def step(self, u: Float[Tensor, "batch H"], x: Float[Tensor, "batch H N"]) -> Float[Tensor, "batch H N"]:
         """The next state, in O(N) a channel: rotate each mode, add the low-rank term and the input."""
-        mixed = self.B * u[..., None] + (self.modes @ x[..., None])[..., 0]
-        if self.left.shape[-1] == 0:
-            return mixed
-        return mixed + (self.left @ (self.right.mT @ x[..., None]))[..., 0]
+        after = torch.addcmul(self.modes.rotate(x), self.B, u[..., None])
+        for left, right in zip(self.left.unbind(-1), self.right.unbind(-1), strict=True):
+            after = torch.addcmul(after, left, torch.linalg.vecdot(right, x)[..., None])
+        return after
 
     def A_bar(self) -> Matrices:
         """What powers are taken of: the modes alone where they are all there is, else full matrices."""
