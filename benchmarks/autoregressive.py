@@ -1,0 +1,225 @@
+"""SaShiMi against WaveNet, SampleRNN and a flat S4: the same recordings, the same split, the same time.
+
+    python benchmarks/autoregressive.py runs/data/piano --sample-rate 16000
+    python benchmarks/autoregressive.py runs/data/digits --sample-rate 8000
+    python benchmarks/autoregressive.py runs/data/piano --sample-rate 16000 --full
+
+The folder holds ``train``, ``valid`` and ``test``, whole recordings in each. Every model trains for the same
+time, in as many steps as it can make of it, on one CPU thread; its learning rate is the best of three by the
+validation recordings in a quarter of that time. Under an hour for two folders on two cores. With ``--full``
+the paper's sizes, on a GPU. Writes ``book/results/autoregressive_FOLDER.json`` and the first draws of every
+model beside it.
+"""
+
+import argparse
+import dataclasses
+import multiprocessing
+import resource
+import time
+from pathlib import Path
+
+import torch
+from corpus import Corpus, excerpts, load, pieces
+from result import RESULTS, save_result
+
+from sashimi_lib.audio import write
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits, mean_bits
+from sashimi_lib.training import recipes
+from sashimi_lib.training.initial import order_codes
+from sashimi_lib.training.recipes import Recipe
+from sashimi_lib.training.trainer import train
+
+SEEDS, FACTORS, CLIPS = (0, 1, 2), (0.5, 1.0, 2.0), 4
+JUDGED = 320_000  # samples of a split, in excerpts of at most a second
+SMALL = {
+    "SaShiMi": recipes.SMALL_SASHIMI,
+    "WaveNet": recipes.SMALL_WAVENET,
+    "WaveNet, a third": recipes.TINY_WAVENET,
+    "SampleRNN": recipes.SMALL_SAMPLERNN,
+    "flat S4": recipes.SMALL_ISOTROPIC,
+}
+FULL = {
+    "SaShiMi": recipes.YOUTUBEMIX_SASHIMI_2,
+    "WaveNet": recipes.YOUTUBEMIX_WAVENET_1024,
+    "SaShiMi-8": recipes.YOUTUBEMIX_SASHIMI_8,
+    "SampleRNN": recipes.YOUTUBEMIX_SAMPLERNN_3,
+    "flat S4": recipes.YOUTUBEMIX_ISOTROPIC_4,
+}
+BATCHES = (1, 4, 16, 64, 256)  # sequences generated side by side
+
+
+def device() -> torch.device:
+    """Where models live: the GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def now() -> float:
+    """Seconds that count: of the wall on a GPU, of this thread alone on a CPU that others share."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def learn(recipe: Recipe, data: list[torch.Tensor], steps: int, factor: float, seed: int) -> AudioLM:
+    """A model trained for so many steps, at so many times the recipe's learning rates."""
+    model = recipe.build(seed)
+    order_codes(model)
+    rates = {"lr": factor * recipe.training.lr, "ssm_lr": factor * recipe.training.ssm_lr}
+    config = dataclasses.replace(recipe.training, steps=steps, seed=seed, **rates)
+    train(model.to(device()), data, config, progress=False)
+    return model
+
+
+def bits(model: AudioLM, clips: list[torch.Tensor]) -> torch.Tensor:
+    """Bits per sample of each clip."""
+    return clip_bits(model, clips, batch_size=8, frame=4096)
+
+
+def seconds_per_step(models: dict[str, Recipe], corpus: Corpus, rounds: int = 4) -> dict[str, list[float]]:
+    """Training steps timed in turn, so that a busy machine treats all alike; the first round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(rounds):
+        for name, recipe in models.items():
+            data = pieces(corpus["train"], recipe.length)
+            steps = 4 if recipe.training.truncate is None else recipe.length // recipe.training.truncate
+            before = now()
+            learn(recipe, data[: 2 * recipe.training.batch_size], steps, 1.0, seed=0)
+            if turn:
+                seconds[name].append((now() - before) / steps)
+    return seconds
+
+
+def samples_per_second(models: dict[str, Recipe], rounds: int = 3) -> dict[str, dict[int, float]]:
+    """Generated samples per second and batch, the models in turn; the best of the rounds."""
+    best: dict[str, dict[int, float]] = {name: dict.fromkeys(BATCHES, 0.0) for name in models}
+    for _ in range(rounds):
+        for name, recipe in models.items():
+            model = recipe.build(0).to(device())
+            for batch in BATCHES:
+                model.generate(16, batch)
+                steps = max(32, 256 // batch)
+                before = now()
+                model.generate(steps, batch)
+                best[name][batch] = max(best[name][batch], steps * batch / (now() - before))
+    return best
+
+
+def _train_a_little(recipe: Recipe, data: list[torch.Tensor], answer: multiprocessing.SimpleQueue) -> None:
+    torch.set_num_threads(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    learn(recipe, data, 2, 1.0, seed=0)
+    if torch.cuda.is_available():
+        answer.put(torch.cuda.max_memory_allocated() / 2**20)
+    else:
+        answer.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+
+
+def peak_mebibytes(recipe: Recipe, corpus: Corpus) -> float:
+    """What a model and its training take, in a process of their own."""
+    context = multiprocessing.get_context("spawn")
+    answer = context.SimpleQueue()
+    data = pieces(corpus["train"], recipe.length)[: 2 * recipe.training.batch_size]
+    process = context.Process(target=_train_a_little, args=(recipe, data, answer))
+    process.start()
+    process.join()
+    return round(answer.get(), 1)
+
+
+def contend(
+    name: str,
+    recipe: Recipe,
+    corpus: Corpus,
+    judged: Corpus,
+    options: argparse.Namespace,
+    step_seconds: list[float],
+) -> dict[str, object]:
+    """Choose a learning rate, train from every seed, judge, draw: all figures of one model."""
+    data = pieces(corpus["train"], recipe.length)
+    steps = int(options.seconds / min(step_seconds))
+    tried = {
+        factor: float(bits(learn(recipe, data, steps // 4, factor, 0), judged["valid"]).mean())
+        for factor in FACTORS
+    }
+    factor = min(tried, key=lambda factor: tried[factor])
+    print(name, steps, "steps;", tried, flush=True)
+    runs, draws = [], []
+    for seed in SEEDS:
+        model = learn(recipe, data, steps, factor, seed)
+        runs.append(mean_bits(bits(model, judged["test"]), judged["test"])._asdict())
+        print(name, seed, runs[-1], flush=True)
+        if seed == SEEDS[0]:
+            draws = draw(model, options.folder.name, name, options.sample_rate)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "test_bits": runs,
+        "validation_bits_by_factor": tried,
+        "factor": factor,
+        "steps": steps,
+        "samples_per_step": recipe.training.batch_size * (recipe.training.truncate or recipe.length),
+        "seconds_per_step": step_seconds,
+        "peak_mebibytes": peak_mebibytes(recipe, corpus),
+        "clips": draws,
+    }
+
+
+def main() -> None:
+    """Time, tune, train, judge, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--sample-rate", type=int, default=16_000)
+    parser.add_argument("--seconds", type=float, default=60.0, help="training time of a run")
+    parser.add_argument("--full", action="store_true", help="the paper's sizes, for a GPU")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    models = FULL if options.full else SMALL
+    quantizer = next(iter(models.values())).quantizer
+    corpus = load(options.folder, options.sample_rate, quantizer)
+    judged = {split: excerpts(corpus[split], options.sample_rate, JUDGED) for split in ("valid", "test")}
+
+    step_seconds = seconds_per_step(models, corpus)
+    figures = {
+        name: contend(name, recipe, corpus, judged, options, step_seconds[name])
+        for name, recipe in models.items()
+    }
+    for name, speeds in samples_per_second(models).items():
+        figures[name]["generated_samples_per_second"] = {str(batch): speed for batch, speed in speeds.items()}
+    save_result(
+        f"autoregressive_{options.folder.name}",
+        question="SaShiMi against WaveNet, SampleRNN and a flat S4 after equal training time",
+        config={
+            "seconds": options.seconds,
+            "sample_rate": options.sample_rate,
+            "size": "paper" if options.full else "small",
+            "recipes": {name: dataclasses.asdict(recipe) for name, recipe in models.items()},
+        },
+        figures={
+            "models": figures,
+            "bigram_bits": bigram_bits(corpus["train"], judged["test"]),
+            "test_samples": sum(map(len, judged["test"])),
+        },
+        units={
+            "test_bits": "bits per sample, a mean and a 95 % bootstrap interval over excerpts for each seed",
+            "seconds_per_step": "seconds of one CPU thread, or of the wall on a GPU, one entry a round",
+            "peak_mebibytes": "MiB that a model and its training take",
+        },
+        repeats=len(SEEDS),
+        seed=SEEDS[0],
+        data=f"{options.folder.name}: excerpts of at most 1 s of held-out recordings, 8-bit mu-law",
+    )
+
+
+def draw(model: AudioLM, folder: str, name: str, sample_rate: int) -> list[str]:
+    """Write the first `CLIPS` draws from silence, two seconds each, not chosen; returns the files' names."""
+    clips = model.quantizer.decode(model.generate(2 * sample_rate, CLIPS, seed=0).cpu())
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    stem = f"autoregressive_{folder}_{name}".replace(", ", "_").replace(" ", "_")
+    names = [f"{stem}_{number}.flac" for number in range(CLIPS)]
+    for clip, file in zip(clips, names, strict=True):
+        write(RESULTS / file, clip, sample_rate)
+    return names
+
+
+if __name__ == "__main__":
+    main()
