@@ -142,14 +142,18 @@ SC09_SASHIMI_UNET_8 = replace(
 
 # Ours, for one CPU core and minutes: piano at 16 kHz. WaveNet is half as wide as the paper's in every part,
 # with the same receptive field, and three times SaShiMi's size as there; the thin one is of SaShiMi's size.
-# State spaces make a kernel a step, whatever the batch, so they take more sequences at a time.
-_SMALL = TrainingConfig(steps=1_000, batch_size=2, warmup=20, decay="cosine", valid_every=250)
+# Batches are small, for many steps. SaShiMi makes its kernels anew a step, whatever the batch, and takes two.
+_SMALL = TrainingConfig(steps=1_000, batch_size=1, warmup=20, decay="cosine", valid_every=250)
 _SMALL_SSM = replace(PAPER_SSM, d_state=32)
 SMALL_SASHIMI = Recipe(
     SaShiMiConfig(d_model=32, n_layers=2, ssm=_SMALL_SSM), MuLaw(), 16_000, 4_096,
-    replace(_SMALL, batch_size=4, lr=0.008, ssm_lr=0.004),
+    replace(_SMALL, batch_size=2, lr=0.008, ssm_lr=0.004),
 )  # fmt: skip
-SMALL_ISOTROPIC = replace(SMALL_SASHIMI, backbone=IsotropicConfig(d_model=64, n_layers=4, ssm=_SMALL_SSM))
+SMALL_ISOTROPIC = replace(
+    SMALL_SASHIMI,
+    backbone=IsotropicConfig(d_model=64, n_layers=4, ssm=_SMALL_SSM),
+    training=replace(_SMALL, lr=0.008, ssm_lr=0.004),
+)
 SMALL_WAVENET = replace(
     SMALL_SASHIMI,
     backbone=WaveNetConfig(d_residual=32, d_dilation=32, d_skip=512, d_end=256, d_model=128),
@@ -162,7 +166,7 @@ TINY_WAVENET = replace(
 SMALL_SAMPLERNN = replace(
     SMALL_SASHIMI,
     backbone=SampleRNNConfig(d_hidden=192, d_embedding=64),
-    training=replace(_SMALL, lr=0.002, batch_size=16, truncate=512, clip_value=1.0),
+    training=replace(_SMALL, lr=0.002, batch_size=8, truncate=512, clip_value=1.0),
 )
 
 # The same for spoken digits at 8 kHz, whose recordings are about as long as a segment: words, not pieces.
