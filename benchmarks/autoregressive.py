@@ -16,6 +16,7 @@ import dataclasses
 import multiprocessing
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from sashimi_lib.training.recipes import Recipe
 from sashimi_lib.training.trainer import train
 
 SEEDS, FACTORS, CLIPS = (0, 1, 2), (0.5, 1.0, 2.0), 4
-JUDGED = 320_000  # samples of a split, in excerpts of at most a second
+JUDGED = {"valid": 100_000, "test": 320_000}  # samples at most, in excerpts of a second or less
 SMALL = {
     "SaShiMi": recipes.SMALL_SASHIMI,
     "WaveNet": recipes.SMALL_WAVENET,
@@ -62,7 +63,14 @@ def now() -> float:
     return time.process_time()
 
 
-def learn(recipe: Recipe, data: list[torch.Tensor], steps: int, factor: float, seed: int) -> AudioLM:
+def learn(
+    recipe: Recipe,
+    data: list[torch.Tensor],
+    steps: int,
+    factor: float,
+    seed: int,
+    on_step: Callable[[int, float], None] | None = None,
+) -> AudioLM:
     """A model trained for so many steps, at so many times the recipe's learning rates.
 
     The rate falls to nothing by the last step, whatever the recipe's own schedule: time is short, and the
@@ -73,7 +81,7 @@ def learn(recipe: Recipe, data: list[torch.Tensor], steps: int, factor: float, s
     schedule = {"steps": steps, "decay": "cosine", "warmup": min(20, steps // 10)}
     rates = {"lr": factor * recipe.training.lr, "ssm_lr": factor * recipe.training.ssm_lr}
     config = dataclasses.replace(recipe.training, seed=seed, **schedule, **rates)
-    train(model.to(device()), data, config, progress=False)
+    train(model.to(device()), data, config, on_step=on_step, progress=False)
     return model
 
 
@@ -82,17 +90,15 @@ def bits(model: AudioLM, clips: list[torch.Tensor]) -> torch.Tensor:
     return clip_bits(model, clips, batch_size=8, frame=4096)
 
 
-def seconds_per_step(models: dict[str, Recipe], corpus: Corpus, rounds: int = 4) -> dict[str, list[float]]:
-    """Training steps timed in turn, so that a busy machine treats all alike; the first round warms up."""
+def seconds_per_step(models: dict[str, Recipe], corpus: Corpus, rounds: int = 3) -> dict[str, list[float]]:
+    """Training steps timed in turn, so that a busy machine treats all alike; the first of each warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(rounds):
+    for _ in range(rounds):
         for name, recipe in models.items():
-            data = pieces(corpus["train"], recipe.length)
-            steps = 4 if recipe.training.truncate is None else recipe.length // recipe.training.truncate
-            before = now()
-            learn(recipe, data[: 2 * recipe.training.batch_size], steps, 1.0, seed=0)
-            if turn:
-                seconds[name].append((now() - before) / steps)
+            data = pieces(corpus["train"], recipe.length)[: 2 * recipe.training.batch_size]
+            done: list[float] = []
+            learn(recipe, data, 5, 1.0, seed=0, on_step=lambda *_: done.append(now()))  # noqa: B023
+            seconds[name].append((done[-1] - done[0]) / (len(done) - 1))
     return seconds
 
 
@@ -181,7 +187,7 @@ def main() -> None:
     models = FULL if options.full else SMALL
     quantizer = next(iter(models.values())).quantizer
     corpus = load(options.folder, options.sample_rate, quantizer)
-    judged = {split: excerpts(corpus[split], options.sample_rate, JUDGED) for split in ("valid", "test")}
+    judged = {split: excerpts(corpus[split], options.sample_rate, number) for split, number in JUDGED.items()}
 
     step_seconds = seconds_per_step(models, corpus)
     figures = {
