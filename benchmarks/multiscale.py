@@ -15,7 +15,7 @@ from result import save_result
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.data import bundled
 from sashimi_lib.evaluation.likelihood import bigram_bits
-from sashimi_lib.models import IsotropicS4, SaShiMi, SaShiMiConfig
+from sashimi_lib.models import IsotropicConfig, IsotropicS4, SaShiMi, SaShiMiConfig
 from sashimi_lib.quantize import MuLaw
 from sashimi_lib.ssm.s4 import SSMConfig
 from sashimi_lib.training.initial import order_codes
@@ -29,8 +29,10 @@ SSM = SSMConfig(d_state=32)
 RATES = {"lr": 0.008, "ssm_lr": 0.004, "warmup": 10, "decay": "cosine"}
 MODELS = {
     "pooled": lambda: SaShiMi(SaShiMiConfig(d_model=32, n_layers=1, ff=4, ssm=SSM)),
-    "flat": lambda: IsotropicS4(d_model=40, n_layers=2, ff=4, glu=False, ssm=SSM),
-    "flat_large": lambda: IsotropicS4(d_model=112, n_layers=2, ff=4, glu=False, ssm=SSM),  # only timed
+    "flat": lambda: IsotropicS4(IsotropicConfig(d_model=40, n_layers=2, glu=False, ssm=SSM)),
+    "flat_large": lambda: IsotropicS4(
+        IsotropicConfig(d_model=112, n_layers=2, glu=False, ssm=SSM)
+    ),  # only timed
 }
 PAIR = ("flat", "pooled")
 

@@ -1,0 +1,146 @@
+"""What the models that ship write, drawn once from fixed seeds: every clip of chapter 7 that takes long to make.
+
+    python benchmarks/listening.py
+
+Four first draws of each model; the piano at three temperatures and three nuclei; two real openings of the
+held-out piano, continued; and one long draw at each of three temperatures, with its loudness and spectral
+flatness in every half second beside those of the real piano. Nothing is chosen. Writes the clips and
+``book/results/listening.json``. About ten minutes on one CPU thread.
+"""
+
+import argparse
+import math
+
+import torch
+from result import RESULTS, save_result
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from sashimi_lib import pretrained
+from sashimi_lib.audio import rms_db, write
+from sashimi_lib.autoregressive import AudioLM, sample
+from sashimi_lib.data import bundled
+
+TEMPERATURES, NUCLEI = (0.8, 0.9, 1.0), (0.9, 0.97, 1.0)
+LONG_TEMPERATURES = (0.9, 1.0, 1.1)
+OPENINGS = (1.0, 9.0)  # seconds into the held-out piano, where the two prompts of a second begin
+DRAWS = 4
+
+
+@torch.no_grad()
+def draw_each(model: AudioLM, length: int, settings: list[tuple[float, float]]) -> Tensor:
+    """One draw for each temperature and top-p, side by side: (settings, length) codes, from seed 0."""
+    generator, state = torch.Generator().manual_seed(0), model.initial_state(len(settings))
+    code, codes = torch.full((len(settings),), model.quantizer.silence), []
+    with parametrize.cached():
+        for _ in range(length):
+            logits, state = model.step(code, state)
+            rows = zip(logits.split(1), settings, strict=True)
+            code = torch.cat([sample(row, *setting, generator) for row, setting in rows])
+            codes.append(code)
+    return torch.stack(codes, dim=1)
+
+
+def by_half_second(waveform: Tensor, sample_rate: int) -> dict[str, list[float]]:
+    """Loudness in dBFS, and spectral flatness in dB (0 for white noise), of every half second."""
+    halves = waveform[: len(waveform) // (sample_rate // 2) * (sample_rate // 2)].view(-1, sample_rate // 2)
+    return {
+        "level_db": [round(max(rms_db(half), -120.0), 2) for half in halves],
+        "flatness_db": [round(flatness_db(half), 2) for half in halves],
+    }
+
+
+def flatness_db(waveform: Tensor) -> float:
+    """Geometric over arithmetic mean of the power spectrum, without its first bin. Silence counts as flat."""
+    window = torch.hann_window(len(waveform), dtype=torch.float64)
+    power = torch.fft.rfft(waveform.double() * window).abs().square()[1:] + 1e-12
+    return 10 * math.log10(float(power.log().mean().exp() / power.mean()))
+
+
+def keep(name: str, waveform: Tensor, sample_rate: int, suffix: str = "flac") -> str:
+    """Write one clip; returns the file's name."""
+    file = f"listening_{name}.{suffix}"
+    write(RESULTS / file, waveform, sample_rate)
+    return file
+
+
+def first_draws(name: str, seconds: float) -> list[str]:
+    """The first draws of a model, as anybody gets them from `AudioLM.generate`."""
+    shipped = pretrained.load(name)
+    codes = shipped.model.generate(int(seconds * shipped.sample_rate), DRAWS, seed=0)
+    clips = shipped.model.quantizer.decode(codes)
+    return [keep(f"{name}_{i}", clip, shipped.sample_rate) for i, clip in enumerate(clips)]
+
+
+def grid(model: AudioLM, sample_rate: int, seconds: float) -> list[list[str]]:
+    """A clip for each temperature (rows) and top-p (columns)."""
+    settings = [(temperature, top_p) for temperature in TEMPERATURES for top_p in NUCLEI]
+    clips = model.quantizer.decode(draw_each(model, int(seconds * sample_rate), settings))
+    names = [
+        keep(f"grid_{t:g}_{p:g}", clip, sample_rate) for (t, p), clip in zip(settings, clips, strict=True)
+    ]
+    return [names[i : i + len(NUCLEI)] for i in range(0, len(names), len(NUCLEI))]
+
+
+def long_draws(model: AudioLM, sample_rate: int, seconds: float) -> list[dict[str, object]]:
+    """A long draw at each temperature, all probabilities kept, and what became of it."""
+    settings = [(temperature, 1.0) for temperature in LONG_TEMPERATURES]
+    clips = model.quantizer.decode(draw_each(model, int(seconds * sample_rate), settings))
+    return [
+        {"temperature": temperature, "clip": keep(f"long_{temperature:g}", clip, sample_rate, "mp3")}
+        | by_half_second(clip, sample_rate)
+        for temperature, clip in zip(LONG_TEMPERATURES, clips, strict=True)
+    ]
+
+
+def continuations(model: AudioLM, sample_rate: int, seconds: float) -> list[dict[str, object]]:
+    """Real openings of a second, and as much as is asked for of what the model thinks comes next."""
+    held_out = bundled.piano().test
+    starts = [int(opening * sample_rate) for opening in OPENINGS]
+    prompt = torch.stack([model.quantizer.encode(held_out[start : start + sample_rate]) for start in starts])
+    codes = model.generate(int(seconds * sample_rate), prompt=prompt, seed=0)
+    clips = model.quantizer.decode(torch.cat([prompt, codes], dim=1))
+    return [
+        {"opening": opening, "prompt_seconds": 1.0, "clip": keep(f"continued_{i}", clip, sample_rate)}
+        for i, (opening, clip) in enumerate(zip(OPENINGS, clips, strict=True))
+    ]
+
+
+def main() -> None:
+    """Draw everything, write everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of the short clips")
+    parser.add_argument("--long-seconds", type=float, default=20.0, help="length of the long draws")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    shipped, piano = pretrained.load("piano"), bundled.piano()
+    model, sample_rate = shipped.model, shipped.sample_rate
+    save_result(
+        "listening",
+        question="What the shipped models write, at first draw, hot and cold, after a real opening, and for long",
+        config={"seconds": options.seconds, "long_seconds": options.long_seconds, "sample_rate": sample_rate},
+        figures={
+            "draws": {name: first_draws(name, options.seconds) for name in ("piano", "digits")},
+            "grid": {
+                "temperatures": TEMPERATURES,
+                "top_p": NUCLEI,
+                "clips": grid(model, sample_rate, options.seconds),
+            },
+            "continuations": continuations(model, sample_rate, options.seconds),
+            "long": long_draws(model, sample_rate, options.long_seconds),
+            "real": by_half_second(piano.waveform, piano.sample_rate),
+        },
+        units={
+            "level_db": "dBFS (RMS) of each half second",
+            "flatness_db": "dB, geometric over arithmetic mean of the power spectrum of each half second",
+            "opening": "seconds into the held-out piano",
+        },
+        repeats=1,
+        seed=0,
+        data="the models that ship (sashimi_lib.pretrained); prompts from the held-out bundled piano",
+    )
+
+
+if __name__ == "__main__":
+    main()
