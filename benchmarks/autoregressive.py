@@ -7,8 +7,8 @@
 The folder holds ``train``, ``valid`` and ``test``, whole recordings in each. Every model trains for the same
 time, in as many steps as it can make of it, on one CPU thread; its learning rate is the best of three by the
 validation recordings in a quarter of that time. Under an hour for two folders on two cores. With ``--full``
-the paper's sizes, on a GPU. Writes ``book/results/autoregressive_FOLDER.json`` and the first draws of every
-model beside it.
+the paper's sizes, on a GPU; ``--only SaShiMi --seeds 1 --seconds 240`` is a part of that which fits a short
+loan. Writes ``book/results/autoregressive_FOLDER.json`` and the first draws of every model beside it.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from sashimi_lib.training.initial import order_codes
 from sashimi_lib.training.recipes import Recipe
 from sashimi_lib.training.trainer import train
 
-SEEDS, FACTORS, CLIPS = (0, 1, 2), (0.5, 1.0, 2.0), 4
+FACTORS, CLIPS = (0.5, 1.0, 2.0), 4  # learning rates tried; draws kept
 JUDGED = {"valid": 100_000, "test": 320_000}  # samples at most, in excerpts of a second or less
 SMALL = {
     "SaShiMi": recipes.SMALL_SASHIMI,
@@ -79,6 +79,7 @@ def learn(
     model = recipe.build(seed)
     order_codes(model)
     schedule = {"steps": steps, "decay": "cosine", "warmup": min(20, steps // 10)}
+    schedule["precision"] = "bfloat16" if torch.cuda.is_available() else "float32"
     rates = {"lr": factor * recipe.training.lr, "ssm_lr": factor * recipe.training.ssm_lr}
     config = dataclasses.replace(recipe.training, seed=seed, **schedule, **rates)
     train(model.to(device()), data, config, on_step=on_step, progress=False)
@@ -156,11 +157,11 @@ def contend(
     factor = min(tried, key=lambda factor: tried[factor])
     print(name, steps, "steps;", tried, flush=True)
     runs, draws = [], []
-    for seed in SEEDS:
+    for seed in range(options.seeds):
         model = learn(recipe, data, steps, factor, seed)
         runs.append(mean_bits(bits(model, judged["test"]), judged["test"])._asdict())
         print(name, seed, runs[-1], flush=True)
-        if seed == SEEDS[0]:
+        if seed == 0:
             draws = draw(model, options.folder.name, name, options.sample_rate)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -182,9 +183,13 @@ def main() -> None:
     parser.add_argument("--sample-rate", type=int, default=16_000)
     parser.add_argument("--seconds", type=float, default=80.0, help="training time of a run")
     parser.add_argument("--full", action="store_true", help="the paper's sizes, for a GPU")
+    parser.add_argument("--only", nargs="+", help="some of the models, in a result of their own")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each model")
     options = parser.parse_args()
     torch.set_num_threads(1)
     models = FULL if options.full else SMALL
+    if options.only:
+        models = {name: models[name] for name in options.only}
     quantizer = next(iter(models.values())).quantizer
     corpus = load(options.folder, options.sample_rate, quantizer)
     judged = {split: excerpts(corpus[split], options.sample_rate, number) for split, number in JUDGED.items()}
@@ -197,7 +202,7 @@ def main() -> None:
     for name, speeds in samples_per_second(models).items():
         figures[name]["generated_samples_per_second"] = {str(batch): speed for batch, speed in speeds.items()}
     save_result(
-        f"autoregressive_{options.folder.name}",
+        "_".join(["autoregressive", options.folder.name, *options.full * ["full"], *(options.only or [])]),
         question="SaShiMi against WaveNet, SampleRNN and a flat S4 after equal training time",
         config={
             "seconds": options.seconds,
@@ -215,8 +220,8 @@ def main() -> None:
             "seconds_per_step": "seconds of one CPU thread, or of the wall on a GPU, one entry a round",
             "peak_mebibytes": "MiB that a model and its training take",
         },
-        repeats=len(SEEDS),
-        seed=SEEDS[0],
+        repeats=options.seeds,
+        seed=0,
         data=f"{options.folder.name}: excerpts of at most 1 s of held-out recordings, 8-bit mu-law",
     )
 

@@ -1,0 +1,39 @@
+"""Benchmarks hear recordings as they are, and judge every model on the same evenly spread excerpts."""
+
+import torch
+
+from benchmarks.corpus import excerpts, load, pieces
+from sashimi_lib.audio import write
+from sashimi_lib.quantize import MuLaw
+
+
+def clips(*lengths):
+    return [torch.full((length,), number) for number, length in enumerate(lengths)]
+
+
+def test_a_corpus_is_loaded_by_split_and_brought_to_one_rate(tmp_path):
+    for split, rate in (("train", 16_000), ("valid", 8000), ("test", 8000)):
+        (tmp_path / split).mkdir()
+        write(tmp_path / split / "a.wav", 0.1 * torch.sin(torch.arange(rate) * 0.05), rate)
+    corpus = load(tmp_path, 8000, MuLaw())
+    assert {split: [len(clip) for clip in codes] for split, codes in corpus.items()} == {
+        "train": [8000],
+        "valid": [8000],
+        "test": [8000],
+    }
+
+
+def test_pieces_are_all_of_the_sound():
+    codes = [torch.arange(10), torch.arange(4)]
+    assert [len(piece) for piece in pieces(codes, 4)] == [4, 4, 2, 4]
+    assert torch.equal(torch.cat(pieces(codes, 4)), torch.cat(codes))
+
+
+def test_short_recordings_go_whole_and_remainders_of_long_ones_not_at_all():
+    assert [len(clip) for clip in excerpts(clips(10, 3, 8), 4, 1000)] == [4, 4, 3, 4, 4]
+
+
+def test_excerpts_come_from_all_recordings_and_are_no_more_than_asked_for():
+    chosen = excerpts(clips(100, 100, 100), 10, 100)
+    assert sum(map(len, chosen)) <= 100
+    assert {int(clip[0]) for clip in chosen} == {0, 1, 2}
