@@ -8,14 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sashimi_lib.autoregressive import AudioLM, sample
-from sashimi_lib.models import IsotropicS4, SaShiMi, SaShiMiConfig
+from sashimi_lib.models import IsotropicConfig, IsotropicS4, SaShiMi, SaShiMiConfig
 from sashimi_lib.quantize import Linear, MuLaw
 
 
 @pytest.fixture(params=["sashimi", "isotropic"])
 def model(request):
     backbone = SaShiMi(SaShiMiConfig(d_model=4, n_layers=1))
-    return AudioLM(MuLaw(), backbone if request.param == "sashimi" else IsotropicS4(d_model=4, n_layers=1))
+    return AudioLM(
+        MuLaw(),
+        backbone if request.param == "sashimi" else IsotropicS4(IsotropicConfig(d_model=4, n_layers=1)),
+    )
 
 
 @torch.no_grad()

@@ -5,12 +5,15 @@ state)``, ``step(x_t, state) -> (y_t, state)`` and ``initial_state(batch_size)``
 result.
 """
 
-from sashimi_lib.models.isotropic import IsotropicS4
+from sashimi_lib.models.build import Config, build
+from sashimi_lib.models.isotropic import IsotropicConfig, IsotropicS4
 from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
 from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig
 from sashimi_lib.models.wavenet import WaveNet, WaveNetConfig
 
 __all__ = [
+    "Config",
+    "IsotropicConfig",
     "IsotropicS4",
     "SaShiMi",
     "SaShiMiConfig",
@@ -18,4 +21,5 @@ __all__ = [
     "SampleRNNConfig",
     "WaveNet",
     "WaveNetConfig",
+    "build",
 ]

@@ -1,38 +1,46 @@
 """Isotropic S4: the same blocks at one rate, the flat model that SaShiMi is measured against (chapter 6)."""
 
+from dataclasses import dataclass
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sashimi_lib.models.blocks import Backbone, FeedForward, Norm, S4Block, Stack, State
+from sashimi_lib.models.blocks import Backbone, FeedForward, Norm, S4Block, SequenceModel, Stack, State
 from sashimi_lib.ssm.s4 import PAPER_SSM, SSMConfig
 
 
+@dataclass(frozen=True)
+class IsotropicConfig:
+    """The shape of an `IsotropicS4`; the defaults are the paper's 8-layer model (table 5)."""
+
+    d_model: int = 256
+    n_layers: int = 8
+    ff: int = 4
+    glu: bool = True
+    norm: Norm = "scalar"
+    ssm: SSMConfig = PAPER_SSM
+
+
 class IsotropicS4(Backbone):
-    """``n_layers`` pairs of blocks at full rate, then a layer norm; the defaults are the paper's (table 5).
+    """``n_layers`` pairs of blocks at full rate, then a layer norm.
 
     >>> import torch
-    >>> IsotropicS4(d_model=8, n_layers=1)(torch.randn(1, 10, 8))[0].shape
+    >>> IsotropicS4(IsotropicConfig(d_model=8, n_layers=1))(torch.randn(1, 10, 8))[0].shape
     torch.Size([1, 10, 8])
 
     Chapter: 6.
     """
 
-    def __init__(
-        self,
-        d_model: int = 256,
-        n_layers: int = 8,
-        ff: int = 4,
-        glu: bool = True,
-        norm: Norm = "scalar",
-        ssm: SSMConfig = PAPER_SSM,
-    ) -> None:
+    def __init__(self, config: IsotropicConfig = IsotropicConfig()) -> None:
         super().__init__()
-        self.d_model, self.frame = d_model, 1  # any length goes
-        pairs = [
-            (S4Block(d_model, ssm, glu, norm=norm), FeedForward(d_model, ff, norm)) for _ in range(n_layers)
-        ]
-        self.blocks = Stack([block for pair in pairs for block in pair])
-        self.norm = nn.LayerNorm(d_model)
+        self.config = config
+        self.d_model, self.frame = config.d_model, 1  # any length goes
+        blocks: list[SequenceModel] = []
+        for _ in range(config.n_layers):
+            blocks.append(S4Block(config.d_model, config.ssm, config.glu, norm=config.norm))
+            blocks.append(FeedForward(config.d_model, config.ff, config.norm))
+        self.blocks = Stack(blocks)
+        self.norm = nn.LayerNorm(config.d_model)
 
     def initial_state(self, batch_size: int) -> State:
         """The state of silence."""

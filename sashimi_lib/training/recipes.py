@@ -20,33 +20,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.models import (
-    IsotropicS4,
-    SampleRNN,
-    SampleRNNConfig,
-    SaShiMi,
-    SaShiMiConfig,
-    WaveNet,
-    WaveNetConfig,
-)
-from sashimi_lib.models.blocks import Backbone
+from sashimi_lib.models import Config, IsotropicConfig, SampleRNNConfig, SaShiMiConfig, WaveNetConfig, build
 from sashimi_lib.quantize import Linear, MuLaw
 from sashimi_lib.ssm.s4 import PAPER_SSM, SSMConfig
 from sashimi_lib.training.config import TrainingConfig
-
-
-@dataclass(frozen=True)
-class IsotropicConfig:
-    """The shape of an `IsotropicS4`; the defaults are the paper's (table 5).
-
-    Chapter: 7.
-    """
-
-    d_model: int = 256
-    n_layers: int = 8
-    ff: int = 4
-    glu: bool = True
-    ssm: SSMConfig = PAPER_SSM
 
 
 @dataclass(frozen=True)
@@ -63,7 +40,7 @@ class Recipe:
     Chapter: 7.
     """
 
-    backbone: SaShiMiConfig | IsotropicConfig | WaveNetConfig | SampleRNNConfig
+    backbone: Config
     quantizer: MuLaw | Linear
     sample_rate: int
     length: int
@@ -78,18 +55,7 @@ class Recipe:
         """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return AudioLM(self.quantizer, self._backbone())
-
-    def _backbone(self) -> Backbone:
-        match self.backbone:
-            case SaShiMiConfig():
-                return SaShiMi(self.backbone)
-            case IsotropicConfig():
-                return IsotropicS4(**vars(self.backbone))
-            case WaveNetConfig():
-                return WaveNet(self.backbone)
-            case SampleRNNConfig():
-                return SampleRNN(self.backbone)
+            return AudioLM(self.quantizer, build(self.backbone))
 
 
 def _wavenet(recipe: Recipe, backbone: WaveNetConfig) -> Recipe:

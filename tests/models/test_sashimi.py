@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.models import IsotropicS4, SaShiMi, SaShiMiConfig
+from sashimi_lib.models import IsotropicConfig, IsotropicS4, SaShiMi, SaShiMiConfig
 from sashimi_lib.quantize import MuLaw
 from sashimi_lib.ssm import s4
 from sashimi_lib.ssm.convolution import causal_conv_naive
@@ -71,7 +71,7 @@ def test_the_u_net_has_its_published_parameters(tied, everything):
 
 @pytest.mark.parametrize(("n_layers", "everything"), [(4, 2_828_816), (8, 5_525_792)])
 def test_isotropic_s4_has_its_published_parameters(n_layers, everything):
-    assert_counts(IsotropicS4(n_layers=n_layers, ssm=SSMConfig()), everything, everything)
+    assert_counts(IsotropicS4(IsotropicConfig(n_layers=n_layers, ssm=SSMConfig())), everything, everything)
 
 
 def assert_counts(backbone, everything, trained):

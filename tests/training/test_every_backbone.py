@@ -7,6 +7,7 @@ import torch
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models import (
+    IsotropicConfig,
     IsotropicS4,
     SampleRNN,
     SampleRNNConfig,
@@ -22,7 +23,7 @@ from sashimi_lib.training.trainer import train
 BACKBONES = {
     "sashimi": lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)),
     "u-net": lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1, unet=True)),
-    "isotropic": lambda: IsotropicS4(d_model=4, n_layers=1),
+    "isotropic": lambda: IsotropicS4(IsotropicConfig(d_model=4, n_layers=1)),
     "wavenet": lambda: WaveNet(WaveNetConfig(2, 3, 8, 8, 16, 16, 8)),
     "samplernn": lambda: SampleRNN(SampleRNNConfig((4, 2), 1, 16, 8)),
 }

@@ -1,0 +1,28 @@
+"""A configuration becomes a backbone: the one place that knows which belongs to which."""
+
+from sashimi_lib.models.blocks import Backbone
+from sashimi_lib.models.isotropic import IsotropicConfig, IsotropicS4
+from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
+from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig
+from sashimi_lib.models.wavenet import WaveNet, WaveNetConfig
+
+Config = SaShiMiConfig | IsotropicConfig | WaveNetConfig | SampleRNNConfig
+
+
+def build(config: Config) -> Backbone:
+    """A new backbone of that shape, which keeps it as its ``config``.
+
+    >>> build(SaShiMiConfig(d_model=8, n_layers=1)).config
+    SaShiMiConfig(d_model=8, n_layers=1, ...)
+
+    Chapter: 7.
+    """
+    match config:
+        case SaShiMiConfig():
+            return SaShiMi(config)
+        case IsotropicConfig():
+            return IsotropicS4(config)
+        case WaveNetConfig():
+            return WaveNet(config)
+        case SampleRNNConfig():
+            return SampleRNN(config)
