@@ -1,0 +1,284 @@
+"""Models in files: what ships says what it should, any other comes back as it was, a bad file is refused."""
+
+import dataclasses
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as to_bytes
+
+from sashimi_lib import __version__, pretrained
+from sashimi_lib.autoregressive import AudioLM, sample
+from sashimi_lib.models import IsotropicConfig, SampleRNNConfig, SaShiMiConfig, WaveNet, WaveNetConfig, build
+from sashimi_lib.pretrained import WEIGHTS, Card, bundled_bits, load, names, save
+from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.ssm.s4 import Form, SSMConfig
+
+SHIPPED = ["digits", "piano"]
+FLAT = [58, 180, 187, 139, 52]  # what seed 0 draws here where all codes are equally likely
+DIAGONAL = SSMConfig(d_state=8, form=Form.DIAGONAL, init="lin", tied=False)
+BACKBONES = {
+    "sashimi": SaShiMiConfig(d_model=4, n_layers=1, pool=(2, 4), norm="layer"),
+    "u-net": SaShiMiConfig(d_model=4, n_layers=1, unet=True, glu=True, ssm=DIAGONAL),
+    "isotropic": IsotropicConfig(d_model=4, n_layers=1, norm="layer", ssm=SSMConfig(d_state=4)),
+    "wavenet": WaveNetConfig(2, 3, 8, 8, 16, 16, 8),
+    "samplernn": SampleRNNConfig((4, 2), 2, 16, 8),
+}
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return {name: load(name) for name in SHIPPED}
+
+
+@pytest.fixture
+def model():
+    return AudioLM(MuLaw(), build(BACKBONES["wavenet"]))
+
+
+@pytest.fixture
+def file(model, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    save(path, model, 8000, Card("mine"))
+    return path
+
+
+def contents(path):
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def rewrite(path, tensors, metadata):
+    """Write a file that is not damaged, whatever else is wrong with it."""
+    sha = pretrained._digest(metadata["header"], tensors)
+    path.write_bytes(to_bytes(tensors, metadata | {"sha256": sha}))
+
+
+def refused(path, because):
+    with pytest.raises(ValueError, match=because) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_what_ships_is_what_is_named():
+    assert names() == SHIPPED == sorted(path.stem for path in WEIGHTS.iterdir() if path.suffix != ".md")
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 15e6
+    for name in SHIPPED:
+        assert f"`{name}.safetensors`" in (WEIGHTS / "CREDITS.md").read_text()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_knows_itself(name, shipped):
+    card, lm = shipped[name].card, shipped[name].model
+    assert card.name == name
+    assert card.library == __version__
+    assert card.parameters == sum(p.numel() for p in lm.parameters())
+    assert "CC" in card.credit
+    assert card.samples >= card.steps >= 500
+    assert card.test_bits < card.bigram_bits - 0.5
+    assert all(p.dtype == torch.float32 and p.device.type == "cpu" for p in lm.parameters())
+    assert shipped[name].sample_rate == {"piano": 16_000, "digits": 8000}[name]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@torch.no_grad()
+def test_a_shipped_model_gives_its_expected_bits_and_waveform(name, shipped):
+    lm, expected = shipped[name].model, shipped[name].card.expected
+    codes = torch.tensor([expected.codes])
+    assert codes.shape == (1, 64)
+    assert -float(lm.log_likelihood(codes).mean()) == pytest.approx(expected.bits, abs=1e-3)
+    assert torch.equal(lm.quantizer.decode(codes)[0], torch.tensor(expected.waveform))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@torch.no_grad()
+def test_a_shipped_model_draws_its_expected_waveform_again(name, shipped):
+    flat = sample(torch.zeros(5, 256), generator=torch.Generator().manual_seed(0)).tolist()
+    if flat != FLAT:
+        pytest.skip("the random numbers of this PyTorch are others, so its draws are other music")
+    lm, expected = shipped[name].model, shipped[name].card.expected
+    drawn = lm.generate(64, seed=0)[0]
+    assert tuple(drawn.tolist()) == expected.codes
+    # In double precision too: no draw hangs on rounding.
+    rebuilt = AudioLM(lm.quantizer, build(lm.backbone.config))
+    rebuilt.load_state_dict(lm.state_dict())
+    assert torch.equal(rebuilt.double().generate(64, seed=0)[0], drawn)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_gives_its_expected_bits_on_clips_that_ship(name, shipped):
+    given = bundled_bits(shipped[name].model, shipped[name].sample_rate)
+    assert given == pytest.approx(shipped[name].card.bundled_bits, abs=1e-3)
+
+
+def test_only_rates_of_the_clips_that_ship_can_be_judged(model):
+    with pytest.raises(ValueError, match="sample_rate must be 8000 or 16000"):
+        bundled_bits(model, 44_100)
+
+
+@pytest.mark.parametrize("quantizer", [MuLaw(), Linear(16)], ids=str)
+@pytest.mark.parametrize("name", BACKBONES)
+@torch.no_grad()
+def test_any_model_comes_back_as_it_was(name, quantizer, tmp_path):
+    lm = AudioLM(quantizer, build(BACKBONES[name]))
+    card = Card("mine", data="noise", credit="nobody", steps=3, samples=99, test_bits=7.5)
+    save(tmp_path / "new" / "file", lm, 22_050, card)
+    before = torch.get_rng_state()
+    back = load(tmp_path / "new" / "file")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert back.model.quantizer == quantizer
+    assert back.model.backbone.config == BACKBONES[name]
+    assert back.sample_rate == 22_050
+    expected = dataclasses.replace(card, parameters=back.card.parameters, expected=back.card.expected)
+    assert back.card == expected
+    codes = torch.randint(0, quantizer.levels, (2, 40))
+    assert torch.equal(back.model(codes)[0], lm(codes)[0])
+    assert tuple(lm.generate(64, seed=0)[0].tolist()) == back.card.expected.codes
+
+
+def test_saving_leaves_the_model_alone_and_keeps_single_precision(model, tmp_path):
+    model.double()
+    save(tmp_path / "file", model, 8000, Card("mine"))
+    assert next(model.parameters()).dtype == torch.float64
+    assert next(load(tmp_path / "file").model.parameters()).dtype == torch.float32
+
+
+def test_an_interrupted_save_leaves_the_old_file(file, model, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    before = file.read_bytes()
+    monkeypatch.setattr("os.replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save(file, model, 16_000, Card("other"))
+    assert file.read_bytes() == before
+
+
+def test_nothing_is_unpickled(file, monkeypatch):
+    def unpickled(*_, **__):
+        raise AssertionError("unpickled")
+
+    for where in ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load"):
+        monkeypatch.setattr(where, unpickled)
+    load(file)
+
+
+def test_other_kinds_of_files_are_refused(model, tmp_path):
+    path = tmp_path / "file"
+    torch.save(model.state_dict(), path)
+    refused(path, "must be a model that this library saved")
+    path.write_bytes(pickle.dumps({"a": 1}))
+    refused(path, "must be a model that this library saved")
+    path.write_bytes(b"")
+    refused(path, "must be a model that this library saved")
+    path.write_bytes(to_bytes({"weight": torch.ones(2)}))
+    refused(path, "format must be 1, got None")
+    path.write_bytes(to_bytes({"weight": torch.ones(2)}, {"format": "pt"}))
+    refused(path, "format must be 1, got None")
+
+
+def test_a_name_that_is_none_is_refused_with_those_that_are():
+    with pytest.raises(ValueError, match=r"one of digits, piano, or a file's path; got 'violin'"):
+        load("violin")
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+def test_a_truncated_file_is_refused(share, file):
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    refused(file, "must be a model that this library saved")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_damaged_byte_is_found(share, file):
+    whole = bytearray(file.read_bytes())
+    whole[int(share * len(whole))] ^= 4
+    file.write_bytes(whole)
+    refused(file, "")
+
+
+def test_another_format_is_refused(file):
+    tensors, metadata = contents(file)
+    rewrite(file, tensors, metadata | {"sashimi_lib": "2"})
+    refused(file, "format must be 1, got 2")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "because"),
+    [
+        ("WaveNetConfig", "Popen", "class must be one of .*, got 'Popen'"),
+        ('"MuLaw"', '"Expected"', "missing .*'codes'"),
+        ('"stacks": 2', '"stacks": 0', "stacks must be at least 1, got 0"),
+        ('"stacks": 2', '"heaps": 2', "heaps"),
+        ('"stacks": 2', '"stacks": 3', "Missing key"),
+        ('"d_skip": 16', '"d_skip": 17', "size mismatch"),
+        ('"levels": 256', '"levels": 3', "levels must be an even whole number"),
+        ('"sample_rate": 8000', '"sample_rate": -1', "sample_rate must"),
+        ('"backbone"', '"spine"', "backbone"),
+    ],
+)
+def test_a_header_that_describes_no_model_or_another_is_refused(old, new, because, file):
+    tensors, metadata = contents(file)
+    assert old in metadata["header"]
+    rewrite(file, tensors, metadata | {"header": metadata["header"].replace(old, new, 1)})
+    refused(file, because)
+
+
+def test_missing_left_over_and_other_tensors_are_refused(file):
+    tensors, metadata = contents(file)
+    rewrite(file, {name: x for name, x in tensors.items() if name != "head.bias"}, metadata)
+    refused(file, 'Missing key.*"head.bias"')
+    rewrite(file, tensors | {"tail.bias": torch.zeros(1)}, metadata)
+    refused(file, 'Unexpected key.*"tail.bias"')
+    rewrite(file, tensors | {"head.bias": torch.arange(256.0)}, metadata)
+    refused(file, "must cost .* bits per sample, and costs")
+
+
+def test_a_header_is_text_that_anybody_can_read(file):
+    header = json.loads(contents(file)[1]["header"])
+    assert header["backbone"]["class"] == "WaveNetConfig"
+    assert header["quantizer"] == {"class": "MuLaw", "levels": 256}
+    assert header["card"]["library"] == __version__
+
+
+def test_what_cannot_be_saved_is_refused(model, tmp_path):
+    class Own(WaveNet):
+        """A backbone that no header can describe."""
+
+    own = AudioLM(MuLaw(), Own(model.backbone.config))
+    del own.backbone.config
+    with pytest.raises(ValueError, match="backbone of this library, got Own"):
+        save(tmp_path / "file", own, 8000, Card("own"))
+    with pytest.raises(ValueError, match="sample_rate"):
+        save(tmp_path / "file", model, 0, Card("mine"))
+    model.head.weight.data[0] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"head\.weight"):
+        save(tmp_path / "file", model, 8000, Card("mine"))
+    assert not (tmp_path / "file").exists()
+
+
+def test_an_installed_wheel_brings_the_models(root, tmp_path):
+    pytest.importorskip("setuptools", minversion="77")
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(root / "sashimi_lib", tmp_path / "source" / "sashimi_lib", ignore=skip)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, tmp_path / "source")
+    make = "import setuptools.build_meta as b; b.build_wheel('..')"
+    subprocess.run([sys.executable, "-c", make], cwd=tmp_path / "source", check=True, capture_output=True)
+    shutil.unpack_archive(next(tmp_path.glob("*.whl")), tmp_path / "installed", "zip")
+    use = "from sashimi_lib.pretrained import *; print(*[load(name).card.name for name in names()], WEIGHTS)"
+    done = subprocess.run(
+        [sys.executable, "-c", use],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [*SHIPPED, str(tmp_path / "installed" / "sashimi_lib" / "weights")]
