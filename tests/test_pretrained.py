@@ -77,7 +77,7 @@ def test_what_ships_is_what_is_named():
 def test_a_shipped_model_knows_itself(name, shipped):
     card, lm = shipped[name].card, shipped[name].model
     assert card.name == name
-    assert card.library == __version__
+    assert card.library  # the version that packed it
     assert card.parameters == sum(p.numel() for p in lm.parameters())
     assert "CC" in card.credit
     assert card.samples >= card.steps >= 500
