@@ -3,9 +3,9 @@
     python tools/train_pretrained.py piano runs/data/piano_bach
     python tools/train_pretrained.py digits runs/data/digits_jackson
 
-The folder holds ``train``, ``valid`` and ``test``, whole recordings in each. About half an hour each on one
-CPU thread; stopped, the same command goes on. The weights of the best validation are then judged on ``test``
-and written to ``sashimi_lib/weights``; with ``--pack``, the best so far.
+The folder holds ``train``, ``valid`` and ``test``, whole recordings in each. About a quarter of an hour each
+on one CPU thread; stopped, the same command goes on. The weights of the best validation are then judged on
+``test`` and written to ``sashimi_lib/weights``; with ``--pack``, the best so far.
 """
 
 import argparse
@@ -52,7 +52,7 @@ TASKS = {
     "piano": Task(
         sample_rate=16_000,
         length=8192,
-        config=replace(CONFIG, steps=3000, batch_size=2, valid_every=500),
+        config=replace(CONFIG, steps=1500, batch_size=2, valid_every=250),
         data="Bach on a real piano: 16 minutes to learn from, 1 piece to choose by, 2 to be judged by",
         credit="Kimiko Ishizaka, Open Well-Tempered Clavier (2015) and Open Goldberg Variations (2012), "
         "CC0 1.0",
@@ -60,7 +60,7 @@ TASKS = {
     "digits": Task(
         sample_rate=8000,
         length=4096,
-        config=replace(CONFIG, steps=2500, batch_size=4, valid_every=250),
+        config=replace(CONFIG, steps=1500, batch_size=4, valid_every=250),
         data="Spoken digits, one voice: 39 takes of each to learn from, 3 to choose by, 5 to be judged by",
         credit="Free Spoken Digit Dataset, Zohar Jackson and contributors, speaker jackson, CC BY-SA 4.0",
     ),

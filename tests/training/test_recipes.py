@@ -82,7 +82,7 @@ def test_the_later_model_has_its_own_settings():
 def test_the_small_wavenet_has_three_times_the_parameters_and_the_thin_one_as_many(count):
     sashimi = count(recipes.SMALL_SASHIMI)
     assert count(recipes.SMALL_WAVENET) >= 3 * sashimi
-    assert count(recipes.TINY_WAVENET) == pytest.approx(sashimi, rel=0.05)
+    assert count(recipes.TINY_WAVENET) == pytest.approx(sashimi, rel=0.1)
     assert recipes.SMALL_WAVENET.backbone.receptive_field == 4093
 
 
