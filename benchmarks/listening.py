@@ -1,17 +1,21 @@
-"""What the models that ship write, drawn once from fixed seeds: every clip of chapter 7 that takes long to make.
+"""What the models that ship write, drawn once from fixed seeds: the clips of chapter 7 that take long.
 
-    python benchmarks/listening.py
+    python benchmarks/listening.py runs/data/piano_bach
 
 Four first draws of each model; the piano at three temperatures and three nuclei; two real openings of the
-held-out piano, continued; and one long draw at each of three temperatures, with its loudness and spectral
-flatness in every half second beside those of the real piano. Nothing is chosen. Writes the clips and
-``book/results/listening.json``. About ten minutes on one CPU thread.
+held-out bundled piano, continued; one long draw at each of three temperatures, with its loudness and spectral
+flatness in every half second beside those of real recordings; and how much noise the model adds to a real
+past that has noise in it. The recordings are those of the folder's ``test``, which the model was judged by;
+no sound of them is written. Nothing is chosen. Writes the clips and ``book/results/listening.json``. About
+eight minutes on one CPU thread.
 """
 
 import argparse
 import math
+from pathlib import Path
 
 import torch
+from corpus import recordings
 from result import RESULTS, save_result
 from torch import Tensor
 from torch.nn.utils import parametrize
@@ -25,6 +29,7 @@ TEMPERATURES, NUCLEI = (0.8, 0.9, 1.0), (0.9, 0.97, 1.0)
 LONG_TEMPERATURES = (0.9, 1.0, 1.1)
 OPENINGS = (1.0, 9.0)  # seconds into the held-out piano, where the two prompts of a second begin
 DRAWS = 4
+NOISE_DB = tuple(range(-70, -14, 5))  # what is added to a real past, dBFS
 
 
 @torch.no_grad()
@@ -93,6 +98,31 @@ def long_draws(model: AudioLM, sample_rate: int, seconds: float) -> list[dict[st
     ]
 
 
+@torch.no_grad()
+def noise_out(model: AudioLM, excerpts: list[Tensor], sample_rate: int) -> dict[str, list[float]]:
+    """How loud the noise is that draws add after a past with noise in it, in dBFS, for each temperature.
+
+    The noise of a draw is the standard deviation of its prediction, in amplitude.
+    """
+    amplitude, generator = (
+        model.quantizer.decode(torch.arange(model.quantizer.levels)).double(),
+        torch.Generator(),
+    )
+    out: dict[str, list[float]] = {f"{temperature:g}": [] for temperature in LONG_TEMPERATURES}
+    for level in NOISE_DB:
+        generator.manual_seed(0)
+        pasts = [
+            excerpt + 10 ** (level / 20) * torch.randn(sample_rate, generator=generator)
+            for excerpt in excerpts
+        ]
+        logits, _ = model(model.quantizer.encode(torch.stack(pasts).clamp(-1, 1)))
+        for temperature in LONG_TEMPERATURES:
+            p = (logits.double() / temperature).softmax(-1)
+            variance = p @ amplitude.square() - (p @ amplitude).square()
+            out[f"{temperature:g}"].append(round(10 * math.log10(float(variance.mean())), 2))
+    return out
+
+
 def continuations(model: AudioLM, sample_rate: int, seconds: float) -> list[dict[str, object]]:
     """Real openings of a second, and as much as is asked for of what the model thinks comes next."""
     held_out = bundled.piano().test
@@ -109,16 +139,22 @@ def continuations(model: AudioLM, sample_rate: int, seconds: float) -> list[dict
 def main() -> None:
     """Draw everything, write everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of the short clips")
-    parser.add_argument("--long-seconds", type=float, default=20.0, help="length of the long draws")
+    parser.add_argument("--long-seconds", type=float, default=16.0, help="length of the long draws")
     options = parser.parse_args()
     torch.set_num_threads(1)
     RESULTS.mkdir(parents=True, exist_ok=True)
     shipped, piano = pretrained.load("piano"), bundled.piano()
     model, sample_rate = shipped.model, shipped.sample_rate
+    real = [
+        model.quantizer.decode(codes)
+        for codes in recordings(options.folder / "test", sample_rate, model.quantizer)
+    ]
+    excerpts = [clip[10 * sample_rate : 11 * sample_rate] for clip in real]
     save_result(
         "listening",
-        question="What the shipped models write, at first draw, hot and cold, after a real opening, and for long",
+        question="What the shipped models write: at first draw, hot and cold, after a real opening, for long",
         config={"seconds": options.seconds, "long_seconds": options.long_seconds, "sample_rate": sample_rate},
         figures={
             "draws": {name: first_draws(name, options.seconds) for name in ("piano", "digits")},
@@ -129,16 +165,28 @@ def main() -> None:
             },
             "continuations": continuations(model, sample_rate, options.seconds),
             "long": long_draws(model, sample_rate, options.long_seconds),
-            "real": by_half_second(piano.waveform, piano.sample_rate),
+            "real": {
+                "recordings": by_half_second(
+                    torch.cat([clip[: 30 * sample_rate] for clip in real]), sample_rate
+                ),
+                "bundled": by_half_second(piano.waveform, piano.sample_rate),
+            },
+            "noise": {
+                "temperatures": LONG_TEMPERATURES,
+                "in_db": NOISE_DB,
+                "out_db": noise_out(model, excerpts, sample_rate),
+            },
         },
         units={
             "level_db": "dBFS (RMS) of each half second",
             "flatness_db": "dB, geometric over arithmetic mean of the power spectrum of each half second",
             "opening": "seconds into the held-out piano",
+            "noise": "dBFS: white noise in the past, and the standard deviation of the next draw",
         },
         repeats=1,
         seed=0,
-        data="the models that ship (sashimi_lib.pretrained); prompts from the held-out bundled piano",
+        data="the models that ship (sashimi_lib.pretrained); prompts from the held-out bundled piano; "
+        f"{options.folder.name}: the first 30 s of each test recording",
     )
 
 
