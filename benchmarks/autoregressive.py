@@ -8,7 +8,8 @@ The folder holds ``train``, ``valid`` and ``test``, whole recordings in each. Ev
 time, in as many steps as it can make of it, on one CPU thread; its learning rate is the best of three by the
 validation recordings in a quarter of that time. Under an hour for two folders on two cores. With ``--full``
 the paper's sizes, on a GPU; ``--only SaShiMi --seeds 1 --seconds 240`` is a part of that which fits a short
-loan. Writes ``book/results/autoregressive_FOLDER.json`` and the first draws of every model beside it.
+loan, and ``--label`` keeps it beside others. Writes ``book/results/autoregressive_FOLDER.json`` and the first
+draws of every model.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from sashimi_lib.training.initial import order_codes
 from sashimi_lib.training.recipes import Recipe
 from sashimi_lib.training.trainer import train
 
-FACTORS, CLIPS = (0.5, 1.0, 2.0), 4  # learning rates tried; draws kept
+CLIPS = 4  # draws of each model that are kept
 JUDGED = {"valid": 100_000, "test": 320_000}  # samples at most, in excerpts of a second or less
 SMALL = {
     "SaShiMi": recipes.SMALL_SASHIMI,
@@ -152,9 +153,9 @@ def contend(
     steps = int(options.seconds / min(step_seconds))
     tried = {
         factor: float(bits(learn(recipe, data, steps // 4, factor, 0), judged["valid"]).mean())
-        for factor in FACTORS
+        for factor in (options.factors if len(options.factors) > 1 else [])
     }
-    factor = min(tried, key=lambda factor: tried[factor])
+    factor = min(options.factors, key=lambda factor: tried.get(factor, 0.0))
     print(name, steps, "steps;", tried, flush=True)
     runs, draws = [], []
     for seed in range(options.seeds):
@@ -162,7 +163,7 @@ def contend(
         runs.append(mean_bits(bits(model, judged["test"]), judged["test"])._asdict())
         print(name, seed, runs[-1], flush=True)
         if seed == 0:
-            draws = draw(model, options.folder.name, name, options.sample_rate)
+            draws = draw(model, f"{stem(options)}_{name}", options.sample_rate)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "test_bits": runs,
@@ -183,7 +184,9 @@ def main() -> None:
     parser.add_argument("--sample-rate", type=int, default=16_000)
     parser.add_argument("--seconds", type=float, default=80.0, help="training time of a run")
     parser.add_argument("--full", action="store_true", help="the paper's sizes, for a GPU")
-    parser.add_argument("--only", nargs="+", help="some of the models, in a result of their own")
+    parser.add_argument("--only", nargs="+", help="some of the models")
+    parser.add_argument("--factors", nargs="+", type=float, default=[0.5, 1.0, 2.0], help="learning rates")
+    parser.add_argument("--label", help="goes into the name of the result, to keep it beside others")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each model")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -202,7 +205,7 @@ def main() -> None:
     for name, speeds in samples_per_second(models).items():
         figures[name]["generated_samples_per_second"] = {str(batch): speed for batch, speed in speeds.items()}
     save_result(
-        "_".join(["autoregressive", options.folder.name, *options.full * ["full"], *(options.only or [])]),
+        stem(options),
         question="SaShiMi against WaveNet, SampleRNN and a flat S4 after equal training time",
         config={
             "seconds": options.seconds,
@@ -226,12 +229,17 @@ def main() -> None:
     )
 
 
-def draw(model: AudioLM, folder: str, name: str, sample_rate: int) -> list[str]:
+def stem(options: argparse.Namespace) -> str:
+    """What the files of a run are called."""
+    parts = ["autoregressive", options.folder.name, "full" if options.full else None, options.label]
+    return "_".join(filter(None, parts))
+
+
+def draw(model: AudioLM, name: str, sample_rate: int) -> list[str]:
     """Write the first `CLIPS` draws from silence, two seconds each, not chosen; returns the files' names."""
     clips = model.quantizer.decode(model.generate(2 * sample_rate, CLIPS, seed=0).cpu())
     RESULTS.mkdir(parents=True, exist_ok=True)
-    stem = f"autoregressive_{folder}_{name}".replace(", ", "_").replace(" ", "_")
-    names = [f"{stem}_{number}.flac" for number in range(CLIPS)]
+    names = [f"{name}_{number}.flac".replace(", ", "_").replace(" ", "_") for number in range(CLIPS)]
     for clip, file in zip(clips, names, strict=True):
         write(RESULTS / file, clip, sample_rate)
     return names
