@@ -14,8 +14,6 @@ draws of every model.
 
 import argparse
 import dataclasses
-import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,27 +117,6 @@ def samples_per_second(models: dict[str, Recipe], rounds: int = 3) -> dict[str, 
     return best
 
 
-def _train_a_little(recipe: Recipe, data: list[torch.Tensor], answer: multiprocessing.SimpleQueue) -> None:
-    torch.set_num_threads(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    learn(recipe, data, 2, 1.0, seed=0)
-    if torch.cuda.is_available():
-        answer.put(torch.cuda.max_memory_allocated() / 2**20)
-    else:
-        answer.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
-
-
-def peak_mebibytes(recipe: Recipe, corpus: Corpus) -> float:
-    """What a model and its training take, in a process of their own."""
-    context = multiprocessing.get_context("spawn")
-    answer = context.SimpleQueue()
-    data = pieces(corpus["train"], recipe.length)[: 2 * recipe.training.batch_size]
-    process = context.Process(target=_train_a_little, args=(recipe, data, answer))
-    process.start()
-    process.join()
-    return round(answer.get(), 1)
-
-
 def contend(
     name: str,
     recipe: Recipe,
@@ -172,7 +149,6 @@ def contend(
         "steps": steps,
         "samples_per_step": recipe.training.batch_size * (recipe.training.truncate or recipe.length),
         "seconds_per_step": step_seconds,
-        "peak_mebibytes": peak_mebibytes(recipe, corpus),
         "clips": draws,
     }
 
@@ -221,7 +197,6 @@ def main() -> None:
         units={
             "test_bits": "bits per sample, a mean and a 95 % bootstrap interval over excerpts for each seed",
             "seconds_per_step": "seconds of one CPU thread, or of the wall on a GPU, one entry a round",
-            "peak_mebibytes": "MiB that a model and its training take",
         },
         repeats=options.seeds,
         seed=0,

@@ -9,9 +9,13 @@ all models take a batch of the same size. Writes ``book/results/speed.json``, or
 
 import argparse
 import dataclasses
+import multiprocessing
+import re
+from pathlib import Path
 
 import torch
-from autoregressive import peak_mebibytes, samples_per_second, seconds_per_step
+from autoregressive import learn, samples_per_second, seconds_per_step
+from corpus import Corpus, pieces
 from result import save_result
 
 from sashimi_lib.training import recipes
@@ -42,6 +46,34 @@ def reduced(recipe: Recipe) -> Recipe:
 def samples_per_step(recipe: Recipe) -> int:
     """How many samples a step trains on."""
     return recipe.training.batch_size * (recipe.training.truncate or recipe.length)
+
+
+def _train_a_little(recipe: Recipe, data: list[torch.Tensor], answer: multiprocessing.SimpleQueue) -> None:
+    torch.set_num_threads(1)
+    before = peak_of_this_process()
+    learn(recipe, data, 2, 1.0, seed=0)
+    answer.put(peak_of_this_process() - before)
+
+
+def peak_of_this_process() -> float:
+    """MiB at the most so far, on the GPU if there is one. (Linux; getrusage would count the parent in.)"""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10
+
+
+def peak_mebibytes(recipe: Recipe, corpus: Corpus) -> float:
+    """What a model and its training take, in a process of their own."""
+    context = multiprocessing.get_context("spawn")
+    answer = context.SimpleQueue()
+    data = pieces(corpus["train"], recipe.length)[: 2 * recipe.training.batch_size]
+    process = context.Process(target=_train_a_little, args=(recipe, data, answer))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError("training in a process of its own failed: its message is above")
+    return round(answer.get(), 1)
 
 
 def main() -> None:

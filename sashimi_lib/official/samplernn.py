@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
-from sashimi_lib.official.weights import Weights, finish, look, matrix, take
+from sashimi_lib.official._weights import Weights, finish, look, matrix, take
 from sashimi_lib.quantize import MuLaw
 
 

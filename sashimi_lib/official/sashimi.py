@@ -26,7 +26,7 @@ from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models.blocks import S4Block
 from sashimi_lib.models.pooling import DownPool, UpPool
 from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig, Tier, UNetTier
-from sashimi_lib.official.weights import Weights, ends, finish, look, matrix, take
+from sashimi_lib.official._weights import Weights, ends, finish, look, matrix, take
 from sashimi_lib.quantize import MuLaw
 from sashimi_lib.ssm.kernels import untruncate
 from sashimi_lib.ssm.s4 import S4, Form, SSMConfig

@@ -11,7 +11,7 @@ import torch
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models.wavenet import WaveNet, WaveNetConfig
-from sashimi_lib.official.weights import Weights, ends, finish, look, matrix, take
+from sashimi_lib.official._weights import Weights, ends, finish, look, matrix, take
 from sashimi_lib.quantize import MuLaw
 
 
