@@ -147,7 +147,7 @@ def contend(
         "validation_bits_by_factor": tried,
         "factor": factor,
         "steps": steps,
-        "samples_per_step": recipe.training.batch_size * (recipe.training.truncate or recipe.length),
+        "samples_per_step": recipe.samples_per_step,
         "seconds_per_step": step_seconds,
         "clips": draws,
     }

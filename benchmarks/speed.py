@@ -43,11 +43,6 @@ def reduced(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, length=SEGMENT, training=training)
 
 
-def samples_per_step(recipe: Recipe) -> int:
-    """How many samples a step trains on."""
-    return recipe.training.batch_size * (recipe.training.truncate or recipe.length)
-
-
 def _train_a_little(recipe: Recipe, data: list[torch.Tensor], answer: multiprocessing.SimpleQueue) -> None:
     torch.set_num_threads(1)
     before = peak_of_this_process()
@@ -99,7 +94,7 @@ def main() -> None:
             name: {
                 "parameters": sum(p.numel() for p in recipe.build(0).parameters()),
                 "training_microseconds_per_sample": [
-                    1e6 * seconds / samples_per_step(recipe) for seconds in steps[name]
+                    1e6 * seconds / recipe.samples_per_step for seconds in steps[name]
                 ],
                 "generated_samples_per_second": {str(batch): speed for batch, speed in speeds[name].items()},
                 "peak_mebibytes": peak_mebibytes(recipe, corpus),

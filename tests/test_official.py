@@ -16,6 +16,7 @@ from sashimi_lib.ssm.kernels import (
     untruncate,
 )
 from sashimi_lib.ssm.systems import DPLR
+from tests.streaming import by_steps, error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 BOTH = pytest.mark.parametrize("dtype", TOLERANCE)
@@ -43,20 +44,8 @@ def golden(shared):
     return load
 
 
-def error(actual, expected):
-    return float(torch.linalg.norm(actual.double() - expected) / torch.linalg.norm(expected))
-
-
 def as_complex(tensor):
     return torch.view_as_complex(tensor.double().contiguous())
-
-
-def step_through(model, x):
-    state, y = model.initial_state(len(x)), []
-    for x_t in x.unbind(1):
-        y_t, state = model.step(x_t, state)
-        y.append(y_t)
-    return torch.stack(y, dim=1), state
 
 
 @pytest.mark.parametrize("name", ["s4_dplr_kernel", "s4_dplr_kernel_rank2"])
@@ -105,7 +94,7 @@ def test_s4_layers_compute_what_was_published(golden, name, dtype):
     x = inputs["x"].to(dtype)
     assert error(layer(x)[0], out["y"]) < TOLERANCE[dtype]
     steps = out["y_step"].shape[1]
-    y, state = step_through(layer, x[:, :steps])
+    y, state = by_steps(layer, x[:, :steps])
     assert error(y, out["y_step"]) < TOLERANCE[dtype]
     kept = out["state_after_steps"][
         :, :, : state.shape[-1] // 2
@@ -126,7 +115,7 @@ def test_standalone_sashimi_computes_what_was_published(golden, name, dtype):
     x = inputs["x"].to(dtype)
     assert error(backbone(x)[0], out["y"]) < TOLERANCE[dtype]
     steps = out["y_step"].shape[1]
-    assert error(step_through(backbone, x[:, :steps])[0], out["y_step"]) < TOLERANCE[dtype]
+    assert error(by_steps(backbone, x[:, :steps])[0], out["y_step"]) < TOLERANCE[dtype]
 
 
 @BOTH
@@ -137,7 +126,7 @@ def test_training_code_sashimi_computes_what_was_published(golden, name, dtype):
     model = load_audio_lm(weights, step="softplus" if "softplus" in name else "exp", dtype=dtype)
     codes = inputs["codes"]
     assert error(model(codes)[0], out["logits"]) < TOLERANCE[dtype]
-    assert error(step_through(model, codes)[0], out["logits"]) < TOLERANCE[dtype]
+    assert error(by_steps(model, codes)[0], out["logits"]) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from sashimi_lib.official import load_samplernn
+from tests.streaming import error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 BOTH = pytest.mark.parametrize("dtype", TOLERANCE)
@@ -20,10 +21,6 @@ def golden(shared):
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
     return part("state."), part("in.")["codes"], part("out.")
-
-
-def error(actual, expected):
-    return float(torch.linalg.norm(actual.double() - expected) / torch.linalg.norm(expected))
 
 
 def after(model, codes):

@@ -46,6 +46,11 @@ class Recipe:
     length: int
     training: TrainingConfig
 
+    @property
+    def samples_per_step(self) -> int:
+        """How many samples a training step learns from."""
+        return self.training.batch_size * (self.training.truncate or self.length)
+
     def build(self, seed: int) -> AudioLM:
         """A new model; the seed says which. The random numbers of the caller are left as they were.
 

@@ -12,6 +12,7 @@ from sashimi_lib.models import SampleRNN, SampleRNNConfig
 from sashimi_lib.models.samplernn import AmplitudeEmbedding
 from sashimi_lib.quantize import Linear, MuLaw
 from sashimi_lib.training.initial import order_codes, ordered_vectors
+from tests.streaming import by_steps, error, in_pieces
 
 pytestmark = pytest.mark.usefixtures("shapes_unchecked")  # elsewhere they are
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -25,26 +26,6 @@ def small(frame_sizes=(8, 2, 2), n_rnn=1):
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
-
-
-def error(actual, expected):
-    return float(torch.linalg.norm(actual - expected) / torch.linalg.norm(expected))
-
-
-def in_pieces(model, x, cuts):
-    state, y = model.initial_state(len(x)), []
-    for chunk in x.split(cuts, dim=1):
-        y_chunk, state = model(chunk, state)
-        y.append(y_chunk)
-    return torch.cat(y, dim=1), state
-
-
-def by_steps(model, x):
-    state, y = model.initial_state(len(x)), []
-    for x_t in x.unbind(1):
-        y_t, state = model.step(x_t, state)
-        y.append(y_t)
-    return torch.stack(y, dim=1), state
 
 
 def leaves(state):

@@ -11,6 +11,7 @@ from sashimi_lib.quantize import MuLaw
 from sashimi_lib.ssm import s4
 from sashimi_lib.ssm.convolution import causal_conv_naive
 from sashimi_lib.ssm.s4 import Form, SSMConfig
+from tests.streaming import by_steps, error, in_pieces
 
 LENGTH = 4096
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -20,26 +21,6 @@ SHAPES = [(n_layers, unet) for n_layers in (1, 2, 3) for unet in (False, True)]
 
 def small(n_layers=1, unet=False, **settings):
     return SaShiMi(SaShiMiConfig(d_model=4, n_layers=n_layers, unet=unet, **settings))
-
-
-def error(actual, expected):
-    return float(torch.linalg.norm(actual - expected) / torch.linalg.norm(expected))
-
-
-def in_frames(model, x, frame):
-    state, y = model.initial_state(len(x)), []
-    for chunk in x.split(frame, dim=1):
-        y_chunk, state = model(chunk, state)
-        y.append(y_chunk)
-    return torch.cat(y, dim=1)
-
-
-def by_steps(model, x):
-    state, y = model.initial_state(len(x)), []
-    for x_t in x.unbind(1):
-        y_t, state = model.step(x_t, state)
-        y.append(y_t)
-    return torch.stack(y, dim=1)
 
 
 # PAPERS: counts of the published code, embedding 256 x d_model and head included
@@ -87,12 +68,12 @@ def test_steps_and_frames_equal_the_whole(n_layers, unet, dtype, request):
     model = small(n_layers, unet).to(dtype)
     x = torch.randn(1, LENGTH, 4, dtype=dtype)
     whole, _ = model(x)
-    assert error(by_steps(model, x), whole) < TOLERANCE[dtype]
-    assert error(in_frames(model, x, 64), whole) < TOLERANCE[dtype]
+    assert error(by_steps(model, x)[0], whole) < TOLERANCE[dtype]
+    assert error(in_pieces(model, x, 64)[0], whole) < TOLERANCE[dtype]
     # A short frame takes the whole machinery each time: --full goes all the way, in many minutes.
     length = LENGTH if request.config.getoption("--full") else 256
     for frame in (1, 7):
-        assert error(in_frames(model, x[:, :length], frame), whole[:, :length]) < TOLERANCE[dtype]
+        assert error(in_pieces(model, x[:, :length], frame)[0], whole[:, :length]) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("form", Form)
@@ -102,8 +83,8 @@ def test_every_form_of_s4_streams_inside_sashimi(form):
     model = small(ssm=ssm).double()
     x = torch.randn(2, 256, 4, dtype=torch.float64)
     whole, _ = model(x)
-    assert error(by_steps(model, x), whole) < 1e-10
-    assert error(in_frames(model, x, 7), whole) < 1e-10
+    assert error(by_steps(model, x)[0], whole) < 1e-10
+    assert error(in_pieces(model, x, 7)[0], whole) < 1e-10
 
 
 @given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=6))
@@ -144,7 +125,7 @@ def test_the_fft_leaves_no_more_than_rounding_of_the_future(n_layers, unet):
 def test_no_gradient_comes_from_the_future_in_the_stepped_pass():
     model = small()
     x = torch.randn(1, 32, 4, requires_grad=True)
-    by_steps(model, x)[:, :20].sum().backward()
+    by_steps(model, x)[0][:, :20].sum().backward()
     assert torch.equal(x.grad[:, 20:], torch.zeros_like(x.grad[:, 20:]))
 
 

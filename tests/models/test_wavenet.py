@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models import WaveNet, WaveNetConfig
 from sashimi_lib.quantize import Linear, MuLaw
+from tests.streaming import by_steps, error, in_pieces
 
 WIDTHS = ["d_residual", "d_dilation", "d_skip", "d_end", "d_model"]
 SMALL = WaveNetConfig(stacks=2, layers=4, d_residual=6, d_dilation=5, d_skip=8, d_end=7, d_model=4)
@@ -21,26 +22,6 @@ def small(seed=0, config=SMALL):
 
 def noise(batch, length, d_model=SMALL.d_model):
     return torch.randn(batch, length, d_model, dtype=torch.float64)
-
-
-def error(actual, expected):
-    return float(torch.linalg.norm(actual - expected) / torch.linalg.norm(expected))
-
-
-def in_pieces(model, x, sizes):
-    state, y = model.initial_state(len(x)), []
-    for chunk in x.split(sizes, dim=1):
-        y_chunk, state = model(chunk, state)
-        y.append(y_chunk)
-    return torch.cat(y, dim=1), state
-
-
-def by_steps(model, x, state=None):
-    state, y = model.initial_state(len(x)) if state is None else state, []
-    for x_t in x.unbind(1):
-        y_t, state = model.step(x_t, state)
-        y.append(y_t)
-    return torch.stack(y, dim=1), state
 
 
 # PAPERS: counts of the published code, embedding and head of 256 x 256 included
