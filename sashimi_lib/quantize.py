@@ -4,7 +4,7 @@ Each has ``levels``, ``silence`` (the code of zero), ``encode`` and ``decode``:
 
     MuLaw        8 bits by default, steps that grow with the amplitude (what SaShiMi and WaveNet predict)
     Linear       equal steps, any depth
-    CoarseFine   all 16 bits as two bytes (what WaveRNN predicts)
+    CoarseFine   all 16 bits as two bytes (what WaveRNN predicts), so codes have a last axis of two
 
 None of them rescales a clip first. The published SaShiMi code stretches every clip to its own minimum and
 maximum before quantising; that changes likelihoods, so it is left to the caller who wants to repeat it.
@@ -79,6 +79,10 @@ class MuLaw:
         """The code of zero."""
         return self.levels // 2
 
+    def check(self, codes: Shaped[Tensor, "..."], name: str = "codes") -> None:
+        """Raise ValueError, naming them, unless these are its codes."""
+        check_codes(codes, self.levels, name)
+
     def encode(self, waveform: Float[Tensor, "*batch length"]) -> Int[Tensor, "*batch length"]:
         """Waveform in [-1, 1] -> int64 codes. Raises ValueError as `check_waveform` does."""
         check_waveform(waveform)
@@ -87,7 +91,7 @@ class MuLaw:
 
     def decode(self, codes: Int[Tensor, "*batch length"]) -> Float[Tensor, "*batch length"]:
         """Codes -> float32 waveform. Raises ValueError for codes outside 0..levels-1."""
-        check_codes(codes, self.levels)
+        self.check(codes)
         y = codes.double() / self.silence - 1
         return (torch.sign(y) * torch.expm1(y.abs() * math.log(self.levels)) / (self.levels - 1)).float()
 
@@ -112,6 +116,10 @@ class Linear:
         """The code of zero."""
         return self.levels // 2
 
+    def check(self, codes: Shaped[Tensor, "..."], name: str = "codes") -> None:
+        """Raise ValueError, naming them, unless these are its codes."""
+        check_codes(codes, self.levels, name)
+
     def encode(self, waveform: Float[Tensor, "*batch length"]) -> Int[Tensor, "*batch length"]:
         """Waveform in [-1, 1] -> int64 codes. Raises ValueError as `check_waveform` does."""
         check_waveform(waveform)
@@ -119,7 +127,7 @@ class Linear:
 
     def decode(self, codes: Int[Tensor, "*batch length"]) -> Float[Tensor, "*batch length"]:
         """Codes -> float32 waveform. Raises ValueError for codes outside 0..levels-1."""
-        check_codes(codes, self.levels)
+        self.check(codes)
         return (codes.double() / self.silence - 1).float()
 
 
@@ -128,36 +136,48 @@ class CoarseFine:
     """All 16 bits of a sample as two bytes: round(32768 x) + 32768 = 256 coarse + fine.
 
     Lossless for 16-bit audio: each of the 65,536 values comes back as it was. (x = +1 itself is no 16-bit
-    value; it becomes the largest one, 32767/32768.)
+    value; it becomes the largest one, 32767/32768.) With other ``levels`` the two parts are smaller, and the
+    depth is ``levels**2`` steps.
 
     >>> CoarseFine().encode(torch.tensor([-1.0, 0.0, 0.5]))
     tensor([[  0,   0],
             [128,   0],
             [192,   0]])
 
-    Chapter: 1; WaveRNN (Kalchbrenner et al., 2018).
+    Chapters: 1 and 8; WaveRNN (Kalchbrenner et al., 2018), section 2.
     """
 
-    @property
-    def levels(self) -> int:
-        """Values that each of the two bytes can take."""
-        return 256
+    levels: int = 256  # values that each of the two parts can take
+
+    def __post_init__(self) -> None:
+        _check_levels(self.levels)
+        if self.levels > 256:
+            raise ValueError(f"levels must be at most 256, for 16 bits in all, got {self.levels}")
 
     @property
     def silence(self) -> tuple[int, int]:
         """The coarse and the fine code of zero."""
-        return (128, 0)
+        return (self.levels // 2, 0)
+
+    def check(self, codes: Shaped[Tensor, "..."], name: str = "codes") -> None:
+        """Raise ValueError, naming them, unless these are its codes."""
+        check_codes(codes, self.levels, name)
+        if codes.ndim < 2 or codes.shape[-1] != 2:
+            raise ValueError(f"{name} must have shape (..., L, 2), coarse and fine, got {tuple(codes.shape)}")
 
     def encode(self, waveform: Float[Tensor, "*batch length"]) -> Int[Tensor, "*batch length 2"]:
         """Waveform (..., L) in [-1, 1] -> codes (..., L, 2), coarse first. ValueError for bad audio."""
         check_waveform(waveform)
-        whole = (torch.round(waveform.double() * 32768) + 32768).clamp(0, 65535).long()
-        return torch.stack([whole // 256, whole % 256], dim=-1)
+        half = self.levels**2 // 2
+        whole = (torch.round(waveform.double() * half) + half).clamp(0, 2 * half - 1).long()
+        return torch.stack([whole // self.levels, whole % self.levels], dim=-1)
 
     def decode(self, codes: Int[Tensor, "*batch length 2"]) -> Float[Tensor, "*batch length"]:
         """Codes (..., L, 2) -> float32 waveform (..., L). Raises ValueError for another shape or range."""
-        check_codes(codes, self.levels)
-        if codes.ndim < 2 or codes.shape[-1] != 2:
-            raise ValueError(f"codes must have shape (..., L, 2), coarse and fine, got {tuple(codes.shape)}")
+        self.check(codes)
         coarse, fine = codes.double().unbind(-1)
-        return ((256 * coarse + fine - 32768) / 32768).float()
+        half = self.levels**2 // 2
+        return ((self.levels * coarse + fine - half) / half).float()
+
+
+Quantizer = MuLaw | Linear | CoarseFine

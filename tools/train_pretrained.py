@@ -1,11 +1,13 @@
 """Train the small models that ship with the library, and pack them.
 
-    python tools/train_pretrained.py piano runs/data/piano_bach
-    python tools/train_pretrained.py digits runs/data/digits_jackson
+    python tools/train_pretrained.py piano runs/data/piano_bach runs/data/piano_bach
+    python tools/train_pretrained.py digits runs/data/digits runs/data/digits_jackson
 
-The folder holds ``train``, ``valid`` and ``test``, whole recordings in each. About a quarter of an hour each
-on one CPU thread; stopped, the same command goes on. The weights of the best validation are then judged on
-``test`` and written to ``sashimi_lib/weights``; with ``--pack``, the best so far.
+One folder for each of the two stages, with ``train``, ``valid`` and ``test``, whole recordings in each: many
+short sequences first, then fewer long ones at a falling rate. The digits are heard from every speaker first,
+and then from the one the model is to sound like. About an hour each on one CPU thread; stopped, the same
+command goes on. The weights of the best validation are then judged on ``test`` and written to
+``sashimi_lib/weights``; with ``--pack``, the best so far.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT), str(ROOT / "benchmarks")]
 
-from corpus import Corpus, excerpts, load, pieces
+from corpus import excerpts, load, pieces
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.evaluation.likelihood import bigram_bits
@@ -33,17 +35,17 @@ from sashimi_lib.training.initial import order_codes
 from sashimi_lib.training.trainer import TrainingConfig, train
 from sashimi_lib.training.validation import held_out_bits
 
-BACKBONE = SaShiMiConfig(d_model=48, n_layers=2, ssm=SSMConfig(d_state=32))
-CONFIG = TrainingConfig(lr=0.008, ssm_lr=0.004, warmup=50, decay="cosine")
+BACKBONE = SaShiMiConfig(d_model=64, n_layers=2, ssm=SSMConfig(d_state=32))
+BROAD = TrainingConfig(lr=0.008, ssm_lr=0.004, warmup=50, valid_every=400)
+FINE = TrainingConfig(lr=0.004, ssm_lr=0.002, warmup=50, valid_every=200, decay="cosine")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a model learns, in sequences of ``length`` samples, and what its card says of that."""
+    """What a model learns, in two stages of sequences of so many samples, and what its card says of that."""
 
     sample_rate: int
-    length: int
-    config: TrainingConfig
+    stages: tuple[tuple[int, TrainingConfig], ...]
     data: str
     credit: str
 
@@ -51,17 +53,22 @@ class Task:
 TASKS = {
     "piano": Task(
         sample_rate=16_000,
-        length=8192,
-        config=replace(CONFIG, steps=1500, batch_size=2, valid_every=250),
+        stages=(
+            (1024, replace(BROAD, steps=3600, batch_size=16)),
+            (8192, replace(FINE, steps=1200, batch_size=2)),
+        ),
         data="Bach on a real piano: 16 minutes to learn from, 1 piece to choose by, 2 to be judged by",
         credit="Kimiko Ishizaka, Open Well-Tempered Clavier (2015) and Open Goldberg Variations (2012), "
         "CC0 1.0",
     ),
     "digits": Task(
         sample_rate=8000,
-        length=4096,
-        config=replace(CONFIG, steps=1500, batch_size=4, valid_every=250),
-        data="Spoken digits, one voice: 39 takes of each to learn from, 3 to choose by, 5 to be judged by",
+        stages=(
+            (2048, replace(BROAD, steps=2400, batch_size=8)),
+            (4096, replace(FINE, steps=1200, batch_size=4)),
+        ),
+        data="Spoken digits, 195 takes of each by six speakers, then 39 by one of them, whose voice it is: "
+        "3 takes of each to choose by, 5 to be judged by",
         credit="Free Spoken Digit Dataset, Zohar Jackson and contributors, speaker jackson, CC BY-SA 4.0",
     ),
 }
@@ -91,27 +98,36 @@ def new_model(seed: int = 0) -> AudioLM:
     return model
 
 
-def learn(name: str, task: Task, corpus: Corpus, checkpoint: Path) -> None:
-    """Train to the end, from where the checkpoint stands."""
-    if name == "piano":
-        data, valid = pieces(corpus["train"], task.length), pieces(corpus["valid"], 4 * task.length)[::4]
-    else:
-        data, valid = streams(corpus["train"], task.length, seed=0), corpus["valid"]
-    history = train(new_model(task.config.seed), data, task.config, checkpoint, valid=valid)
-    print(history.valid)
+def checkpoint(name: str, stage: int) -> Path:
+    """Where a stage is written as it goes."""
+    return ROOT / "runs" / "pretrained" / f"{name}-{stage}.pt"
 
 
-def pack(name: str, task: Task, corpus: Corpus, checkpoint: Path) -> None:
-    """Judge the best weights so far on excerpts of ``test``, of 8 seconds or whole, and write them."""
-    best, model = load_checkpoint(checkpoint.with_suffix(".best.pt")), new_model()
+def learn(name: str, task: Task, folders: list[Path]) -> None:
+    """Train through both stages, from where their checkpoints stand."""
+    model = new_model()
+    for stage, ((length, config), folder) in enumerate(zip(task.stages, folders, strict=True)):
+        corpus = load(folder, task.sample_rate, MuLaw())
+        if name == "piano":
+            data, valid = pieces(corpus["train"], length), pieces(corpus["valid"], 32_768)[::4]
+        else:
+            data, valid = streams(corpus["train"], length, seed=0), corpus["valid"]
+        print(train(model, data, config, checkpoint(name, stage), valid=valid).valid)
+
+
+def pack(name: str, task: Task, folder: Path) -> None:
+    """Judge the best weights on ``test``, excerpts of 8 seconds or whole recordings, and write them."""
+    corpus, model = load(folder, task.sample_rate, MuLaw()), new_model()
+    best = load_checkpoint(checkpoint(name, len(task.stages) - 1).with_suffix(".best.pt"))
     model.load_state_dict(best["model"])
     test = excerpts(corpus["test"], 8 * task.sample_rate, sum(map(len, corpus["test"])))
+    (before, earlier), (length, config) = task.stages
     card = Card(
         name,
         task.data,
         task.credit,
-        steps=best["steps"],
-        samples=best["steps"] * task.config.batch_size * task.length,
+        steps=earlier.steps + best["steps"],
+        samples=earlier.steps * earlier.batch_size * before + best["steps"] * config.batch_size * length,
         test_bits=held_out_bits(model, test, truncate=4096),
         bigram_bits=bigram_bits(corpus["train"], test),
         bundled_bits=bundled_bits(model, task.sample_rate),
@@ -124,16 +140,14 @@ def main() -> None:
     """Train one of them to the end, and pack it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("name", choices=TASKS)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folders", type=Path, nargs=2)
     parser.add_argument("--pack", action="store_true", help="do not train: pack the best weights so far")
     options = parser.parse_args()
     torch.set_num_threads(1)
     task = TASKS[options.name]
-    corpus = load(options.folder, task.sample_rate, MuLaw())
-    checkpoint = ROOT / "runs" / "pretrained" / f"{options.name}.pt"
     if not options.pack:
-        learn(options.name, task, corpus, checkpoint)
-    pack(options.name, task, corpus, checkpoint)
+        learn(options.name, task, options.folders)
+    pack(options.name, task, options.folders[-1])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from scipy import stats
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.autoregressive import Autoregressive
 from sashimi_lib.quantize import check_codes
 
 Clips = Tensor | Sequence[Tensor]  # codes (L,), a batch (B, L), or clips (L,) of different lengths
@@ -104,14 +104,16 @@ def bigram_bits(train: Clips, test: Clips, levels: int = 256) -> float:
 
 @torch.no_grad()
 def clip_bits(
-    model: AudioLM, clips: Clips, batch_size: int = 8, frame: int = 32_768
+    model: Autoregressive, clips: Clips, batch_size: int = 8, frame: int = 32_768
 ) -> Float[Tensor, " clips"]:
     """Bits per sample of each clip under a model, each heard from silence, whatever its length.
 
-    The clips go through in pieces of ``frame`` samples with the past carried on, ``batch_size`` at a time, so
-    that minutes of sound need no more memory than one piece. float64, on the CPU. Raises ValueError for no
-    clips, and for codes that the model does not have.
+    Codes of a clip are (L,), or (L, 2) under the coarse-fine quantizer. They go through in pieces of
+    ``frame`` samples with the past carried on, ``batch_size`` clips at a time, so that minutes of sound need
+    no more memory than one piece. float64, on the CPU. Raises ValueError for no clips, and for codes that the
+    model does not have.
 
+    >>> from sashimi_lib.autoregressive import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
     >>> from sashimi_lib.quantize import MuLaw
     >>> model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(4, 1)))
@@ -120,7 +122,11 @@ def clip_bits(
 
     Chapter: 7.
     """
-    checked = _clips(clips, model.quantizer.levels, "clips")
+    if len(clips) == 0:
+        raise ValueError("clips must hold at least one clip, got none")
+    for number, clip in enumerate(clips):
+        model.quantizer.check(clip, f"clips[{number}]")
+    checked = [clip.long() for clip in clips]
     order = sorted(range(len(checked)), key=lambda number: len(checked[number]))  # little padding a batch
     bits = torch.zeros(len(checked), dtype=torch.float64)
     for first in range(0, len(order), batch_size):
@@ -129,15 +135,15 @@ def clip_bits(
     return bits
 
 
-def _batch_bits(model: AudioLM, clips: list[Tensor], frame: int) -> Tensor:
+def _batch_bits(model: Autoregressive, clips: list[Tensor], frame: int) -> Tensor:
     """The same for clips side by side; what pads the shorter ones comes after their end and is not
     counted."""
-    codes = pad_sequence(clips, batch_first=True, padding_value=model.quantizer.silence)
+    codes = pad_sequence(clips, batch_first=True)
     lengths = torch.tensor([len(clip) for clip in clips])
     total, past = torch.zeros(len(clips), dtype=torch.float64), model.beginning(len(clips))
     for start in range(0, codes.shape[1], frame):
         piece = codes[:, start : start + frame]
-        log_likelihood, past = model.log_likelihood_from(piece.to(model.head.bias.device), past)
+        log_likelihood, past = model.log_likelihood_from(piece.to(model.device), past)
         real = torch.arange(start, start + piece.shape[1]) < lengths[:, None]
         total -= torch.where(real, log_likelihood.double().cpu(), 0).sum(1)
     return total / lengths

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_lib.quantize import Linear, MuLaw
 from sashimi_lib.ssm.s4 import PAPER_SSM, S4, SSMConfig
 
 State = Any  # a tensor, or a nested tuple of tensors of fixed shape
@@ -31,26 +30,6 @@ class SequenceModel(nn.Module, ABC):
     @abstractmethod
     def step(self, x_t: Float[Tensor, "batch H"], state: State) -> tuple[Float[Tensor, "batch H"], State]:
         """One sample and the state before it; its output and the state after it."""
-
-
-class Backbone(SequenceModel):
-    """A sequence model that can stand between codes and a head: it hears what its ``embedding`` makes of
-    codes, and gives ``d_model`` features.
-
-    A whole sequence must have a length that ``frame`` divides.
-    """
-
-    d_model: int
-    frame: int
-
-    def embedding(self, quantizer: MuLaw | Linear) -> nn.Module:
-        """What turns codes ``(...)`` into the features it hears: a learned vector each, unless it says
-        otherwise."""
-        return nn.Embedding(quantizer.levels, self.d_model)
-
-    def head(self, quantizer: MuLaw | Linear) -> nn.Linear:
-        """What turns its features into a logit for each code: a linear map, unless it says otherwise."""
-        return nn.Linear(self.d_model, quantizer.levels)
 
 
 class ScalarNorm(nn.Module):

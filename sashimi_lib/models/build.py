@@ -1,6 +1,6 @@
 """A configuration becomes a backbone: the one place that knows which belongs to which."""
 
-from sashimi_lib.models.blocks import Backbone
+from sashimi_lib.models.backbone import Backbone
 from sashimi_lib.models.isotropic import IsotropicConfig, IsotropicS4
 from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
 from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig

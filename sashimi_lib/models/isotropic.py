@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sashimi_lib.models.blocks import Backbone, FeedForward, Norm, S4Block, SequenceModel, Stack, State
+from sashimi_lib.models.backbone import Backbone
+from sashimi_lib.models.blocks import FeedForward, Norm, S4Block, SequenceModel, Stack, State
 from sashimi_lib.ssm.s4 import PAPER_SSM, SSMConfig
 
 

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from sashimi_lib.models.blocks import Backbone, State
-from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.models.backbone import Backbone, embedding
+from sashimi_lib.models.blocks import State
+from sashimi_lib.models.heads import Head, Softmax
+from sashimi_lib.quantize import CoarseFine, Quantizer
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,20 @@ class AmplitudeEmbedding(nn.Module):
 
     amplitude: Tensor
 
-    def __init__(self, quantizer: MuLaw | Linear, d_embedding: int) -> None:
+    def __init__(self, quantizer: Quantizer, d_embedding: int) -> None:
         super().__init__()
-        self.register_buffer("amplitude", 2 * quantizer.decode(torch.arange(quantizer.levels)))
-        self.embedding = nn.Embedding(quantizer.levels, d_embedding)
+        codes = torch.arange(quantizer.levels)
+        if isinstance(quantizer, CoarseFine):  # a table of both codes: coarse down, fine across
+            amplitude = quantizer.decode(torch.cartesian_prod(codes, codes)).view(len(codes), -1)
+        else:
+            amplitude = quantizer.decode(codes)
+        self.register_buffer("amplitude", 2 * amplitude)
+        self.embedding = embedding(quantizer, d_embedding)
 
-    def forward(self, codes: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch channels"]:
-        """Codes (...) -> (..., 1 + d_embedding)."""
-        return torch.cat([self.amplitude[codes][..., None], self.embedding(codes)], dim=-1)
+    def forward(self, codes: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch_and channels"]:
+        """Codes (...), or (..., 2) of the coarse-fine quantizer, -> (..., 1 + d_embedding)."""
+        both = codes.unbind(-1) if self.amplitude.ndim == 2 else (codes,)
+        return torch.cat([self.amplitude[both][..., None], self.embedding(codes)], dim=-1)
 
 
 class FrameTier(nn.Module):
@@ -189,13 +197,14 @@ class SampleRNN(Backbone):
         self.mlp = SampleMLP(spans[0], config.d_embedding, config.d_hidden)
         self.lookback = spans[-1]
 
-    def embedding(self, quantizer: MuLaw | Linear) -> nn.Module:
+    def embedding(self, quantizer: Quantizer) -> nn.Module:
         """Amplitude and learned vector of each code."""
         return AmplitudeEmbedding(quantizer, self.config.d_embedding)
 
-    def head(self, quantizer: MuLaw | Linear) -> nn.Linear:
-        """A linear map under weight norm, as published."""
-        return weight_norm(super().head(quantizer))
+    def head(self, quantizer: Quantizer) -> Head:
+        """A softmax under weight norm, as published; the dual one as everywhere."""
+        head = super().head(quantizer)
+        return weight_norm(head) if isinstance(head, Softmax) else head
 
     def initial_state(self, batch_size: int) -> State:
         """The state of silence: amplitudes and vectors heard, the time since the slowest frame ended (on the

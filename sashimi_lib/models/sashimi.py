@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sashimi_lib.models.backbone import Backbone
 from sashimi_lib.models.blocks import (
     Advance,
-    Backbone,
     Composite,
     FeedForward,
     Norm,

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_lib.models.blocks import Backbone, State
+from sashimi_lib.models.backbone import Backbone
+from sashimi_lib.models.blocks import State
 
 Queue = tuple[Tensor, ...]  # of (B, d_residual)
 Advance = Callable[..., tuple[Tensor, Tensor, State]]  # of a layer, its input and its queue

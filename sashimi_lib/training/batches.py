@@ -20,7 +20,7 @@ class Data(Protocol):
     def __getitem__(self, index: int, /) -> Tensor: ...
 
 
-def batch(data: Data, config: TrainingConfig, number: int) -> list[Int[Tensor, " _"]]:
+def batch(data: Data, config: TrainingConfig, number: int) -> list[Int[Tensor, "_ *two"]]:
     """The sequences of a batch: a new permutation each epoch, known from the seed and the number alone.
 
     >>> sequences = batch(torch.arange(4)[:, None], TrainingConfig(batch_size=4), number=0)
@@ -38,8 +38,8 @@ def batch(data: Data, config: TrainingConfig, number: int) -> list[Int[Tensor, "
 
 
 def pad(
-    sequences: Sequence[Int[Tensor, " _"]], silence: int
-) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
+    sequences: Sequence[Int[Tensor, "_ *two"]], silence: int | tuple[int, int]
+) -> tuple[Int[Tensor, "batch length *two"], Bool[Tensor, "batch length"]]:
     """Sequences with silence after them, up to the longest; and which samples are real.
 
     A causal model cannot hear what follows, so all that is left to do is not to score it.
@@ -51,9 +51,11 @@ def pad(
 
     Chapter: 7.
     """
-    codes = pad_sequence(list(sequences), batch_first=True, padding_value=silence)
+    codes = pad_sequence(list(sequences), batch_first=True)
     lengths = torch.tensor([len(sequence) for sequence in sequences], device=codes.device)
-    return codes, torch.arange(codes.shape[1], device=codes.device) < lengths[:, None]
+    real = torch.arange(codes.shape[1], device=codes.device) < lengths[:, None]
+    codes[~real] = codes.new_tensor(silence)
+    return codes, real
 
 
 class Pieces:
@@ -71,12 +73,12 @@ class Pieces:
     Chapter: 7.
     """
 
-    def __init__(self, data: Data, config: TrainingConfig, silence: int) -> None:
+    def __init__(self, data: Data, config: TrainingConfig, silence: int | tuple[int, int]) -> None:
         self.data, self.config, self.silence = data, config, silence
         self.number, self.offset = 0, 0
         self._read: tuple[int, tuple[Tensor, Tensor]] | None = None  # a batch, and its number
 
-    def __next__(self) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"], bool]:
+    def __next__(self) -> tuple[Int[Tensor, "batch length *two"], Bool[Tensor, "batch length"], bool]:
         """Codes, which of them are real, and whether the sequences begin here. It never ends."""
         codes, real = self._batch()
         start, length = self.offset, codes.shape[1]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.models.heads import DualSoftmax
+from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 
 
 def ordered_vectors(quantizer: MuLaw | Linear, d_model: int) -> Float[Tensor, "levels d_model"]:
@@ -58,11 +59,18 @@ def order_codes(model: AudioLM) -> None:
 
     Chapter: 6.
     """
-    embedding = next(part for part in model.embedding.modules() if isinstance(part, nn.Embedding))
-    embedding.weight.copy_(ordered_vectors(model.quantizer, embedding.embedding_dim))
-    vectors = ordered_vectors(model.quantizer, model.backbone.d_model)
-    if parametrize.is_parametrized(model.head):  # weight norm: it splits what it is given
-        model.head.weight = vectors / math.sqrt(vectors.shape[1])
-    else:
-        model.head.weight.copy_(vectors / math.sqrt(vectors.shape[1]))
-    model.head.bias.zero_()
+    # The bytes of a 16-bit sample are places on a straight scale.
+    scale = Linear(model.quantizer.levels) if isinstance(model.quantizer, CoarseFine) else model.quantizer
+    embeddings = [part for part in model.embedding.modules() if isinstance(part, nn.Embedding)]
+    for embedding in embeddings:
+        vectors = ordered_vectors(scale, embedding.embedding_dim)
+        embedding.weight.copy_(vectors / math.sqrt(len(embeddings)))
+    head = model.head
+    for linear in (head.O2, head.O4) if isinstance(head, DualSoftmax) else (head,):
+        assert isinstance(linear, nn.Linear)
+        vectors = ordered_vectors(scale, linear.in_features)
+        if parametrize.is_parametrized(linear):  # weight norm: it splits what it is given
+            linear.weight = vectors / math.sqrt(vectors.shape[1])
+        else:
+            linear.weight.copy_(vectors / math.sqrt(vectors.shape[1]))
+        linear.bias.zero_()

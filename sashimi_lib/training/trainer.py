@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.autoregressive import Autoregressive
 from sashimi_lib.training.batches import Data
 from sashimi_lib.training.config import DEFAULTS, TrainingConfig
 from sashimi_lib.training.guard import check_gradients, clip_gradients
@@ -23,7 +23,7 @@ from sashimi_lib.training.validation import held_out_bits, score
 
 
 def train(
-    model: AudioLM,
+    model: Autoregressive,
     data: Data,
     config: TrainingConfig = DEFAULTS,
     checkpoint: str | Path | None = None,
@@ -42,6 +42,7 @@ def train(
     come out as without the interruption, to the bit on a CPU. The best weights so far lie beside it, as
     ``NAME.best.pt``. ``on_step(step, bits)`` is called after each step, to look at the model.
 
+    >>> from sashimi_lib.autoregressive import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
     >>> from sashimi_lib.quantize import MuLaw
     >>> model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=8, n_layers=1)))

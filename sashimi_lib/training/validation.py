@@ -4,13 +4,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sashimi_lib.autoregressive import AudioLM, Past
+from sashimi_lib.autoregressive import Autoregressive, Past
 from sashimi_lib.evaluation.likelihood import clip_bits
 from sashimi_lib.training.batches import Data
 
 
 def score(
-    model: AudioLM, codes: Int[Tensor, "batch length"], past: Past | None
+    model: Autoregressive, codes: Int[Tensor, "batch length *two"], past: Past | None
 ) -> tuple[Float[Tensor, "batch length"], Past | None]:
     """The log-likelihood of whole sequences (``past`` None) or of a piece, and the past of the next one.
 
@@ -21,12 +21,15 @@ def score(
     return model.log_likelihood_from(codes, past)
 
 
-def held_out_bits(model: AudioLM, data: Data, batch_size: int = 8, truncate: int | None = None) -> float:
+def held_out_bits(
+    model: Autoregressive, data: Data, batch_size: int = 8, truncate: int | None = None
+) -> float:
     """Bits per sample of all sequences: the mean over samples, so a long sequence counts for more.
 
     They go through in pieces, of ``truncate`` samples if a recipe counts on little memory. Always in full
     precision.
 
+    >>> from sashimi_lib.autoregressive import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
     >>> from sashimi_lib.quantize import MuLaw
     >>> model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=8, n_layers=1)))

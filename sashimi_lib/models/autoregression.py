@@ -1,0 +1,155 @@
+"""What every autoregressive model of sound has in common: it is drawn from one sample at a time.
+
+``P(x) = prod_t P(x_t | x_0 ... x_{t-1})``: whatever gives these factors, with a state in place of the past,
+can be scored and drawn from in the same way (chapters 6 to 8).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from tqdm.auto import tqdm
+
+from sashimi_lib.models.blocks import State
+from sashimi_lib.quantize import Quantizer
+
+Past = tuple[Tensor, State]  # the last code of each sequence, and the state before it
+Choose = Callable[[Tensor], Tensor]  # logits (batch, levels) -> codes (batch,)
+
+
+class Autoregressive(nn.Module, ABC):
+    """A distribution over sequences of codes.
+
+    Codes are ``(batch, length)``, or ``(batch, length, 2)`` where the quantizer makes two of each sample.
+    Before the first sample there is silence.
+    """
+
+    quantizer: Quantizer
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> State:
+        """The state of silence."""
+
+    @abstractmethod
+    def absorb(self, codes: Int[Tensor, "batch length *two"], state: State) -> State:
+        """The state after some more codes, all at once."""
+
+    @abstractmethod
+    def draw(
+        self, code: Int[Tensor, "batch *two"], state: State, choose: Choose
+    ) -> tuple[Int[Tensor, "batch *two"], State]:
+        """The code after one more code, as ``choose`` picks it from its logits, and the next state."""
+
+    @abstractmethod
+    def log_likelihood_from(
+        self, codes: Int[Tensor, "batch length *two"], past: Past
+    ) -> tuple[Float[Tensor, "batch length"], Past]:
+        """`log_likelihood` of a sequence in pieces: of one piece, given its past; and the past of the
+        next."""
+
+    def log_likelihood(self, codes: Int[Tensor, "batch length *two"]) -> Float[Tensor, "batch length"]:
+        """``log2 P(x_t | x_<t)`` of every sample, in bits (so never positive); what comes before is
+        silence."""
+        self.quantizer.check(codes)
+        return self.log_likelihood_from(codes, self.beginning(len(codes)))[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
+    def beginning(self, batch_size: int) -> Past:
+        """The past of a first sample: a code of silence, and the state of silence before it."""
+        silence = torch.tensor(self.quantizer.silence, device=self.device)
+        return silence.expand(batch_size, *silence.shape), self.initial_state(batch_size)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        length: int,
+        batch_size: int = 1,
+        prompt: Int[Tensor, "batch prompt *two"] | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int | torch.Generator = 0,
+        progress: bool = False,
+    ) -> Int[Tensor, "batch length *two"]:
+        """Draw ``length`` new codes, one after the other; those of ``prompt`` are heard first, not returned.
+
+        The prompt is absorbed by the parallel pass. The same seed draws the same codes. Raises ValueError for
+        a length, temperature or top_p out of range, and for codes that are none.
+        """
+        if length < 1:
+            raise ValueError(f"length must be at least 1 sample, got {length}")
+        if isinstance(seed, int):
+            seed = torch.Generator(self.device).manual_seed(seed)
+        choose = partial(sample, temperature=temperature, top_p=top_p, generator=seed)
+        code, state = self.beginning(batch_size if prompt is None else len(prompt))
+        if prompt is not None and prompt.shape[1] > 0:
+            self.quantizer.check(prompt, "prompt")
+            state = self.absorb(preceded(prompt, code), state)
+            code = prompt[:, -1]
+        codes = []
+        with parametrize.cached():  # weights under weight norm are multiplied out once, not at every step
+            for _ in tqdm(range(length), unit="sample", unit_scale=True, disable=not progress):
+                code, state = self.draw(code, state, choose)
+                codes.append(code)
+        return torch.stack(codes, dim=1)
+
+
+def preceded(
+    codes: Int[Tensor, "batch length *two"], before: Int[Tensor, "batch *two"]
+) -> Int[Tensor, "batch length *two"]:
+    """What is heard when each of some codes is predicted: the one before it.
+
+    >>> preceded(torch.tensor([[1, 2, 3]]), torch.tensor([0]))
+    tensor([[0, 1, 2]])
+    """
+    return torch.cat([before[:, None], codes[:, :-1]], dim=1)
+
+
+def bits_of(
+    logits: Float[Tensor, "batch length levels"], codes: Int[Tensor, "batch length"]
+) -> Float[Tensor, "batch length"]:
+    """``log2`` of the softmax of the logits, at the codes; in float32 or better.
+
+    >>> bits_of(torch.zeros(1, 1, 256), torch.tensor([[7]]))
+    tensor([[-8.]])
+    """
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return -F.cross_entropy(logits.mT, codes, reduction="none") / math.log(2)
+
+
+def sample(
+    logits: Float[Tensor, "batch levels"],
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, " batch"]:
+    """Draw one code a row from ``softmax(logits / temperature)``, cut to its ``top_p`` nucleus.
+
+    The nucleus is the smallest set of most likely codes whose probability reaches ``top_p``.
+
+    >>> sample(torch.tensor([[0.0, 9.0, 0.0]]), temperature=0.1)
+    tensor([1])
+
+    Chapter: 7. Raises ValueError for a temperature that is not positive or a top_p outside (0, 1].
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
+    probability = (logits.float() / temperature).softmax(-1)
+    if not bool(probability.isfinite().all()):
+        raise ValueError("logits must be finite: the state has blown up")
+    if top_p < 1:
+        ordered, order = probability.sort(dim=-1, descending=True)
+        outside = ordered.cumsum(-1) - ordered >= top_p
+        probability = probability.masked_fill(outside.gather(-1, order.argsort(-1)), 0)
+    return torch.multinomial(probability, 1, generator=generator)[:, 0]

@@ -1,0 +1,61 @@
+"""What stands between codes and a head: any sequence model that says how it hears codes (chapters 6 to 8)."""
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sashimi_lib.models.blocks import SequenceModel
+from sashimi_lib.models.heads import DualSoftmax, Head, Softmax
+from sashimi_lib.quantize import CoarseFine, Quantizer
+
+
+class Backbone(SequenceModel):
+    """A sequence model that can stand between codes and a head: it hears what its ``embedding`` makes of
+    codes, and gives ``d_model`` features.
+
+    A whole sequence must have a length that ``frame`` divides.
+    """
+
+    d_model: int
+    frame: int
+
+    def embedding(self, quantizer: Quantizer) -> nn.Module:
+        """What turns codes ``(...)`` into the features it hears: a learned vector each, unless it says
+        otherwise."""
+        return embedding(quantizer, self.d_model)
+
+    def head(self, quantizer: Quantizer) -> Head:
+        """What turns its features into a distribution of the next code: one softmax, or the dual one where
+        each sample has two codes."""
+        if isinstance(quantizer, CoarseFine):
+            return DualSoftmax(self.d_model, quantizer.levels)
+        return Softmax(self.d_model, quantizer.levels)
+
+
+class PairEmbedding(nn.Module):
+    """The coarse and the fine code of a sample, a learned vector each, added.
+
+    >>> PairEmbedding(256, 8)(CoarseFine().encode(torch.zeros(1, 5))).shape
+    torch.Size([1, 5, 8])
+
+    Chapter: 8.
+    """
+
+    def __init__(self, levels: int, d_model: int) -> None:
+        super().__init__()
+        self.coarse, self.fine = nn.Embedding(levels, d_model), nn.Embedding(levels, d_model)
+
+    def forward(self, codes: Int[Tensor, "*batch two"]) -> Float[Tensor, "*batch d_model"]:
+        """Codes (..., 2) -> features (..., d_model)."""
+        coarse, fine = codes.unbind(-1)
+        return self.coarse(coarse) + self.fine(fine)
+
+
+def embedding(quantizer: Quantizer, d_model: int) -> nn.Embedding | PairEmbedding:
+    """A learned vector for each code, or for each of a sample's two codes.
+
+    >>> embedding(CoarseFine(), 8).fine.weight.shape
+    torch.Size([256, 8])
+    """
+    if isinstance(quantizer, CoarseFine):
+        return PairEmbedding(quantizer.levels, d_model)
+    return nn.Embedding(quantizer.levels, d_model)

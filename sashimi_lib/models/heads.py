@@ -1,0 +1,178 @@
+"""Heads: the features of a backbone become a distribution of the next sample (chapters 6 to 8).
+
+    Softmax       a logit for each of a few levels: 8 bits, as SaShiMi and WaveNet were published
+    DualSoftmax   16 bits as P(coarse) P(fine | coarse), two softmaxes over 256: WaveRNN's
+    JointSoftmax  16 bits as one softmax over 65,536: what the dual softmax saves us from
+    Logistics     16 bits as a mixture of logistic bells, cut into 65,536 steps: ten bells, thirty numbers
+
+The last three are heads for the codes of `CoarseFine`.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sashimi_lib.models.autoregression import Choose, bits_of
+
+HALF = 32_768  # steps of 16-bit sound on either side of zero
+
+
+class Head(nn.Module, ABC):
+    """A distribution of codes, given features."""
+
+    @abstractmethod
+    def log_probability(
+        self, y: Float[Tensor, "batch length H"], codes: Int[Tensor, "batch length *two"]
+    ) -> Float[Tensor, "batch length"]:
+        """``log2 P(code | y)`` of each code, in bits."""
+
+    @abstractmethod
+    def draw(self, y: Float[Tensor, "batch H"], choose: Choose) -> Int[Tensor, "batch *two"]:
+        """A code for each row of features, as ``choose`` picks it from its logits."""
+
+
+class Softmax(nn.Linear, Head):
+    """One logit a level: ``softmax(W y + b)``.
+
+    >>> head = Softmax(8, 256)
+    >>> head.log_probability(torch.randn(1, 5, 8), torch.full((1, 5), 128)).shape
+    torch.Size([1, 5])
+
+    Chapter: 6. SaShiMi paper, section 2.
+    """
+
+    def log_probability(
+        self, y: Float[Tensor, "batch length H"], codes: Int[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch length"]:
+        """``log2 P(code | y)`` of each code, in bits."""
+        return bits_of(self(y), codes)
+
+    def draw(self, y: Float[Tensor, "batch H"], choose: Choose) -> Int[Tensor, " batch"]:
+        """A code for each row of features, as ``choose`` picks it from its logits."""
+        return choose(self(y))
+
+
+class DualSoftmax(Head):
+    """``P(c | y) = softmax(O_2 relu(O_1 y))``, then ``P(f | y, c) = softmax(O_4 relu(O_3 y + E_c))``.
+
+    WaveRNN's output layer behind any backbone. There the fine half of the state hears c through the masked
+    part of the gates; here a learned vector ``E_c`` for each coarse code is what lets f hear c.
+
+    >>> head = DualSoftmax(8)
+    >>> head.log_probability(torch.randn(1, 5, 8), torch.zeros(1, 5, 2, dtype=torch.long)).shape
+    torch.Size([1, 5])
+
+    Chapter: 8. WaveRNN paper, section 2.
+    """
+
+    def __init__(self, d_model: int, levels: int = 256, d_hidden: int = 128) -> None:
+        super().__init__()
+        self.O1, self.O2 = nn.Linear(d_model, d_hidden), nn.Linear(d_hidden, levels)
+        self.O3, self.O4 = nn.Linear(d_model, d_hidden), nn.Linear(d_hidden, levels)
+        self.E = nn.Embedding(levels, d_hidden)
+
+    def forward(self, y: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch levels"]:
+        """Logits of the coarse code."""
+        return self.O2(F.relu(self.O1(y)))
+
+    def fine(
+        self, y: Float[Tensor, "*batch H"], coarse: Int[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch levels"]:
+        """Logits of the fine code, once the coarse one is known."""
+        return self.O4(F.relu(self.O3(y) + self.E(coarse)))
+
+    def log_probability(
+        self, y: Float[Tensor, "batch length H"], codes: Int[Tensor, "batch length two"]
+    ) -> Float[Tensor, "batch length"]:
+        """``log2 P(c | y) + log2 P(f | y, c)`` of each sample, in bits."""
+        coarse, fine = codes.unbind(-1)
+        return bits_of(self(y), coarse) + bits_of(self.fine(y, coarse), fine)
+
+    def draw(self, y: Float[Tensor, "batch H"], choose: Choose) -> Int[Tensor, "batch two"]:
+        """First the coarse code, then the fine one."""
+        coarse = choose(self(y))
+        return torch.stack([coarse, choose(self.fine(y, coarse))], dim=-1)
+
+
+class JointSoftmax(Head):
+    """One softmax over all 65,536 values of a sample.
+
+    >>> head = JointSoftmax(8)
+    >>> head.log_probability(torch.randn(1, 5, 8), torch.zeros(1, 5, 2, dtype=torch.long)).shape
+    torch.Size([1, 5])
+
+    Chapter: 8.
+    """
+
+    def __init__(self, d_model: int, levels: int = 256) -> None:
+        super().__init__()
+        self.levels, self.linear = levels, nn.Linear(d_model, levels**2)
+
+    def log_probability(
+        self, y: Float[Tensor, "batch length H"], codes: Int[Tensor, "batch length two"]
+    ) -> Float[Tensor, "batch length"]:
+        """``log2 P(c, f | y)`` of each sample, in bits."""
+        coarse, fine = codes.unbind(-1)
+        return bits_of(self.linear(y), self.levels * coarse + fine)
+
+    def draw(self, y: Float[Tensor, "batch H"], choose: Choose) -> Int[Tensor, "batch two"]:
+        """Both codes at once."""
+        whole = choose(self.linear(y))
+        return torch.stack([whole // self.levels, whole % self.levels], dim=-1)
+
+
+class Logistics(Head):
+    """A mixture of ``n`` logistic distributions over the amplitude, discretised to 16 bits.
+
+    Sample s in [-1, 1) has the probability ``sum_k w_k (F((s + d - m_k)/r_k) - F((s - d - m_k)/r_k))``, with
+    F the logistic function and d half a step; the outermost steps also get all that lies beyond.
+
+    >>> head = Logistics(8)
+    >>> head.log_probability(torch.randn(1, 5, 8), torch.zeros(1, 5, 2, dtype=torch.long)).shape
+    torch.Size([1, 5])
+
+    Chapter: 8. PixelCNN++ (Salimans et al., 2017), section 2.1; Parallel WaveNet's output.
+    """
+
+    def __init__(self, d_model: int, n: int = 10) -> None:
+        super().__init__()
+        self.linear = nn.Linear(d_model, 3 * n)
+        with torch.no_grad():  # bells side by side, wide enough to reach each other
+            self.linear.bias.view(3, n)[1] = torch.linspace(-0.5, 0.5, n)
+            self.linear.bias.view(3, n)[2] = -3.0
+
+    def log_probability(
+        self, y: Float[Tensor, "batch length H"], codes: Int[Tensor, "batch length two"]
+    ) -> Float[Tensor, "batch length"]:
+        """``log2 P(sample | y)`` of each sample, in bits."""
+        coarse, fine = codes.unbind(-1)
+        return self._log2(y, (256 * coarse + fine)[..., None])[..., 0]
+
+    def draw(self, y: Float[Tensor, "batch H"], choose: Choose) -> Int[Tensor, "batch two"]:
+        """As from a softmax over all values, so that ``choose`` means what it means elsewhere."""
+        every = torch.arange(2 * HALF, device=y.device).expand(len(y), -1)
+        whole = choose(self._log2(y, every) * math.log(2))
+        return torch.stack([whole // 256, whole % 256], dim=-1)
+
+    def _log2(self, y: Tensor, values: Tensor) -> Tensor:
+        """log2 P of values (..., n) under features (..., H).
+
+        With a > b, ``F(a) - F(b) = F(a) F(-b) (1 - exp(b - a))``: no difference of near numbers is taken.
+        """
+        y = self.linear(y)
+        weight, mean, log_scale = (y if y.dtype == torch.float64 else y.float()).chunk(3, dim=-1)
+        inverse = torch.exp(-log_scale.clamp(min=-12))[..., None, :]
+        middle = (values[..., None] - HALF) / HALF - mean[..., None, :]
+        upper, lower = inverse * (middle + 0.5 / HALF), inverse * (middle - 0.5 / HALF)
+        top, bottom = values[..., None] == 2 * HALF - 1, values[..., None] == 0
+        inside = torch.log(-torch.expm1(-inverse / HALF))
+        log_p = (
+            torch.where(top, 0.0, F.logsigmoid(upper))
+            + torch.where(bottom, 0.0, F.logsigmoid(-lower))
+            + torch.where(top | bottom, 0.0, inside)
+        )
+        return torch.logsumexp(log_p + weight.log_softmax(-1)[..., None, :], dim=-1) / math.log(2)

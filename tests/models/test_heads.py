@@ -1,0 +1,122 @@
+"""Heads: every one is a distribution, and what it draws is what it scores."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from sashimi_lib.autoregressive import AudioLM, sample
+from sashimi_lib.models import SampleRNN, SampleRNNConfig, SaShiMi, SaShiMiConfig, WaveNet, WaveNetConfig
+from sashimi_lib.models.heads import HALF, DualSoftmax, JointSoftmax, Logistics
+from sashimi_lib.quantize import CoarseFine, MuLaw
+from sashimi_lib.training.initial import order_codes
+from sashimi_lib.training.trainer import TrainingConfig, train
+
+EVERY = torch.cartesian_prod(torch.arange(256), torch.arange(256))
+HEADS = [(lambda: DualSoftmax(8, 16), 16), (lambda: JointSoftmax(8, 16), 16), (lambda: Logistics(8), 256)]
+BACKBONES = [
+    lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)),
+    lambda: WaveNet(WaveNetConfig(1, 3, 4, 4, 4, 4, 4)),
+    lambda: SampleRNN(SampleRNNConfig((2, 2), d_hidden=8, d_embedding=4)),
+]
+
+
+def distribution(head, y, levels):
+    """The probability of every pair of codes, coarse down and fine across."""
+    every = torch.cartesian_prod(torch.arange(levels), torch.arange(levels))
+    bits = head.log_probability(y.expand(1, len(every), 8), every[None])[0]
+    return (bits.double() * math.log(2)).exp().view(levels, levels)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "levels"), HEADS)
+def test_the_probabilities_of_all_values_sum_to_one(kind, levels):
+    total = distribution(kind().double(), 3 * torch.randn(1, 1, 8).double(), levels).sum()
+    assert abs(float(total) - 1) < 1e-9
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "levels"), HEADS)
+def test_a_head_draws_as_often_as_it_says(kind, levels):
+    head, y, n = kind(), torch.randn(1, 8), 400
+    choose = partial(sample, generator=torch.Generator().manual_seed(0))
+    drawn = torch.cat([head.draw(y.expand(20, 8), choose) for _ in range(n // 20)])
+    probability = distribution(head, y, levels)
+    for part, expected in enumerate((probability.sum(1), probability.sum(0))):
+        observed = torch.bincount(drawn[:, part], minlength=levels) / n
+        assert (observed - expected).abs().max() < 5 * math.sqrt(0.25 / n)
+
+
+@torch.no_grad()
+def test_logistics_are_the_difference_of_two_values_of_the_logistic_function():
+    head, y = Logistics(8, n=3).double(), torch.randn(1, 1, 8).double()
+    weight, mean, log_scale = head.linear(y)[0, 0].chunk(3)
+    s = (EVERY[:, 0] * 256 + EVERY[:, 1]).double()[:, None] / HALF - 1
+    upper, lower = ((s + d - mean) / log_scale.exp() for d in (0.5 / HALF, -0.5 / HALF))
+    upper[-1], lower[0] = torch.inf, -torch.inf
+    expected = (weight.softmax(-1) * (upper.sigmoid() - lower.sigmoid())).sum(-1)
+    given = 2 ** head.log_probability(y.expand(1, len(EVERY), 8), EVERY[None])[0]
+    assert torch.allclose(given, expected, rtol=1e-7, atol=1e-15)
+
+
+def test_a_coarse_logit_does_not_hear_its_own_codes_and_a_fine_one_hears_the_coarse():
+    head = DualSoftmax(8)
+    y = torch.randn(1, 1, 8)
+    a, b = head.fine(y, torch.tensor([[3]])), head.fine(y, torch.tensor([[4]]))
+    assert not torch.equal(a, b)
+    one, other = (head.log_probability(y, torch.tensor([[[3, f]]])) for f in (0, 255))
+    assert not torch.equal(one, other)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_speaks_16_bits_whole_and_by_steps(backbone):
+    model = AudioLM(CoarseFine(), backbone()).double()
+    codes = torch.randint(0, 256, (2, 30, 2))
+    whole = model.log_likelihood(codes)
+    (before, state), stepped = model.beginning(2), []
+    for t in range(30):
+        y, state = model.backbone.step(model.embedding(before), state)
+        before = codes[:, t]
+        stepped.append(model.head.log_probability(y[:, None], before[:, None]))
+    assert torch.allclose(torch.cat(stepped, 1), whole, atol=1e-9)
+    first, past = model.log_likelihood_from(codes[:, :13], model.beginning(2))
+    rest, _ = model.log_likelihood_from(codes[:, 13:], past)
+    assert torch.allclose(torch.cat([first, rest], 1), whole, atol=1e-9)
+
+
+@torch.no_grad()
+def test_the_sixteen_pairs_of_two_tiny_samples_sum_to_one_and_are_drawn_as_often_as_they_should():
+    model = AudioLM(CoarseFine(2), SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)))
+    pairs = torch.cartesian_prod(*[torch.arange(2)] * 4).view(16, 2, 2)
+    expected = 2 ** model.log_likelihood(pairs).sum(1)
+    assert abs(float(expected.sum()) - 1) < 1e-5
+    drawn = model.generate(2, batch_size=20_000, seed=1).flatten(1) @ torch.tensor([8, 4, 2, 1])
+    observed = torch.bincount(drawn, minlength=16) / len(drawn)
+    assert (observed - expected).abs().max() < 5 * math.sqrt(0.25 / len(drawn))
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_sixteen_bits_are_learned(ordered):
+    model = AudioLM(CoarseFine(), SaShiMi(SaShiMiConfig(d_model=16, n_layers=1)))
+    if ordered:
+        order_codes(model)
+    tone = CoarseFine().encode(0.5 * torch.sin(0.2 * torch.arange(128.0)))
+    clips = [tone, tone[:100]]  # of two lengths: what pads the shorter one is never scored
+    history = train(model, clips, TrainingConfig(steps=60, batch_size=2), valid=clips, progress=False)
+    assert history.bits[-1] < history.bits[0] - 4
+    assert history.valid[-1][1] < 13
+
+
+def test_codes_of_another_shape_are_named():
+    with pytest.raises(ValueError, match=r"codes must have shape \(\.\.\., L, 2\)"):
+        AudioLM(CoarseFine(), BACKBONES[0]()).log_likelihood(torch.zeros(2, 50, dtype=torch.long))
+    with pytest.raises(ValueError, match="prompt"):
+        AudioLM(CoarseFine(), BACKBONES[0]()).generate(3, prompt=torch.zeros(1, 5, dtype=torch.long))
+
+
+def test_a_head_of_ones_own_takes_the_place_of_the_backbones():
+    model = AudioLM(CoarseFine(), BACKBONES[0](), Logistics(4))
+    assert model.generate(3, batch_size=2).shape == (2, 3, 2)
+    assert not hasattr(AudioLM(MuLaw(), BACKBONES[0]()).head, "O1")
