@@ -78,9 +78,10 @@ class AudioLM(Autoregressive):
         """The state of silence."""
         return self.backbone.initial_state(batch_size)
 
-    def absorb(self, codes: Int[Tensor, "batch length *two"], state: State) -> State:
-        """The state after some more codes, all at once."""
-        return self.features(codes, state)[1]
+    def absorb(self, codes: Int[Tensor, "batch length *two"], past: Past) -> Past:
+        """The past after some more codes, all at once."""
+        before, state = past
+        return codes[:, -1], self.features(preceded(codes, before), state)[1]
 
     def draw(
         self, code: Int[Tensor, "batch *two"], state: State, choose: Choose

@@ -10,6 +10,7 @@ from sashimi_lib.models.isotropic import IsotropicConfig, IsotropicS4
 from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
 from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig
 from sashimi_lib.models.wavenet import WaveNet, WaveNetConfig
+from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
 
 __all__ = [
     "Config",
@@ -21,5 +22,7 @@ __all__ = [
     "SampleRNNConfig",
     "WaveNet",
     "WaveNetConfig",
+    "WaveRNN",
+    "WaveRNNConfig",
     "build",
 ]

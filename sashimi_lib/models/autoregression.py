@@ -37,8 +37,8 @@ class Autoregressive(nn.Module, ABC):
         """The state of silence."""
 
     @abstractmethod
-    def absorb(self, codes: Int[Tensor, "batch length *two"], state: State) -> State:
-        """The state after some more codes, all at once."""
+    def absorb(self, codes: Int[Tensor, "batch length *two"], past: Past) -> Past:
+        """The past after some more codes, all at once."""
 
     @abstractmethod
     def draw(
@@ -90,11 +90,11 @@ class Autoregressive(nn.Module, ABC):
         if isinstance(seed, int):
             seed = torch.Generator(self.device).manual_seed(seed)
         choose = partial(sample, temperature=temperature, top_p=top_p, generator=seed)
-        code, state = self.beginning(batch_size if prompt is None else len(prompt))
+        past = self.beginning(batch_size if prompt is None else len(prompt))
         if prompt is not None and prompt.shape[1] > 0:
             self.quantizer.check(prompt, "prompt")
-            state = self.absorb(preceded(prompt, code), state)
-            code = prompt[:, -1]
+            past = self.absorb(prompt, past)
+        code, state = past
         codes = []
         with parametrize.cached():  # weights under weight norm are multiplied out once, not at every step
             for _ in tqdm(range(length), unit="sample", unit_scale=True, disable=not progress):

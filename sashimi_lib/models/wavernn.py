@@ -1,0 +1,181 @@
+"""WaveRNN: one recurrent layer whose fine half hears the coarse half's answer (chapter 8).
+
+    x_t = [c_{t-1}, f_{t-1}, c_t],  each byte scaled to [-1, 1]
+    u_t = sigmoid(R_u h_{t-1} + I*_u x_t)
+    r_t = sigmoid(R_r h_{t-1} + I*_r x_t)
+    e_t = tanh(r_t o (R_e h_{t-1}) + I*_e x_t)
+    h_t = u_t o h_{t-1} + (1 - u_t) o e_t
+    y_c, y_f = split(h_t)
+    P(c_t) = softmax(O_2 relu(O_1 y_c)),  P(f_t) = softmax(O_4 relu(O_3 y_f))
+
+The star: c_t reaches only the fine half of each gate, hence only y_f. Here that is no mask laid over a matrix
+but the matrix's shape: `WaveRNN.I_coarse` has no column for c_t.
+
+The paper prints r around the whole sum in e; like the published code, this has it around ``R_e h`` alone. So
+the layer is a GRU whose input matrix has zeros in it, and the teacher-forced pass calls PyTorch's.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sashimi_lib.models.autoregression import Autoregressive, Choose, Past, bits_of, preceded
+from sashimi_lib.quantize import CoarseFine
+
+
+@dataclass(frozen=True)
+class WaveRNNConfig:
+    """The shape of a WaveRNN; the default is the paper's WaveRNN-896, 3,050,048 parameters.
+
+    ``d_condition`` is the number of features a sample that it is told from outside (a spectrogram, say); 0 is
+    a model that is told nothing.
+    """
+
+    d_hidden: int = 896
+    d_condition: int = 0
+
+    def __post_init__(self) -> None:
+        if self.d_hidden < 2 or self.d_hidden % 2:
+            raise ValueError(f"d_hidden must be even, a coarse half and a fine one, got {self.d_hidden}")
+        if self.d_condition < 0:
+            raise ValueError(f"d_condition must be at least 0, got {self.d_condition}")
+
+
+class WaveRNN(Autoregressive):
+    """A distribution over 16-bit sound, of codes ``(batch, length, 2)``.
+
+    >>> model = WaveRNN(WaveRNNConfig(d_hidden=32))
+    >>> model.generate(20, seed=0).shape
+    torch.Size([1, 20, 2])
+    >>> model.log_likelihood(CoarseFine().encode(torch.zeros(1, 50))).shape
+    torch.Size([1, 50])
+
+    ``R`` holds R_u, R_r and R_e one below the other, so that a step takes one product with h for all gates;
+    the rows of each have the coarse half first. Chapter: 8. WaveRNN paper (Kalchbrenner et al., 2018),
+    section 2.
+    """
+
+    def __init__(self, config: WaveRNNConfig = WaveRNNConfig(), quantizer: CoarseFine = CoarseFine()) -> None:
+        super().__init__()
+        self.config, self.quantizer = config, quantizer
+        half, levels = config.d_hidden // 2, quantizer.levels
+        self.R = nn.Linear(config.d_hidden, 3 * config.d_hidden, bias=False)
+        self.I_coarse = nn.Linear(2 + config.d_condition, 3 * half, bias=False)
+        self.I_fine = nn.Linear(3 + config.d_condition, 3 * half, bias=False)
+        self.bias = nn.Parameter(torch.zeros(3 * config.d_hidden))
+        self.O1, self.O2 = nn.Linear(half, half), nn.Linear(half, levels)
+        self.O3, self.O4 = nn.Linear(half, half), nn.Linear(half, levels)
+
+    @property
+    def I_star(self) -> Float[Tensor, "gates inputs"]:
+        """The masked input matrix, (3 d_hidden, 3 + d_condition): columns c_{t-1}, f_{t-1}, c_t and what it
+        is told; rows as of ``R``. Its zeros say that the coarse half cannot hear c_t."""
+        coarse, fine = self.I_coarse.weight, self.I_fine.weight
+        coarse = torch.cat([coarse[:, :2], torch.zeros_like(coarse[:, :1]), coarse[:, 2:]], dim=1)
+        halves = torch.stack([coarse.unflatten(0, (3, -1)), fine.unflatten(0, (3, -1))], dim=1)
+        return halves.flatten(0, 2)
+
+    def initial_state(self, batch_size: int) -> Float[Tensor, "batch d_hidden"]:
+        """The state of silence: zeros."""
+        return self.bias.new_zeros(batch_size, self.config.d_hidden)
+
+    def forward(
+        self,
+        before: Int[Tensor, "batch length 2"],
+        coarse: Int[Tensor, "batch length"],
+        state: Float[Tensor, "batch d_hidden"],
+        condition: Float[Tensor, "batch length d_condition"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length d_hidden"], Float[Tensor, "batch d_hidden"]]:
+        """Teacher-forced: every state h_t, given the codes before each sample and its own coarse code; and
+        the last state."""
+        x = self._heard(torch.cat([before, coarse[..., None]], dim=-1), condition)
+        # PyTorch's GRU calls u z, has the rows of r before those of u, and two biases that mostly add up.
+        order = torch.tensor([1, 0, 2])
+        w_x, w_h, b = (
+            w.unflatten(0, (3, -1))[order].flatten(0, 1) for w in (self.I_star, self.R.weight, self.bias)
+        )
+        h, last = torch.gru(
+            x, state[None].contiguous(), (w_x, w_h, b, torch.zeros_like(b)), True, 1, 0.0, False, False, True
+        )
+        return h, last[0]
+
+    def coarse_logits(self, h: Float[Tensor, "*batch d_hidden"]) -> Float[Tensor, "*batch levels"]:
+        """Logits of c_t, from the coarse half of h_t."""
+        return self.O2(F.relu(self.O1(h[..., : self.config.d_hidden // 2])))
+
+    def fine_logits(self, h: Float[Tensor, "*batch d_hidden"]) -> Float[Tensor, "*batch levels"]:
+        """Logits of f_t, from the fine half of h_t, which has heard c_t."""
+        return self.O4(F.relu(self.O3(h[..., self.config.d_hidden // 2 :])))
+
+    def log_likelihood_from(
+        self,
+        codes: Int[Tensor, "batch length 2"],
+        past: Past,
+        condition: Float[Tensor, "batch length d_condition"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length"], Past]:
+        """``log2 P(c_t | x_<t) + log2 P(f_t | x_<t, c_t)`` of every sample, given the past of the first; and
+        the past of the next piece."""
+        self.quantizer.check(codes)
+        before, state = past
+        coarse, fine = codes.unbind(-1)
+        h, state = self(preceded(codes, before), coarse, state, condition)
+        bits = bits_of(self.coarse_logits(h), coarse) + bits_of(self.fine_logits(h), fine)
+        return bits, (codes[:, -1], state)
+
+    def absorb(
+        self,
+        codes: Int[Tensor, "batch length 2"],
+        past: Past,
+        condition: Float[Tensor, "batch length d_condition"] | None = None,
+    ) -> Past:
+        """The past after some more codes, all at once."""
+        before, state = past
+        return codes[:, -1], self(preceded(codes, before), codes[..., 0], state, condition)[1]
+
+    def draw(
+        self,
+        code: Int[Tensor, "batch 2"],
+        state: Float[Tensor, "batch d_hidden"],
+        choose: Choose,
+        condition: Float[Tensor, "batch d_condition"] | None = None,
+    ) -> tuple[Int[Tensor, "batch 2"], Float[Tensor, "batch d_hidden"]]:
+        """The next sample: one product with R, the coarse gates, c_t, the fine gates, f_t."""
+        x = self._heard(code, condition)
+        old_coarse, old_fine = state.chunk(2, dim=-1)
+        # Of u, r and e in turn, the coarse half and the fine half: (batch, 3, 2, half).
+        product, bias = self.R(state).unflatten(-1, (3, 2, -1)), self.bias.unflatten(-1, (3, 2, -1))
+        h_coarse = gates(product[:, :, 0], self.I_coarse(x).unflatten(-1, (3, -1)) + bias[:, 0], old_coarse)
+        coarse = choose(self.O2(F.relu(self.O1(h_coarse))))
+        x = self._heard(torch.cat([code, coarse[:, None]], dim=-1), condition)
+        h_fine = gates(product[:, :, 1], self.I_fine(x).unflatten(-1, (3, -1)) + bias[:, 1], old_fine)
+        fine = choose(self.O4(F.relu(self.O3(h_fine))))
+        return torch.stack([coarse, fine], dim=-1), torch.cat([h_coarse, h_fine], dim=-1)
+
+    def _heard(
+        self, codes: Int[Tensor, "*batch bytes"], condition: Float[Tensor, "*batch d_condition"] | None
+    ) -> Float[Tensor, "*batch inputs"]:
+        """Bytes scaled to [-1, 1], and what the model is told from outside."""
+        top = (self.quantizer.levels - 1) / 2
+        x = codes.to(self.bias.dtype) / top - 1
+        return x if condition is None else torch.cat([x, condition], dim=-1)
+
+
+def gates(
+    recurrent: Float[Tensor, "batch 3 half"],
+    heard: Float[Tensor, "batch 3 half"],
+    h: Float[Tensor, "batch half"],
+) -> Float[Tensor, "batch half"]:
+    """Half a step: from R h and I* x of u, r and e, and that half of h, to that half of the next h.
+
+    >>> gates(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), torch.ones(1, 2))
+    tensor([[0.5000, 0.5000]])
+
+    Chapter: 8.
+    """
+    u = torch.sigmoid(recurrent[:, 0] + heard[:, 0])
+    r = torch.sigmoid(recurrent[:, 1] + heard[:, 1])
+    e = torch.tanh(r * recurrent[:, 2] + heard[:, 2])
+    return u * h + (1 - u) * e
