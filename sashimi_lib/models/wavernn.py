@@ -31,11 +31,12 @@ class WaveRNNConfig:
     """The shape of a WaveRNN; the default is the paper's WaveRNN-896, 3,050,048 parameters.
 
     ``d_condition`` is the number of features a sample that it is told from outside (a spectrogram, say); 0 is
-    a model that is told nothing.
+    a model that is told nothing. ``levels`` is how many values each of the two bytes can take.
     """
 
     d_hidden: int = 896
     d_condition: int = 0
+    levels: int = 256
 
     def __post_init__(self) -> None:
         if self.d_hidden < 2 or self.d_hidden % 2:
@@ -58,10 +59,10 @@ class WaveRNN(Autoregressive):
     section 2.
     """
 
-    def __init__(self, config: WaveRNNConfig = WaveRNNConfig(), quantizer: CoarseFine = CoarseFine()) -> None:
+    def __init__(self, config: WaveRNNConfig = WaveRNNConfig()) -> None:
         super().__init__()
-        self.config, self.quantizer = config, quantizer
-        half, levels = config.d_hidden // 2, quantizer.levels
+        self.config, self.quantizer = config, CoarseFine(config.levels)
+        half, levels = config.d_hidden // 2, config.levels
         self.R = nn.Linear(config.d_hidden, 3 * config.d_hidden, bias=False)
         self.I_coarse = nn.Linear(2 + config.d_condition, 3 * half, bias=False)
         self.I_fine = nn.Linear(3 + config.d_condition, 3 * half, bias=False)
@@ -158,7 +159,7 @@ class WaveRNN(Autoregressive):
         self, codes: Int[Tensor, "*batch bytes"], condition: Float[Tensor, "*batch d_condition"] | None
     ) -> Float[Tensor, "*batch inputs"]:
         """Bytes scaled to [-1, 1], and what the model is told from outside."""
-        top = (self.quantizer.levels - 1) / 2
+        top = (self.config.levels - 1) / 2
         x = codes.to(self.bias.dtype) / top - 1
         return x if condition is None else torch.cat([x, condition], dim=-1)
 
