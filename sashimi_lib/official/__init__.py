@@ -3,5 +3,6 @@
 from sashimi_lib.official.samplernn import load_samplernn
 from sashimi_lib.official.sashimi import load_audio_lm, load_s4, load_sashimi
 from sashimi_lib.official.wavenet import load_wavenet
+from sashimi_lib.official.wavernn import load_wavernn
 
-__all__ = ["load_audio_lm", "load_s4", "load_samplernn", "load_sashimi", "load_wavenet"]
+__all__ = ["load_audio_lm", "load_s4", "load_samplernn", "load_sashimi", "load_wavenet", "load_wavernn"]
