@@ -6,17 +6,17 @@ from torch import Tensor
 
 from sashimi_lib.audio import read, resample
 from sashimi_lib.data.clips import find_audio
-from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.quantize import Quantizer
 
-Corpus = dict[str, list[Tensor]]  # codes (L,) of every recording, by split
+Corpus = dict[str, list[Tensor]]  # codes (L,) or (L, 2) of every recording, by split
 
 
-def load(folder: Path, sample_rate: int, quantizer: MuLaw | Linear) -> Corpus:
+def load(folder: Path, sample_rate: int, quantizer: Quantizer) -> Corpus:
     """Codes of every recording, as loud as it is, in the order of the files' names."""
     return {split: recordings(folder / split, sample_rate, quantizer) for split in ("train", "valid", "test")}
 
 
-def recordings(folder: Path, sample_rate: int, quantizer: MuLaw | Linear) -> list[Tensor]:
+def recordings(folder: Path, sample_rate: int, quantizer: Quantizer) -> list[Tensor]:
     """Codes of the recordings of one folder."""
     codes = []
     for file in find_audio(folder):

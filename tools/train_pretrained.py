@@ -2,6 +2,8 @@
 
     python tools/train_pretrained.py piano runs/data/piano_bach runs/data/piano_bach
     python tools/train_pretrained.py digits runs/data/digits runs/data/digits_jackson
+    python tools/train_pretrained.py wavernn runs/data/digits runs/data/digits_jackson
+    python tools/train_pretrained.py digits16 runs/data/digits runs/data/digits_jackson
 
 One folder for each of the two stages, with ``train``, ``valid`` and ``test``, whole recordings in each: many
 short sequences first, then fewer long ones at a falling rate. The digits are heard from every speaker first,
@@ -24,11 +26,11 @@ sys.path += [str(ROOT), str(ROOT / "benchmarks")]
 
 from corpus import excerpts, load, pieces
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.autoregressive import AudioLM, Autoregressive
 from sashimi_lib.evaluation.likelihood import bigram_bits
-from sashimi_lib.models import SaShiMi, SaShiMiConfig
+from sashimi_lib.models import SaShiMi, SaShiMiConfig, WaveRNN, WaveRNNConfig
 from sashimi_lib.pretrained import WEIGHTS, Card, bundled_bits, save
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.quantize import CoarseFine, MuLaw, Quantizer
 from sashimi_lib.ssm.s4 import SSMConfig
 from sashimi_lib.training.checkpoint import load_checkpoint
 from sashimi_lib.training.initial import order_codes
@@ -42,16 +44,38 @@ FINE = TrainingConfig(lr=0.004, ssm_lr=0.002, warmup=50, valid_every=200, decay=
 
 @dataclass(frozen=True)
 class Task:
-    """What a model learns, in two stages of sequences of so many samples, and what its card says of that."""
+    """A model, what it learns, in two stages of sequences of so many samples, and what its card says of
+    that."""
 
+    config: SaShiMiConfig | WaveRNNConfig
+    quantizer: Quantizer
     sample_rate: int
     stages: tuple[tuple[int, TrainingConfig], ...]
     data: str
     credit: str
 
 
+DIGITS = Task(
+    BACKBONE,
+    MuLaw(),
+    sample_rate=8000,
+    stages=(
+        (2048, replace(BROAD, steps=2400, batch_size=8)),
+        (4096, replace(FINE, steps=1200, batch_size=4)),
+    ),
+    data="Spoken digits, 195 takes of each by five speakers, then 39 by one of them, whose voice it is: "
+    "3 takes of each to choose by, 5 to be judged by",
+    credit="Free Spoken Digit Dataset, Zohar Jackson and contributors, speaker jackson, CC BY-SA 4.0",
+)
+# A recurrent network learns from many sequences side by side, a piece of each at a time, its state carried
+# on.
+RECURRENT = TrainingConfig(
+    lr=0.004, warmup=50, batch_size=32, truncate=512, clip_norm=1.0, valid_every=200, decay="constant"
+)
 TASKS = {
     "piano": Task(
+        BACKBONE,
+        MuLaw(),
         sample_rate=16_000,
         stages=(
             (1024, replace(BROAD, steps=3600, batch_size=16)),
@@ -61,39 +85,45 @@ TASKS = {
         credit="Kimiko Ishizaka, Open Well-Tempered Clavier (2015) and Open Goldberg Variations (2012), "
         "CC0 1.0",
     ),
-    "digits": Task(
-        sample_rate=8000,
+    "digits": DIGITS,
+    "digits16": replace(DIGITS, quantizer=CoarseFine()),
+    "wavernn": replace(
+        DIGITS,
+        config=WaveRNNConfig(224),
+        quantizer=CoarseFine(),
         stages=(
-            (2048, replace(BROAD, steps=2400, batch_size=8)),
-            (4096, replace(FINE, steps=1200, batch_size=4)),
+            (8192, replace(RECURRENT, steps=1200)),
+            (8192, replace(RECURRENT, steps=800, lr=0.002, decay="cosine")),
         ),
-        data="Spoken digits, 195 takes of each by six speakers, then 39 by one of them, whose voice it is: "
-        "3 takes of each to choose by, 5 to be judged by",
-        credit="Free Spoken Digit Dataset, Zohar Jackson and contributors, speaker jackson, CC BY-SA 4.0",
     ),
 }
 
 
-def streams(clips: list[Tensor], length: int, seed: int, rounds: int = 8) -> list[Tensor]:
+def streams(
+    clips: list[Tensor], quantizer: Quantizer, length: int, seed: int, rounds: int = 8
+) -> list[Tensor]:
     """Spoken digits one after the other in random order, with silences between them, cut into sequences.
 
     Each begins with a silence and a whole digit, so that a model learns to begin, to end, and to go on.
     """
     chance, sequences = random.Random(seed), []
+    silence = quantizer.encode(torch.zeros(1200))
     for _ in range(rounds):
         order, parts = chance.sample(clips, len(clips)), []
         for clip in order:
-            parts += [torch.full((chance.randint(400, 1200),), MuLaw().silence), clip]
+            parts += [silence[: chance.randint(400, 1200)], clip]
             if sum(map(len, parts)) >= length:
                 sequences.append(torch.cat(parts)[:length])
                 parts = []
     return sequences
 
 
-def new_model(seed: int = 0) -> AudioLM:
+def new_model(task: Task, seed: int = 0) -> Autoregressive:
     """The model before training."""
     torch.manual_seed(seed)
-    model = AudioLM(MuLaw(), SaShiMi(BACKBONE))
+    if isinstance(task.config, WaveRNNConfig):
+        return WaveRNN(task.config)
+    model = AudioLM(task.quantizer, SaShiMi(task.config))
     order_codes(model)
     return model
 
@@ -105,31 +135,37 @@ def checkpoint(name: str, stage: int) -> Path:
 
 def learn(name: str, task: Task, folders: list[Path]) -> None:
     """Train through both stages, from where their checkpoints stand."""
-    model = new_model()
+    model = new_model(task)
     for stage, ((length, config), folder) in enumerate(zip(task.stages, folders, strict=True)):
-        corpus = load(folder, task.sample_rate, MuLaw())
+        corpus = load(folder, task.sample_rate, task.quantizer)
         if name == "piano":
             data, valid = pieces(corpus["train"], length), pieces(corpus["valid"], 32_768)[::4]
         else:
-            data, valid = streams(corpus["train"], length, seed=0), corpus["valid"]
+            data, valid = streams(corpus["train"], task.quantizer, length, seed=0), corpus["valid"]
         print(train(model, data, config, checkpoint(name, stage), valid=valid).valid)
+
+
+def samples(task: Task, stage: int) -> int:
+    """How many samples a step of a stage learns from."""
+    length, config = task.stages[stage]
+    return config.batch_size * (config.truncate or length)
 
 
 def pack(name: str, task: Task, folder: Path) -> None:
     """Judge the best weights on ``test``, excerpts of 8 seconds or whole recordings, and write them."""
-    corpus, model = load(folder, task.sample_rate, MuLaw()), new_model()
+    corpus, model = load(folder, task.sample_rate, task.quantizer), new_model(task)
     best = load_checkpoint(checkpoint(name, len(task.stages) - 1).with_suffix(".best.pt"))
     model.load_state_dict(best["model"])
     test = excerpts(corpus["test"], 8 * task.sample_rate, sum(map(len, corpus["test"])))
-    (before, earlier), (length, config) = task.stages
+    (_, earlier), _ = task.stages
     card = Card(
         name,
         task.data,
         task.credit,
         steps=earlier.steps + best["steps"],
-        samples=earlier.steps * earlier.batch_size * before + best["steps"] * config.batch_size * length,
+        samples=earlier.steps * samples(task, 0) + best["steps"] * samples(task, 1),
         test_bits=held_out_bits(model, test, truncate=4096),
-        bigram_bits=bigram_bits(corpus["train"], test),
+        bigram_bits=None if task.quantizer == CoarseFine() else bigram_bits(corpus["train"], test),
         bundled_bits=bundled_bits(model, task.sample_rate),
     )
     print(card)
