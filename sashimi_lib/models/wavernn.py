@@ -94,9 +94,8 @@ class WaveRNN(Autoregressive):
         the last state."""
         x = self._heard(torch.cat([before, coarse[..., None]], dim=-1), condition)
         # PyTorch's GRU calls u z, has the rows of r before those of u, and two biases that mostly add up.
-        order = torch.tensor([1, 0, 2])
         w_x, w_h, b = (
-            w.unflatten(0, (3, -1))[order].flatten(0, 1) for w in (self.I_star, self.R.weight, self.bias)
+            w.unflatten(0, (3, -1))[[1, 0, 2]].flatten(0, 1) for w in (self.I_star, self.R.weight, self.bias)
         )
         h, last = torch.gru(
             x, state[None].contiguous(), (w_x, w_h, b, torch.zeros_like(b)), True, 1, 0.0, False, False, True
@@ -159,6 +158,9 @@ class WaveRNN(Autoregressive):
         self, codes: Int[Tensor, "*batch bytes"], condition: Float[Tensor, "*batch d_condition"] | None
     ) -> Float[Tensor, "*batch inputs"]:
         """Bytes scaled to [-1, 1], and what the model is told from outside."""
+        told = 0 if condition is None else condition.shape[-1]
+        if told != self.config.d_condition:
+            raise ValueError(f"condition must have {self.config.d_condition} features a sample, got {told}")
         top = (self.config.levels - 1) / 2
         x = codes.to(self.bias.dtype) / top - 1
         return x if condition is None else torch.cat([x, condition], dim=-1)

@@ -1,0 +1,285 @@
+"""WaveRNN: its masks hold, its ways of running agree, its probabilities are probabilities, and it learns."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sashimi_lib.models import WaveRNN, WaveRNNConfig
+from sashimi_lib.models.autoregression import preceded
+from sashimi_lib.quantize import CoarseFine
+from sashimi_lib.training.trainer import TrainingConfig, train
+from tests.streaming import error
+
+SMALL = WaveRNNConfig(d_hidden=12, levels=16)
+TOLD = WaveRNNConfig(d_hidden=12, levels=16, d_condition=3)
+TONE = CoarseFine().encode(0.5 * torch.sin(0.2 * torch.arange(128.0)))
+
+
+def loud(config):
+    """A model whose probabilities are far from equal, in double precision."""
+    model = WaveRNN(config).double()
+    for parameter in model.parameters():
+        parameter.data.mul_(3)
+    return model
+
+
+def some_codes(batch=2, length=9, levels=16):
+    return torch.randint(0, levels, (batch, length, 2))
+
+
+def trained(model):
+    """The same model after a few steps."""
+    data = some_codes(8, 20, model.config.levels)
+    train(model, data, TrainingConfig(steps=4, batch_size=4, lr=0.05), progress=False)
+    return model
+
+
+MODELS = {"new": lambda: WaveRNN(SMALL), "trained": lambda: trained(WaveRNN(SMALL))}
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    return MODELS[request.param]()
+
+
+def whole(model, codes, condition=None):
+    """Every state h_t of a whole pass, and what was heard, ``(batch, length, 3 + d_condition)``, as a leaf to
+    differentiate by."""
+    heard, original = [], model._heard
+
+    def leaf(*given):
+        heard.append(original(*given).detach().requires_grad_())
+        return heard[-1]
+
+    model._heard = leaf
+    before = preceded(codes, model.beginning(len(codes))[0])
+    h, _ = model(before, codes[..., 0], model.initial_state(len(codes)), condition)
+    model._heard = original
+    return h, heard[0]
+
+
+def jacobian(outputs, x):
+    """d outputs / d x, of a vector."""
+    (grad,) = torch.autograd.grad(
+        outputs, x, torch.eye(len(outputs), dtype=x.dtype), is_grads_batched=True, retain_graph=True
+    )
+    return grad
+
+
+def by_steps(model, codes, condition=None):
+    """The likelihood of each sample and the logits behind it, by `WaveRNN.draw` told what to choose."""
+    code, state = model.beginning(len(codes))
+    bits, logits = [], []
+    for t in range(codes.shape[1]):
+        given = iter(codes[:, t].unbind(-1))
+
+        def choose(heard, given=given):
+            logits.append(heard)
+            return next(given)
+
+        told = () if condition is None else (condition[:, t],)
+        code, state = model.draw(code, state, choose, *told)
+        bits.append(sum(-F.cross_entropy(logits[i - 2], codes[:, t, i], reduction="none") for i in (0, 1)))
+    return torch.stack(bits, dim=1) / math.log(2), logits, state
+
+
+# The masks
+
+
+def test_no_coarse_logit_hears_its_own_code_and_every_fine_one_does(model):
+    codes = some_codes(batch=1)
+    h, x = whole(model, codes)
+    coarse, fine, half = model.coarse_logits(h), model.fine_logits(h), model.config.d_hidden // 2
+    for t in range(codes.shape[1]):
+        for silent in (coarse[0, t], h[0, t, :half]):
+            assert jacobian(silent, x)[:, 0, t, 2].count_nonzero() == 0
+        for hearing in (fine[0, t], h[0, t, half:]):
+            assert jacobian(hearing, x)[:, 0, t, 2].all()
+
+
+def test_a_logit_hears_all_that_came_before_and_nothing_after(model):
+    h, x = whole(model, some_codes(batch=1))
+    for logits in (model.coarse_logits(h), model.fine_logits(h)):
+        grad = jacobian(logits[0, 4], x)[:, 0]
+        assert grad[:, :4].all()
+        assert grad[:, 4, :2].all()
+        assert grad[:, 5:].count_nonzero() == 0
+
+
+@torch.no_grad()
+def test_another_coarse_code_changes_no_bit_of_its_logits(model):
+    codes = some_codes()
+    other = codes.clone()
+    other[:, -1, 0] = (other[:, -1, 0] + 5) % 16
+    for logits in (
+        lambda codes: [f(whole(model, codes)[0][:, -1]) for f in (model.coarse_logits, model.fine_logits)],
+        lambda codes: by_steps(model, codes)[1][-2:],
+    ):
+        (coarse, fine), (coarse_other, fine_other) = logits(codes), logits(other)
+        assert torch.equal(coarse, coarse_other)
+        assert not torch.isclose(fine, fine_other).any(dim=-1).all()
+
+
+@pytest.mark.parametrize("config", [SMALL, TOLD])
+def test_the_input_matrix_has_its_zeros_where_the_coarse_half_would_hear_its_own_code(config):
+    model = WaveRNN(config)
+    model.I_star.square().sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    gates = model.I_star.view(3, 2, 6, 3 + config.d_condition)  # u, r, e; coarse, fine; units; inputs
+    expected = torch.zeros_like(gates, dtype=torch.bool)
+    expected[:, 0, :, 2] = True
+    assert torch.equal(gates == 0, expected)
+
+
+# The ways of running it
+
+
+def naive(model, codes):
+    """The equations as they stand: three R, a dense I with a mask laid over it, and a step at a time."""
+    d = model.config.d_hidden
+    R_u, R_r, R_e = model.R.weight.chunk(3)
+    b_u, b_r, b_e = model.bias.chunk(3)
+    mask = torch.ones(d, 3, dtype=model.bias.dtype)
+    mask[: d // 2, 2] = 0
+    dense = [torch.where(mask == 0, torch.randn_like(mask), I) for I in model.I_star.chunk(3)]
+    I_u, I_r, I_e = (mask * I for I in dense)
+    h, (c, f), coarse, fine = torch.zeros(d, dtype=mask.dtype), (8, 0), [], []
+    for c_t, f_t in codes.tolist():
+        x = torch.tensor([c, f, c_t]).to(mask) / 7.5 - 1
+        u = torch.sigmoid(R_u @ h + I_u @ x + b_u)
+        r = torch.sigmoid(R_r @ h + I_r @ x + b_r)
+        e = torch.tanh(r * (R_e @ h) + I_e @ x + b_e)
+        h = u * h + (1 - u) * e
+        y_c, y_f = h.split(d // 2)
+        coarse.append(model.O2(model.O1(y_c).relu()).softmax(-1)[c_t])
+        fine.append(model.O4(model.O3(y_f).relu()).softmax(-1)[f_t])
+        c, f = c_t, f_t
+    return (torch.stack(coarse) * torch.stack(fine)).log2(), h
+
+
+@torch.no_grad()
+def test_the_whole_pass_is_the_cell_as_printed():
+    model, codes = loud(SMALL), some_codes(1, 30)
+    model.bias.data.normal_()
+    expected, h = naive(model, codes[0])
+    assert error(model.log_likelihood(codes)[0], expected) < 1e-12
+    assert error(model.absorb(codes, model.beginning(1))[1][0], h) < 1e-12
+
+
+@pytest.mark.parametrize("config", [SMALL, TOLD])
+@torch.no_grad()
+def test_the_whole_pass_equals_the_steps(config):
+    model, codes = loud(config), some_codes(3, 40)
+    model.bias.data.normal_()
+    condition = torch.randn(3, 40, 3).double() if config.d_condition else None
+    bits, past = model.log_likelihood_from(codes, model.beginning(3), condition)
+    stepped, _, state = by_steps(model, codes, condition)
+    assert error(stepped, bits) < 1e-9
+    assert error(state, past[1]) < 1e-9
+    assert torch.equal(past[0], codes[:, -1])
+    assert error(model.absorb(codes, model.beginning(3), condition)[1], state) < 1e-9
+
+
+@pytest.mark.parametrize("sizes", [[1] * 40, [13, 27], [39, 1]])
+@torch.no_grad()
+def test_pieces_with_the_past_carried_equal_the_whole(sizes):
+    model, codes, condition = loud(TOLD), some_codes(2, 40), torch.randn(2, 40, 3).double()
+    expected, _ = model.log_likelihood_from(codes, model.beginning(2), condition)
+    past, bits = model.beginning(2), []
+    for piece, told in zip(codes.split(sizes, 1), condition.split(sizes, 1), strict=True):
+        given, past = model.log_likelihood_from(piece, past, told)
+        bits.append(given)
+    assert error(torch.cat(bits, 1), expected) < 1e-12
+
+
+def test_both_halves_hear_what_the_model_is_told():
+    h, x = whole(WaveRNN(TOLD), some_codes(1), torch.randn(1, 9, 3))
+    for state in h[0, 4].split(6):
+        grad = jacobian(state, x)[:, 0]
+        assert grad[:, :5, 3:].all()
+        assert grad[:, 5:].count_nonzero() == 0
+
+
+@torch.no_grad()
+def test_a_prompt_goes_on_where_it_ends():
+    model, chance = loud(SMALL), torch.Generator().manual_seed(0)
+    first = model.generate(10, batch_size=3, seed=chance)
+    second = model.generate(20, prompt=first, seed=chance)
+    assert torch.equal(torch.cat([first, second], 1), model.generate(30, batch_size=3, seed=0))
+
+
+def test_it_begins_in_silence():
+    code, state = WaveRNN(SMALL).beginning(2)
+    assert code.tolist() == [[8, 0], [8, 0]]
+    assert state.count_nonzero() == 0
+
+
+# The distribution
+
+
+@torch.no_grad()
+def test_three_tiny_samples_have_probabilities_that_sum_to_one_and_are_drawn_as_often():
+    model = loud(WaveRNNConfig(d_hidden=8, levels=2))
+    every = torch.cartesian_prod(*[torch.arange(2)] * 6).view(64, 3, 2)
+    expected = 2 ** model.log_likelihood(every).sum(1)
+    assert abs(float(expected.sum()) - 1) < 1e-12
+    assert expected.max() > 2 / 64  # so that drawing at random would be noticed
+    n = 40_000
+    drawn = model.generate(3, batch_size=n, seed=1).flatten(1) @ 2 ** torch.arange(5, -1, -1)
+    observed = torch.bincount(drawn, minlength=64) / n
+    assert ((observed - expected).abs() < 5 * (expected * (1 - expected) / n).sqrt()).all()
+
+
+def test_a_tone_is_learned():
+    model, clips = WaveRNN(WaveRNNConfig(d_hidden=64)), [TONE, TONE[:100]]
+    config = TrainingConfig(steps=60, batch_size=2, lr=0.01)
+    history = train(model, clips, config, valid=clips, progress=False)
+    assert history.bits[0] == pytest.approx(16, abs=0.5)
+    assert history.bits[-1] < 12
+    assert history.valid[-1][1] < 12
+
+
+@pytest.mark.parametrize("truncate", [None, 21])
+def test_half_precision_trains_nearly_the_same(truncate):
+    bits = []
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(1)
+        config = TrainingConfig(steps=9, batch_size=2, truncate=truncate, precision=precision)
+        bits.append(
+            torch.tensor(train(WaveRNN(WaveRNNConfig(16)), [TONE, TONE[:50]], config, progress=False).bits)
+        )
+    assert 0 < (bits[0] - bits[1]).abs().max() < 0.1
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize(
+    ("settings", "because"),
+    [
+        ({"d_hidden": 7}, "d_hidden must be even.*got 7"),
+        ({"d_hidden": 0}, "d_hidden must be even.*got 0"),
+        ({"d_condition": -1}, "d_condition must be at least 0, got -1"),
+        ({"levels": 3}, "levels must be an even whole number"),
+    ],
+)
+def test_impossible_settings_are_named(settings, because):
+    with pytest.raises(ValueError, match=because):
+        WaveRNN(WaveRNNConfig(**settings))
+
+
+def test_codes_of_another_shape_are_named():
+    with pytest.raises(ValueError, match=r"codes must have shape \(\.\.\., L, 2\)"):
+        WaveRNN(SMALL).log_likelihood(torch.zeros(2, 5, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"prompt must lie in 0\.\.15"):
+        WaveRNN(SMALL).generate(3, prompt=torch.full((1, 5, 2), 16))
+
+
+def test_being_told_too_much_or_too_little_is_named():
+    codes = some_codes()
+    with pytest.raises(ValueError, match="condition must have 3 features a sample, got 0"):
+        WaveRNN(TOLD).log_likelihood(codes)
+    with pytest.raises(ValueError, match="condition must have 0 features a sample, got 3"):
+        WaveRNN(SMALL).log_likelihood_from(codes, WaveRNN(SMALL).beginning(2), torch.zeros(2, 9, 3))
