@@ -150,26 +150,29 @@ class Logistics(Head):
     ) -> Float[Tensor, "batch length"]:
         """``log2 P(sample | y)`` of each sample, in bits."""
         coarse, fine = codes.unbind(-1)
-        return self._log2(y, (256 * coarse + fine)[..., None])[..., 0]
+        value = (256 * coarse + fine)[..., None]
+        return self.interval(y, value, value + 1)[..., 0]
 
     def draw(self, y: Float[Tensor, "batch H"], choose: Choose) -> Int[Tensor, "batch two"]:
         """As from a softmax over all values, so that ``choose`` means what it means elsewhere."""
         every = torch.arange(2 * HALF, device=y.device).expand(len(y), -1)
-        whole = choose(self._log2(y, every) * math.log(2))
+        whole = choose(self.interval(y, every, every + 1) * math.log(2))
         return torch.stack([whole // 256, whole % 256], dim=-1)
 
-    def _log2(self, y: Tensor, values: Tensor) -> Tensor:
-        """log2 P of values (..., n) under features (..., H).
+    def interval(
+        self, y: Float[Tensor, "*batch H"], low: Int[Tensor, "*batch n"], high: Int[Tensor, "*batch n"]
+    ) -> Float[Tensor, "*batch n"]:
+        """``log2 P(low <= value < high | y)`` of values 0 to 65,535, for n intervals a sample.
 
         With a > b, ``F(a) - F(b) = F(a) F(-b) (1 - exp(b - a))``: no difference of near numbers is taken.
         """
         y = self.linear(y)
         weight, mean, log_scale = (y if y.dtype == torch.float64 else y.float()).chunk(3, dim=-1)
         inverse = torch.exp(-log_scale.clamp(min=-12))[..., None, :]
-        middle = (values[..., None] - HALF) / HALF - mean[..., None, :]
-        upper, lower = inverse * (middle + 0.5 / HALF), inverse * (middle - 0.5 / HALF)
-        top, bottom = values[..., None] == 2 * HALF - 1, values[..., None] == 0
-        inside = torch.log(-torch.expm1(-inverse / HALF))
+        low, high = low[..., None], high[..., None]
+        upper, lower = (inverse * ((edge - HALF - 0.5) / HALF - mean[..., None, :]) for edge in (high, low))
+        top, bottom = high == 2 * HALF, low == 0
+        inside = torch.log(-torch.expm1(-inverse * ((high - low) / HALF)))
         log_p = (
             torch.where(top, 0.0, F.logsigmoid(upper))
             + torch.where(bottom, 0.0, F.logsigmoid(-lower))
