@@ -136,16 +136,17 @@ def clip_bits(
 
 
 def _batch_bits(model: Autoregressive, clips: list[Tensor], frame: int) -> Tensor:
-    """The same for clips side by side; what pads the shorter ones comes after their end and is not
+    """The same for clips side by side; what pads the shorter ones is silence after their end and is not
     counted."""
     codes = pad_sequence(clips, batch_first=True)
     lengths = torch.tensor([len(clip) for clip in clips])
+    real = torch.arange(codes.shape[1]) < lengths[:, None]
+    codes[~real] = codes.new_tensor(model.quantizer.silence)
     total, past = torch.zeros(len(clips), dtype=torch.float64), model.beginning(len(clips))
     for start in range(0, codes.shape[1], frame):
-        piece = codes[:, start : start + frame]
-        log_likelihood, past = model.log_likelihood_from(piece.to(model.device), past)
-        real = torch.arange(start, start + piece.shape[1]) < lengths[:, None]
-        total -= torch.where(real, log_likelihood.double().cpu(), 0).sum(1)
+        piece = slice(start, start + frame)
+        log_likelihood, past = model.log_likelihood_from(codes[:, piece].to(model.device), past)
+        total -= torch.where(real[:, piece], log_likelihood.double().cpu(), 0).sum(1)
     return total / lengths
 
 

@@ -126,18 +126,16 @@ def bits_of(
     return -F.cross_entropy(logits.mT, codes, reduction="none") / math.log(2)
 
 
-def sample(
-    logits: Float[Tensor, "batch levels"],
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Int[Tensor, " batch"]:
-    """Draw one code a row from ``softmax(logits / temperature)``, cut to its ``top_p`` nucleus.
+def distribution(
+    logits: Float[Tensor, "batch levels"], temperature: float = 1.0, top_p: float = 1.0
+) -> Float[Tensor, "batch levels"]:
+    """``softmax(logits / temperature)``, cut to its ``top_p`` nucleus: what `sample` draws from. Rows sum to
+    one only before the cut.
 
     The nucleus is the smallest set of most likely codes whose probability reaches ``top_p``.
 
-    >>> sample(torch.tensor([[0.0, 9.0, 0.0]]), temperature=0.1)
-    tensor([1])
+    >>> distribution(torch.zeros(1, 4), top_p=0.5).sort().values
+    tensor([[0.0000, 0.0000, 0.2500, 0.2500]])
 
     Chapter: 7. Raises ValueError for a temperature that is not positive or a top_p outside (0, 1].
     """
@@ -152,4 +150,20 @@ def sample(
         ordered, order = probability.sort(dim=-1, descending=True)
         outside = ordered.cumsum(-1) - ordered >= top_p
         probability = probability.masked_fill(outside.gather(-1, order.argsort(-1)), 0)
-    return torch.multinomial(probability, 1, generator=generator)[:, 0]
+    return probability
+
+
+def sample(
+    logits: Float[Tensor, "batch levels"],
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, " batch"]:
+    """Draw one code a row from `distribution`.
+
+    >>> sample(torch.tensor([[0.0, 9.0, 0.0]]), temperature=0.1)
+    tensor([1])
+
+    Chapter: 7. Raises ValueError as `distribution` does.
+    """
+    return torch.multinomial(distribution(logits, temperature, top_p), 1, generator=generator)[:, 0]
