@@ -40,7 +40,8 @@ def train(
 
     With a ``checkpoint`` the run is written there as it goes and taken up where it stopped: the same numbers
     come out as without the interruption, to the bit on a CPU. The best weights so far lie beside it, as
-    ``NAME.best.pt``. ``on_step(step, bits)`` is called after each step, to look at the model.
+    ``NAME.best.pt``. ``on_step(step, bits)`` is called after each step, to look at the model or to
+    change its weights (`sashimi_lib.training.pruning.Pruner`).
 
     >>> from sashimi_lib.autoregressive import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
@@ -77,11 +78,13 @@ def train(
         check_gradients(model, loss)
         clip_gradients(model, config)
         run.optimizer.step()
+        bits = loss.item()
+        if on_step is not None:  # before weights are averaged, judged and saved, for it may change them
+            on_step(len(history.bits), bits)
         if run.average is not None:
             run.average.update_parameters(model)
         run.past = None if past is None else each_tensor(Tensor.detach, past)  # gradients end here
 
-        bits = loss.item()
         history.bits.append(bits)
         done = len(history.bits)
         speed = int(real.sum()) / (time.perf_counter() - started)
@@ -99,8 +102,6 @@ def train(
         held_out = f", {history.valid[-1][1]:.3f} held out" if history.valid else ""
         bar.set_postfix_str(f"{bits:.3f} bits{held_out}, {speed:,.0f} samples/s")
         bar.update()
-        if on_step is not None:
-            on_step(done - 1, bits)
     bar.close()
     if tensorboard is not None:
         tensorboard.flush()

@@ -1,0 +1,125 @@
+"""A sparse WaveRNN says and draws what the dense one does, and its coarse half cannot hear c_t either."""
+
+import pytest
+import torch
+from torch import nn
+
+from sashimi_lib.models import WaveRNN, WaveRNNConfig
+from sashimi_lib.models.sparse import LAYERS, SparseLinear, sparse
+from sashimi_lib.training.pruning import Pruner, Pruning
+
+
+@pytest.fixture(params=[(1, 1), (16, 1), (4, 4)])
+def pruned(request):
+    """Nine of ten weights are gone; what remains is large, so that the model has opinions."""
+    torch.manual_seed(0)
+    model = WaveRNN(WaveRNNConfig(d_hidden=96, d_condition=2))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(4)
+    pruner = Pruner(model, Pruning(block=request.param))
+    pruner.prune(0.9)
+    pruner.finish()
+    return model
+
+
+def logits_of_a_step(model, codes, state, coarse):
+    """Both logits of a draw in which the coarse code is ``coarse`` whatever the logits say."""
+    seen = []
+
+    def choose(logits):
+        seen.append(logits)
+        return torch.full((len(logits),), coarse)
+
+    condition = torch.full((len(codes), 2), 0.3)
+    with torch.no_grad():
+        _, state = model.draw(codes, state, choose, condition)
+    return *seen, state
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_step_has_the_same_logits_and_state(pruned, batch):
+    codes, state = torch.randint(256, (batch, 2)), torch.randn(batch, 96).tanh()
+    dense = logits_of_a_step(pruned, codes, state, 77)
+    for found, expected in zip(logits_of_a_step(sparse(pruned), codes, state, 77), dense, strict=True):
+        assert expected.std() > 0.1
+        assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_same_seed_draws_the_same_codes(batch):
+    torch.manual_seed(0)
+    model = WaveRNN(WaveRNNConfig(d_hidden=96))
+    pruner = Pruner(model, Pruning())
+    pruner.prune(0.9)
+    prompt = torch.randint(256, (batch, 30, 2))
+    drawn = sparse(model).generate(100, prompt=prompt, seed=1)  # while it trains, too
+    assert torch.equal(drawn, model.generate(100, prompt=prompt, seed=1))
+    assert len(drawn.unique()) > 50
+
+
+def test_a_whole_pass_is_the_same(pruned):
+    codes, condition = torch.randint(256, (2, 20, 2)), torch.randn(2, 20, 2)
+    past = pruned.beginning(2)
+    with torch.no_grad():
+        found, _ = sparse(pruned).log_likelihood_from(codes, past, condition)
+        expected, _ = pruned.log_likelihood_from(codes, past, condition)
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_coarse_half_of_a_step_cannot_hear_the_coarse_code(pruned):
+    model = sparse(pruned)
+    codes, state = torch.randint(256, (1, 2)), torch.randn(1, 96).tanh()
+    (coarse, fine, last), (coarse_too, fine_too, last_too) = (
+        logits_of_a_step(model, codes, state, c) for c in (3, 250)
+    )
+    assert torch.equal(coarse, coarse_too)
+    assert torch.equal(last[:, :48], last_too[:, :48])
+    assert not torch.allclose(fine, fine_too, atol=1e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_gradients_of_coarse_logits_by_the_coarse_code_are_exactly_zero(pruned, monkeypatch, batch):
+    model, heard = sparse(pruned), []
+
+    def keep(codes, condition):
+        x = torch.cat([codes / 127.5 - 1, condition], dim=-1).requires_grad_()
+        heard.append(x)
+        return x
+
+    monkeypatch.setattr(model, "_heard", keep)
+    codes = torch.randint(256, (batch, 1, 2))
+    h, _ = model(codes, codes[..., 0], torch.zeros(batch, 96), torch.zeros(batch, 1, 2))
+    (of_coarse,) = torch.autograd.grad(model.coarse_logits(h).square().sum(), heard, retain_graph=True)
+    (of_fine,) = torch.autograd.grad(model.fine_logits(h).square().sum(), heard)
+    assert (of_coarse[..., 2] == 0).all()
+    assert (of_coarse[..., :2] != 0).all()
+    assert (of_fine[..., 2] != 0).all()
+
+
+def test_only_what_is_not_zero_is_stored(pruned):
+    model = sparse(pruned)
+    for name in LAYERS:
+        layer, dense = getattr(model, name), getattr(pruned, name).weight
+        assert layer.csr.values().numel() == dense.count_nonzero() < 0.11 * dense.numel()
+        assert torch.equal(layer.weight, dense)
+
+
+def test_the_dense_model_stays_as_it_was(pruned):
+    before = {name: x.clone() for name, x in pruned.state_dict().items()}
+    logits_of_a_step(sparse(pruned), torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 96), 77)
+    assert isinstance(pruned.R, nn.Linear)
+    assert all(torch.equal(x, before[name]) for name, x in pruned.state_dict().items())
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (4, 5), (1, 1, 5), (2, 3, 5)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_takes_any_batch(shape, bias):
+    linear, x = nn.Linear(5, 7, bias=bias), torch.randn(shape)
+    assert torch.allclose(SparseLinear(linear)(x), linear(x), atol=1e-6)
+
+
+def test_a_layer_without_mkl_is_the_same(monkeypatch):
+    linear, x = nn.Linear(5, 7), torch.randn(1, 5)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert torch.allclose(SparseLinear(linear)(x), linear(x), atol=1e-6)
