@@ -11,10 +11,14 @@ from torch.nn import functional as F
 from sashimi_lib.models.autoregression import Autoregressive, Choose, Past, preceded, sample
 from sashimi_lib.models.backbone import Backbone
 from sashimi_lib.models.blocks import State
+from sashimi_lib.models.build import Config, build
 from sashimi_lib.models.heads import Head
+from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
 from sashimi_lib.quantize import Quantizer
 
-__all__ = ["AudioLM", "Autoregressive", "Past", "sample"]
+__all__ = ["AudioLM", "Autoregressive", "ModelConfig", "Past", "new_model", "sample"]
+
+ModelConfig = Config | WaveRNNConfig
 
 
 class AudioLM(Autoregressive):
@@ -116,3 +120,24 @@ class AudioLM(Autoregressive):
         before, state = past
         y, state = self.features(preceded(codes, before), state)
         return self.head.log_probability(y, codes), (codes[:, -1], state)
+
+
+def new_model(config: ModelConfig, quantizer: Quantizer) -> AudioLM | WaveRNN:
+    """A new model of that shape, over the codes of that quantizer: an `AudioLM` around a backbone, with the
+    head that is the backbone's own; or a WaveRNN, which is a whole model by itself.
+
+    >>> from sashimi_lib.models import SaShiMiConfig
+    >>> from sashimi_lib.quantize import CoarseFine
+    >>> type(new_model(SaShiMiConfig(d_model=8, n_layers=1), CoarseFine()).head).__name__
+    'DualSoftmax'
+    >>> new_model(WaveRNNConfig(32), CoarseFine()).generate(20, seed=0).shape
+    torch.Size([1, 20, 2])
+
+    Chapters: 7 and 8. Raises ValueError for a quantizer whose codes a WaveRNN of that shape does not speak.
+    """
+    if not isinstance(config, WaveRNNConfig):
+        return AudioLM(quantizer, build(config))
+    model = WaveRNN(config)
+    if model.quantizer != quantizer:
+        raise ValueError(f"quantizer must be {model.quantizer} for a WaveRNN of that shape, got {quantizer}")
+    return model

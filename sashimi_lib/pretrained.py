@@ -1,4 +1,4 @@
-"""Small trained models that ship with the library, and files for your own (chapter 7).
+"""Small trained models that ship with the library, and files for your own (chapters 7 and 8).
 
 A file is a safetensors file: tensors, and a header of text. The header says how the model is built, at what
 rate it sings, what it learnt from, how well it does, and what it must say once it is loaded. Nothing in a
@@ -21,10 +21,16 @@ from torch import Tensor
 
 from sashimi_lib import __version__
 from sashimi_lib.audio import check_sample_rate
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.autoregressive import AudioLM, Autoregressive, ModelConfig, new_model
 from sashimi_lib.data import bundled
-from sashimi_lib.models import IsotropicConfig, SampleRNNConfig, SaShiMiConfig, WaveNetConfig, build
-from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.models import (
+    IsotropicConfig,
+    SampleRNNConfig,
+    SaShiMiConfig,
+    WaveNetConfig,
+    WaveRNNConfig,
+)
+from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 from sashimi_lib.ssm.s4 import Form, SSMConfig
 from sashimi_lib.training.guard import check_parameters
 from sashimi_lib.training.validation import held_out_bits
@@ -37,13 +43,13 @@ DRAWN, TOLERANCE = 64, 1e-3  # codes that a model is recognised by, and by how m
 @dataclass(frozen=True)
 class Expected:
     """What a model says when it is loaded well: the first codes that seed 0 draws, the same as a waveform,
-    and the bits per sample that these codes cost.
+    and the bits per sample that these codes cost. A 16-bit sample is a pair of codes.
 
     The bits hold on every machine, and `load` checks them. The draw holds wherever PyTorch's generator gives
     the same random numbers.
     """
 
-    codes: tuple[int, ...]
+    codes: tuple[int, ...] | tuple[tuple[int, int], ...]
     waveform: tuple[float, ...]
     bits: float
 
@@ -75,14 +81,15 @@ class Card:
 class Pretrained:
     """A trained model, the rate of its sound in Hz, and its card."""
 
-    model: AudioLM
+    model: Autoregressive
     sample_rate: int
     card: Card
 
 
 # All that a header may name: plain values, which check their settings themselves.
 _VALUES = (
-    Card, Expected, IsotropicConfig, Linear, MuLaw, SampleRNNConfig, SaShiMiConfig, SSMConfig, WaveNetConfig
+    Card, CoarseFine, Expected, IsotropicConfig, Linear, MuLaw, SampleRNNConfig, SaShiMiConfig, SSMConfig,
+    WaveNetConfig, WaveRNNConfig,
 )  # fmt: skip
 _CLASSES: dict[str, Any] = {kind.__name__: kind for kind in _VALUES}
 
@@ -119,27 +126,25 @@ def load(name: str | Path) -> Pretrained:
         raise ValueError(f"path must be a model that this library saved, got {path}: {error}") from error
 
 
-def save(path: str | Path, model: AudioLM, sample_rate: int, card: Card) -> None:
+def save(path: str | Path, model: Autoregressive, sample_rate: int, card: Card) -> None:
     """Write a trained model so that `load` can bring it back; an interruption leaves the old file as it was.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "mine.safetensors"
-    >>> model = AudioLM(MuLaw(), build(WaveNetConfig(1, 2, 4, 4, 4, 4, 4)))
+    >>> model = new_model(WaveNetConfig(1, 2, 4, 4, 4, 4, 4), MuLaw())
     >>> save(path, model, 16_000, Card("mine", data="my recordings"))
     >>> load(path).card.data
     'my recordings'
 
-    Chapter: 7. Raises ValueError for a rate that is none and a backbone that is not of this library, and
-    FloatingPointError for weights that are not finite.
+    Chapters: 7 and 8. Raises ValueError for a rate that is none, a backbone that is not of this library and
+    a head that is not the backbone's own; and FloatingPointError for weights that are not finite.
     """
     check_sample_rate(sample_rate)
     check_parameters(model)
-    backbone = getattr(model.backbone, "config", None)
-    if type(backbone) not in _VALUES:
-        raise ValueError(f"model must have a backbone of this library, got {type(model.backbone).__name__}")
+    config = _config(model)
     model = copy.deepcopy(model).float().cpu()
     header = {
-        "backbone": backbone,
+        "backbone": config,
         "quantizer": model.quantizer,
         "sample_rate": sample_rate,
         "card": dataclasses.replace(
@@ -158,7 +163,7 @@ def save(path: str | Path, model: AudioLM, sample_rate: int, card: Card) -> None
     os.replace(partial, path)  # atomic: a reader sees the old file or the new one
 
 
-def bundled_bits(model: AudioLM, sample_rate: int) -> float:
+def bundled_bits(model: Autoregressive, sample_rate: int) -> float:
     """Bits per sample of what ships with the library, so that anybody can measure them again: the held-out
     piano, by two seconds at a time, for a model at 16 kHz; the ten spoken digits for one at 8 kHz.
 
@@ -176,6 +181,20 @@ def bundled_bits(model: AudioLM, sample_rate: int) -> float:
     return held_out_bits(model, [model.quantizer.encode(sound) for sound in sounds], truncate=4096)
 
 
+def _config(model: Autoregressive) -> ModelConfig:
+    """What `new_model` builds the model from. ValueError for a model that it would not build."""
+    core = model.backbone if isinstance(model, AudioLM) else model
+    config: Any = getattr(core, "config", None)
+    if type(config) not in _VALUES:
+        raise ValueError(f"model must have a backbone of this library, got {type(core).__name__}")
+    if isinstance(model, AudioLM):
+        with torch.random.fork_rng(devices=[]):  # a head is drawn at random, and only looked at
+            own = model.backbone.head(model.quantizer)
+        if str(model.head) != str(own):  # classes and sizes, of it and of its parts
+            raise ValueError(f"model must have its backbone's own head, {own}; got {model.head}")
+    return config
+
+
 def _read(path: Path) -> Pretrained:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
@@ -187,7 +206,7 @@ def _read(path: Path) -> Pretrained:
     header = json.loads(metadata["header"], object_hook=_from_object)
     check_sample_rate(header["sample_rate"])
     with torch.random.fork_rng(devices=[]):  # the first weights are random, and do not last
-        model = AudioLM(header["quantizer"], build(header["backbone"]))
+        model = new_model(header["backbone"], header["quantizer"])
     model.load_state_dict(tensors)
     expected = header["card"].expected
     bits = _bits(model, torch.tensor([expected.codes]))
@@ -197,14 +216,14 @@ def _read(path: Path) -> Pretrained:
 
 
 @torch.no_grad()
-def _expected(model: AudioLM) -> Expected:
+def _expected(model: Autoregressive) -> Expected:
     codes = model.generate(DRAWN, seed=0)
     waveform = model.quantizer.decode(codes)
-    return Expected(tuple(codes[0].tolist()), tuple(waveform[0].tolist()), _bits(model, codes))
+    return Expected(_frozen(codes[0].tolist()), _frozen(waveform[0].tolist()), _bits(model, codes))
 
 
 @torch.no_grad()
-def _bits(model: AudioLM, codes: Tensor) -> float:
+def _bits(model: Autoregressive, codes: Tensor) -> float:
     return -float(model.log_likelihood(codes).mean())
 
 
@@ -222,7 +241,12 @@ def _from_object(entries: dict[str, Any]) -> Any:
         raise ValueError(f"class must be one of {', '.join(_CLASSES)}, got {kind!r}")
     if kind == "SSMConfig":
         entries["form"] = Form(entries["form"])
-    return _CLASSES[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()})
+    return _CLASSES[kind](**{name: _frozen(entry) for name, entry in entries.items()})
+
+
+def _frozen(value: Any) -> Any:
+    """A value with tuples in place of lists, inside as well."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _digest(text: str, tensors: dict[str, Tensor]) -> str:

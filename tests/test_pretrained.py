@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pickle
 import shutil
@@ -14,10 +15,21 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 
 from sashimi_lib import __version__, pretrained
-from sashimi_lib.autoregressive import AudioLM, sample
-from sashimi_lib.models import IsotropicConfig, SampleRNNConfig, SaShiMiConfig, WaveNet, WaveNetConfig, build
+from sashimi_lib.autoregressive import AudioLM, new_model, sample
+from sashimi_lib.data import bundled
+from sashimi_lib.models import (
+    IsotropicConfig,
+    SampleRNNConfig,
+    SaShiMiConfig,
+    WaveNet,
+    WaveNetConfig,
+    WaveRNN,
+    WaveRNNConfig,
+    build,
+)
+from sashimi_lib.models.heads import DualSoftmax, JointSoftmax, Logistics
 from sashimi_lib.pretrained import WEIGHTS, Card, bundled_bits, load, names, save
-from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 from sashimi_lib.ssm.s4 import Form, SSMConfig
 
 SHIPPED = ["digits", "piano"]
@@ -140,6 +152,47 @@ def test_any_model_comes_back_as_it_was(name, quantizer, tmp_path):
     codes = torch.randint(0, quantizer.levels, (2, 40))
     assert torch.equal(back.model(codes)[0], lm(codes)[0])
     assert tuple(lm.generate(64, seed=0)[0].tolist()) == back.card.expected.codes
+
+
+@pytest.mark.parametrize("levels", [256, 16])
+@pytest.mark.parametrize("name", ["wavernn", *BACKBONES])
+@torch.no_grad()
+def test_any_16_bit_model_comes_back_as_it_was(name, levels, tmp_path):
+    config = BACKBONES.get(name, WaveRNNConfig(12, levels=levels))
+    model = new_model(config, CoarseFine(levels))
+    before = torch.get_rng_state()
+    save(tmp_path / "file", model, 8000, Card("mine"))
+    back = load(tmp_path / "file")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert type(back.model) is type(model)
+    assert back.model.quantizer == CoarseFine(levels)
+    codes = torch.randint(0, levels, (2, 40, 2))
+    assert torch.equal(back.model.log_likelihood(codes), model.log_likelihood(codes))
+    expected = back.card.expected
+    drawn = model.generate(64, seed=0)[0]
+    assert expected.codes == tuple(map(tuple, drawn.tolist()))
+    assert torch.equal(model.quantizer.decode(drawn), torch.tensor(expected.waveform))
+
+
+def test_the_bits_of_a_16_bit_model_on_clips_that_ship_are_of_both_its_codes():
+    model = WaveRNN(WaveRNNConfig(12))
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    assert bundled_bits(model, 8000) == pytest.approx(16, abs=1e-5)
+    model.O4.bias.data[0] = 30.0  # the fine code is 0, for certain
+    fine = torch.cat([CoarseFine().encode(clip.waveform) for clip in bundled.spoken_digits().values()])[:, 1]
+    expected = 8 + 30 / math.log(2) * (fine != 0).double().mean()
+    assert bundled_bits(model, 8000) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("head", [Logistics(4), JointSoftmax(4, 16), DualSoftmax(4, 16, d_hidden=7)])
+def test_a_head_of_ones_own_cannot_be_saved(head, tmp_path):
+    model = AudioLM(CoarseFine(16), build(BACKBONES["sashimi"]), head)
+    with pytest.raises(
+        ValueError, match=r"its backbone's own head, DualSoftmax(.|\n)*; got " + type(head).__name__
+    ):
+        save(tmp_path / "file", model, 8000, Card("mine"))
+    assert not (tmp_path / "file").exists()
 
 
 def test_saving_leaves_the_model_alone_and_keeps_single_precision(model, tmp_path):

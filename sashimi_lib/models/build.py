@@ -1,4 +1,7 @@
-"""A configuration becomes a backbone: the one place that knows which belongs to which."""
+"""A configuration becomes a backbone: the one place that knows which belongs to which.
+
+A WaveRNN is no backbone but a whole model: `sashimi_lib.autoregressive.new_model` makes either kind.
+"""
 
 from sashimi_lib.models.backbone import Backbone
 from sashimi_lib.models.isotropic import IsotropicConfig, IsotropicS4

@@ -1,4 +1,4 @@
-"""Every experiment as a value: what is trained, on codes of what, and how (chapter 7).
+"""Every experiment as a value: what is trained, on codes of what, and how (chapters 7 and 8).
 
 Names are ``CORPUS_MODEL_SIZE``. Beethoven, YouTubeMix and SC09 are the SaShiMi paper's (tables 2, 4, 5 and 6;
 appendix C.2, and the published configurations); ``SMALL_`` are ours, of a size that a CPU can train.
@@ -13,23 +13,33 @@ Where the sources leave a recipe open or disagree, this is what was chosen:
 - The real part of Lambda is negative by construction. The paper left it free, found it stable, and names
   this as the full guarantee.
 - SampleRNN's pieces of 1,024 samples follow one another; the published ones overlapped by 32.
+- Of WaveRNN's training the sources tell the number of steps, the 24 kHz and the sequences of 960 samples; the
+  rest is ours.
 """
 
 from dataclasses import dataclass, replace
 
 import torch
 
-from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.models import Config, IsotropicConfig, SampleRNNConfig, SaShiMiConfig, WaveNetConfig, build
-from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.autoregressive import AudioLM, ModelConfig, new_model
+from sashimi_lib.models import (
+    IsotropicConfig,
+    SampleRNNConfig,
+    SaShiMiConfig,
+    WaveNetConfig,
+    WaveRNN,
+    WaveRNNConfig,
+)
+from sashimi_lib.quantize import CoarseFine, Linear, MuLaw, Quantizer
 from sashimi_lib.ssm.s4 import PAPER_SSM, SSMConfig
 from sashimi_lib.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model and its training: the backbone's shape, the quantizer, ``sample_rate`` in Hz, the ``length`` of
-    a training sequence in samples, and the settings of `sashimi_lib.training.trainer.train`.
+    """A model and its training: the shape of the backbone or of a WaveRNN, the quantizer, ``sample_rate`` in
+    Hz, the ``length`` of a training sequence in samples, and the settings of
+    `sashimi_lib.training.trainer.train`.
 
     >>> recipe = SMALL_SASHIMI
     >>> model = recipe.build(seed=0)
@@ -37,11 +47,11 @@ class Recipe:
     >>> model.log_likelihood(codes[:, :64]).shape
     torch.Size([2, 64])
 
-    Chapter: 7.
+    Chapters: 7 and 8.
     """
 
-    backbone: Config
-    quantizer: MuLaw | Linear
+    backbone: ModelConfig
+    quantizer: Quantizer
     sample_rate: int
     length: int
     training: TrainingConfig
@@ -51,7 +61,7 @@ class Recipe:
         """How many samples a training step learns from."""
         return self.training.batch_size * (self.training.truncate or self.length)
 
-    def build(self, seed: int) -> AudioLM:
+    def build(self, seed: int) -> AudioLM | WaveRNN:
         """A new model; the seed says which. The random numbers of the caller are left as they were.
 
         >>> a, b = SMALL_SASHIMI.build(seed=1), SMALL_SASHIMI.build(seed=1)
@@ -60,7 +70,7 @@ class Recipe:
         """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return AudioLM(self.quantizer, build(self.backbone))
+            return new_model(self.backbone, self.quantizer)
 
 
 def _wavenet(recipe: Recipe, backbone: WaveNetConfig) -> Recipe:
@@ -145,6 +155,22 @@ DIGITS_SASHIMI = replace(SMALL_SASHIMI, sample_rate=8_000)
 DIGITS_ISOTROPIC = replace(SMALL_ISOTROPIC, sample_rate=8_000)
 DIGITS_WAVENET = replace(SMALL_WAVENET, sample_rate=8_000)
 DIGITS_SAMPLERNN = replace(SMALL_SAMPLERNN, sample_rate=8_000)
+
+# 16-bit sound (chapter 8): the paper's WaveRNN; a small one, for digits and one CPU core; and the small
+# SaShiMi with WaveRNN's output layer.
+WAVERNN_896 = Recipe(
+    WaveRNNConfig(), CoarseFine(), 24_000, 960,
+    TrainingConfig(
+        steps=500_000, batch_size=64, lr=0.001, warmup=1_000, decay="cosine", clip_norm=1.0,
+        checkpoint_every=1_000,
+    ),
+)  # fmt: skip
+WAVERNN_224 = Recipe(
+    WaveRNNConfig(224), CoarseFine(), 8_000, 960,
+    replace(_SMALL, batch_size=64, lr=0.002, clip_norm=1.0),
+)  # fmt: skip
+SMALL_SASHIMI_16 = replace(SMALL_SASHIMI, quantizer=CoarseFine())
+DIGITS_SASHIMI_16 = replace(DIGITS_SASHIMI, quantizer=CoarseFine())
 
 RECIPES: dict[str, Recipe] = {
     name.lower(): value for name, value in globals().copy().items() if isinstance(value, Recipe)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sashimi_lib.autoregressive import new_model
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
 from sashimi_lib.models.autoregression import preceded
-from sashimi_lib.quantize import CoarseFine
+from sashimi_lib.quantize import CoarseFine, MuLaw
 from sashimi_lib.training.trainer import TrainingConfig, train
 from tests.streaming import error
 
@@ -283,3 +284,9 @@ def test_being_told_too_much_or_too_little_is_named():
         WaveRNN(TOLD).log_likelihood(codes)
     with pytest.raises(ValueError, match="condition must have 0 features a sample, got 3"):
         WaveRNN(SMALL).log_likelihood_from(codes, WaveRNN(SMALL).beginning(2), torch.zeros(2, 9, 3))
+
+
+@pytest.mark.parametrize("quantizer", [MuLaw(), CoarseFine(16)], ids=str)
+def test_a_wavernn_speaks_no_other_codes_than_its_own(quantizer):
+    with pytest.raises(ValueError, match=r"quantizer must be CoarseFine\(levels=256\) .* got"):
+        new_model(WaveRNNConfig(8), quantizer)

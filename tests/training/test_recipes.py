@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 from sashimi_lib.training import recipes
 from sashimi_lib.training.recipes import RECIPES
 from sashimi_lib.training.trainer import train
@@ -29,6 +29,7 @@ PARAMETERS = {
     "sc09_wavenet_1024": 4_244_480,
     "sc09_samplernn_3": 35_034_624,
     "sc09_sashimi_unet_8": 6_820_512,
+    "wavernn_896": 3_050_048,
 }
 SMALL = [name for name in RECIPES if name not in PARAMETERS]
 
@@ -39,9 +40,10 @@ def count():
     known = {}
 
     def of(recipe):
-        if recipe.backbone not in known:
-            known[recipe.backbone] = sum(p.numel() for p in recipe.build(0).parameters())
-        return known[recipe.backbone]
+        model = recipe.backbone, recipe.quantizer
+        if model not in known:
+            known[model] = sum(p.numel() for p in recipe.build(0).parameters())
+        return known[model]
 
     return of
 
@@ -79,6 +81,20 @@ def test_the_later_model_has_its_own_settings():
     assert (training.decay, training.warmup, training.weight_decay) == ("cosine", 1_000, 0.1)
 
 
+def test_wavernn_hears_960_samples_at_24_khz_and_its_gradients_reach_them_all():
+    recipe = recipes.WAVERNN_896
+    assert (recipe.sample_rate, recipe.length, recipe.training.truncate) == (24_000, 960, None)
+    assert recipe.training.steps == 500_000
+    assert recipes.WAVERNN_224.length == 960
+
+
+@pytest.mark.parametrize("name", ["small_sashimi", "digits_sashimi"])
+def test_a_16_bit_model_is_the_8_bit_one_with_other_ends(name):
+    eight, sixteen = RECIPES[name], RECIPES[f"{name}_16"]
+    assert sixteen == dataclasses.replace(eight, quantizer=CoarseFine())
+    assert str(sixteen.build(0).backbone) == str(eight.build(0).backbone)
+
+
 def test_the_small_wavenet_has_three_times_the_parameters_and_the_thin_one_as_many(count):
     sashimi = count(recipes.SMALL_SASHIMI)
     assert count(recipes.SMALL_WAVENET) >= 3 * sashimi
@@ -89,7 +105,8 @@ def test_the_small_wavenet_has_three_times_the_parameters_and_the_thin_one_as_ma
 @pytest.mark.parametrize("name", SMALL)
 def test_the_small_ones_train_on_sequences_of_any_length(name):
     recipe = RECIPES[name]
-    codes = [torch.randint(100, 150, (length,)) for length in (70, 33)]
+    pair = (2,) if isinstance(recipe.quantizer, CoarseFine) else ()
+    codes = [torch.randint(100, 150, (length, *pair)) for length in (70, 33)]
     config = dataclasses.replace(recipe.training, steps=2, warmup=0)
     history = train(recipe.build(0), codes, config, valid=codes, progress=False)
     assert len(history.bits) == 2
