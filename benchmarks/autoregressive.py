@@ -23,7 +23,7 @@ from corpus import Corpus, excerpts, load, pieces
 from result import RESULTS, save_result
 
 from sashimi_lib.audio import write
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.autoregressive import AudioLM, Autoregressive
 from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits, mean_bits
 from sashimi_lib.training import recipes
 from sashimi_lib.training.initial import order_codes
@@ -69,14 +69,15 @@ def learn(
     factor: float,
     seed: int,
     on_step: Callable[[int, float], None] | None = None,
-) -> AudioLM:
+) -> Autoregressive:
     """A model trained for so many steps, at so many times the recipe's learning rates.
 
     The rate falls to nothing by the last step, whatever the recipe's own schedule: time is short, and the
     same for all.
     """
     model = recipe.build(seed)
-    order_codes(model)
+    if isinstance(model, AudioLM):
+        order_codes(model)
     schedule = {"steps": steps, "decay": "cosine", "warmup": min(20, steps // 10)}
     schedule["precision"] = "bfloat16" if torch.cuda.is_available() else "float32"
     rates = {"lr": factor * recipe.training.lr, "ssm_lr": factor * recipe.training.ssm_lr}
@@ -85,9 +86,20 @@ def learn(
     return model
 
 
-def bits(model: AudioLM, clips: list[torch.Tensor]) -> torch.Tensor:
-    """Bits per sample of each clip."""
-    return clip_bits(model, clips, batch_size=8, frame=4096)
+def bits(model: Autoregressive, clips: list[torch.Tensor]) -> torch.Tensor:
+    """Bits per sample of each clip, in pieces that leave room for 65,536 logits a sample: 1 GiB."""
+    return clip_bits(model, clips, batch_size=8, frame=512)
+
+
+def tune(
+    recipe: Recipe, data: list[torch.Tensor], valid: list[torch.Tensor], steps: int, factors: list[float]
+) -> tuple[float, dict[float, float]]:
+    """The factor that brings the fewest validation bits in so many steps, and the bits of each that was
+    tried: of none, where there is no choice."""
+    if len(factors) == 1:
+        return factors[0], {}
+    tried = {factor: float(bits(learn(recipe, data, steps, factor, 0), valid).mean()) for factor in factors}
+    return min(tried, key=tried.__getitem__), tried
 
 
 def seconds_per_step(models: dict[str, Recipe], corpus: Corpus, rounds: int = 3) -> dict[str, list[float]]:
@@ -102,13 +114,15 @@ def seconds_per_step(models: dict[str, Recipe], corpus: Corpus, rounds: int = 3)
     return seconds
 
 
-def samples_per_second(models: dict[str, Recipe], rounds: int = 3) -> dict[str, dict[int, float]]:
+def samples_per_second(
+    models: dict[str, Recipe], rounds: int = 3, batches: tuple[int, ...] = BATCHES
+) -> dict[str, dict[int, float]]:
     """Generated samples per second and batch, the models in turn; the best of the rounds."""
-    best: dict[str, dict[int, float]] = {name: dict.fromkeys(BATCHES, 0.0) for name in models}
+    best: dict[str, dict[int, float]] = {name: dict.fromkeys(batches, 0.0) for name in models}
     for _ in range(rounds):
         for name, recipe in models.items():
             model = recipe.build(0).to(device())
-            for batch in BATCHES:
+            for batch in batches:
                 model.generate(16, batch)
                 steps = max(32, 256 // batch)
                 before = now()
@@ -128,11 +142,7 @@ def contend(
     """Choose a learning rate, train from every seed, judge, draw: all figures of one model."""
     data = pieces(corpus["train"], recipe.length)
     steps = int(options.seconds / min(step_seconds))
-    tried = {
-        factor: float(bits(learn(recipe, data, steps // 4, factor, 0), judged["valid"]).mean())
-        for factor in (options.factors if len(options.factors) > 1 else [])
-    }
-    factor = min(options.factors, key=lambda factor: tried.get(factor, 0.0))
+    factor, tried = tune(recipe, data, judged["valid"], steps // 4, options.factors)
     print(name, steps, "steps;", tried, flush=True)
     runs, draws = [], []
     for seed in range(options.seeds):
@@ -210,7 +220,7 @@ def stem(options: argparse.Namespace) -> str:
     return "_".join(filter(None, parts))
 
 
-def draw(model: AudioLM, name: str, sample_rate: int) -> list[str]:
+def draw(model: Autoregressive, name: str, sample_rate: int) -> list[str]:
     """Write the first `CLIPS` draws from silence, two seconds each, not chosen; returns the files' names."""
     clips = model.quantizer.decode(model.generate(2 * sample_rate, CLIPS, seed=0).cpu())
     RESULTS.mkdir(parents=True, exist_ok=True)

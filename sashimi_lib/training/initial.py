@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.models.heads import DualSoftmax
+from sashimi_lib.models.heads import DualSoftmax, Head, JointSoftmax, Softmax
 from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 
 
@@ -51,6 +51,8 @@ def ordered_vectors(quantizer: MuLaw | Linear, d_model: int) -> Float[Tensor, "l
 def order_codes(model: AudioLM) -> None:
     """Start embedding and head of a new model from `ordered_vectors`; both are trained on from there.
 
+    A head of logistics knows the order of amplitudes by itself.
+
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
     >>> model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=8, n_layers=1)))
     >>> order_codes(model)
@@ -65,12 +67,23 @@ def order_codes(model: AudioLM) -> None:
     for embedding in embeddings:
         vectors = ordered_vectors(scale, embedding.embedding_dim)
         embedding.weight.copy_(vectors / math.sqrt(len(embeddings)))
-    head = model.head
-    for linear in (head.O2, head.O4) if isinstance(head, DualSoftmax) else (head,):
-        assert isinstance(linear, nn.Linear)
-        vectors = ordered_vectors(scale, linear.in_features)
+    for linear in _softmaxes(model.head):
+        places = scale if linear.out_features == scale.levels else Linear(linear.out_features)
+        vectors = ordered_vectors(places, linear.in_features)
         if parametrize.is_parametrized(linear):  # weight norm: it splits what it is given
             linear.weight = vectors / math.sqrt(vectors.shape[1])
         else:
             linear.weight.copy_(vectors / math.sqrt(vectors.shape[1]))
         linear.bias.zero_()
+
+
+def _softmaxes(head: Head) -> list[nn.Linear]:
+    """What gives the logits of a head, a row a code."""
+    match head:
+        case Softmax():
+            return [head]
+        case DualSoftmax():
+            return [head.O2, head.O4]
+        case JointSoftmax():
+            return [head.linear]
+    return []

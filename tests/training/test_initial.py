@@ -5,7 +5,8 @@ import torch
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.models.heads import JointSoftmax, Logistics
+from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 from sashimi_lib.training.initial import order_codes, ordered_vectors
 from sashimi_lib.training.trainer import TrainingConfig, train
 
@@ -23,6 +24,17 @@ def test_neighbours_begin_alike_and_distant_codes_apart():
     distance = torch.cdist(*2 * [ordered_vectors(MuLaw(), 32)])
     assert distance.diagonal(1).mean() < distance.diagonal(4).mean() < distance.diagonal(128).mean()
     assert distance.diagonal(1).max() < distance.mean() / 2
+
+
+def test_neighbours_begin_alike_among_65536_values_too_and_logistics_stay_as_they_are():
+    backbone = SaShiMi(SaShiMiConfig(d_model=8, n_layers=1))
+    joint, bells = JointSoftmax(8), Logistics(8)
+    before = bells.linear.weight.clone()
+    for head in (joint, bells):
+        order_codes(AudioLM(CoarseFine(), backbone, head))
+    near, far = (joint.linear.weight[30_000 + gap] - joint.linear.weight[30_000] for gap in (1, 10_000))
+    assert 0 < near.norm() < far.norm() / 100
+    assert torch.equal(bells.linear.weight, before)
 
 
 def test_too_few_channels_are_refused():
