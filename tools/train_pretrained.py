@@ -86,14 +86,21 @@ TASKS = {
         "CC0 1.0",
     ),
     "digits": DIGITS,
-    "digits16": replace(DIGITS, quantizer=CoarseFine()),
+    "digits16": replace(
+        DIGITS,
+        quantizer=CoarseFine(),
+        stages=(
+            (2048, replace(BROAD, steps=1600, batch_size=8)),
+            (4096, replace(FINE, steps=800, batch_size=4)),
+        ),
+    ),
     "wavernn": replace(
         DIGITS,
         config=WaveRNNConfig(224),
         quantizer=CoarseFine(),
         stages=(
-            (8192, replace(RECURRENT, steps=1200)),
-            (8192, replace(RECURRENT, steps=800, lr=0.002, decay="cosine")),
+            (8192, replace(RECURRENT, steps=800)),
+            (8192, replace(RECURRENT, steps=600, lr=0.002, decay="cosine")),
         ),
     ),
 }
