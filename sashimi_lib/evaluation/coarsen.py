@@ -149,8 +149,7 @@ def _of_head(
             return _two_softmaxes(head(y), lambda coarse: head.fine(y, coarse), low, high)
         case JointSoftmax():  # in parts: the logits of a whole clip would take gigabytes
             parts = zip(*(part.split(AT_ONCE, dim=1) for part in (y, low, high)), strict=True)
-            log_p = [_within(_log_softmax(head.linear(y)), a, b) for y, a, b in parts]
-            return torch.cat(log_p, dim=1) / math.log(2)
+            return torch.cat([_one_softmax(head.linear(y), *edges) for y, *edges in parts], dim=1)
         case Logistics():
             return head.interval(y, low[..., None], high[..., None])[..., 0]
     raise ValueError(f"model must have one of this library's heads, got {type(head).__name__}")
@@ -175,6 +174,12 @@ def _two_softmaxes(
     return torch.stack(parts).logsumexp(0) / math.log(2)
 
 
+def _one_softmax(logits: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The same for one softmax over all values."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return (_within(logits, low, high) - logits.logsumexp(-1)) / math.log(2)
+
+
 def _log_softmax(logits: Tensor) -> Tensor:
     """In float32 or better."""
     return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
@@ -187,6 +192,7 @@ def _at(log_p: Tensor, code: Tensor) -> Tensor:
 def _within(log_p: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """The logarithm of the sum of the probabilities from ``low`` to ``high`` - 1, of which there may be
     none."""
-    k = torch.arange(log_p.shape[-1], device=log_p.device)
-    inside = (low[..., None] <= k) & (k < high[..., None])
-    return log_p.where(inside, -torch.inf).logsumexp(-1)
+    width = max(1, int((high - low).max()))  # no more is looked at than the widest needs
+    k = low[..., None] + torch.arange(width, device=log_p.device)
+    p = log_p.gather(-1, k.clamp(max=log_p.shape[-1] - 1))
+    return p.where(k < high[..., None], -torch.inf).logsumexp(-1)

@@ -1,0 +1,208 @@
+"""16-bit sound: WaveRNN beside SaShiMi with each of three heads, and beside SaShiMi at 8 bits.
+
+    python benchmarks/sixteen_bits.py runs/data/digits_jackson --sample-rate 8000
+    python benchmarks/sixteen_bits.py runs/data/digits_jackson --sample-rate 8000 --full
+
+The folder holds ``train``, ``valid`` and ``test``, whole recordings in each. Every model trains for the same
+time, on one CPU thread; its learning rate is the best of three by the validation recordings in a quarter of
+that time. All take the same number of samples a step, and few: one softmax over all 65,536 values needs 256
+KiB for the logits of a sample, and several times that to learn from them. A step of 2,048 samples fits 6 GB
+with it. SaShiMi takes them as one sequence; a recurrent network as pieces of eight, its state carried on.
+
+Bits per 16-bit sample and per 8-bit sample are not comparable. So each 16-bit model is also asked for the
+coarse bytes alone, and for the mu-law codes that its samples fall in (`sashimi_lib.evaluation.coarsen`),
+having heard 16 bits: the figure to set beside the model of 8 bits. With ``--full`` the paper's sizes, on a
+GPU. About 40 minutes on one core. Writes ``book/results/sixteen_bits_FOLDER.json``.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from autoregressive import bits, device, learn, samples_per_second, seconds_per_step, tune
+from corpus import Corpus, excerpts, load, pieces
+from result import save_result
+from speed import peak_mebibytes
+
+from sashimi_lib.autoregressive import AudioLM, Autoregressive
+from sashimi_lib.evaluation.coarsen import coarse_bits, mulaw_bits
+from sashimi_lib.evaluation.likelihood import mean_bits
+from sashimi_lib.models import build
+from sashimi_lib.models.heads import Head, JointSoftmax, Logistics
+from sashimi_lib.quantize import CoarseFine, Quantizer
+from sashimi_lib.training import recipes
+from sashimi_lib.training.recipes import Recipe
+
+JUDGED = {"valid": 30_000, "test": 100_000}  # samples at most, in excerpts of a second or less
+ROUNDS = 3  # of timing
+REFERENCE = "SaShiMi, dual softmax"  # whose step the others' are compared with
+
+
+@dataclasses.dataclass(frozen=True)
+class Headed(Recipe):
+    """A recipe with another head than the backbone's own."""
+
+    head: type[Head]
+
+    def build(self, seed: int) -> AudioLM:
+        """A new model; the seed says which."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            backbone = build(self.backbone)
+            return AudioLM(self.quantizer, backbone, self.head(backbone.d_model))
+
+
+def contenders(
+    sashimi: Recipe, wavernn: Recipe, batch_size: int, length: int, sequences: int
+) -> dict[str, Recipe]:
+    """All models, with as many samples a step: whole sequences, or a piece each of so many ``sequences``."""
+    eight = dataclasses.replace(
+        sashimi, length=length, training=dataclasses.replace(sashimi.training, batch_size=batch_size)
+    )
+    sixteen = dataclasses.replace(eight, quantizer=CoarseFine())
+    carried = dataclasses.replace(
+        wavernn.training, batch_size=sequences, truncate=batch_size * length // sequences
+    )
+    return {
+        "WaveRNN": dataclasses.replace(wavernn, length=length, training=carried),
+        REFERENCE: sixteen,
+        "SaShiMi, joint softmax": Headed(**vars(sixteen), head=JointSoftmax),
+        "SaShiMi, logistics": Headed(**vars(sixteen), head=Logistics),
+        "SaShiMi, 8 bits": eight,
+    }
+
+
+SMALL = contenders(recipes.SMALL_SASHIMI, recipes.WAVERNN_224, batch_size=1, length=2_048, sequences=8)
+FULL = contenders(recipes.YOUTUBEMIX_SASHIMI_8, recipes.WAVERNN_896, batch_size=4, length=8_192, sequences=32)
+
+
+def answers(
+    model: Autoregressive,
+    clips: list[torch.Tensor],
+    question: Callable[[Autoregressive, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Bits per sample of each clip for a coarser question."""
+    return torch.stack(
+        [-question(model, clip[None].to(model.device)).double().mean().cpu() for clip in clips]
+    )
+
+
+def judge(model: Autoregressive, clips: list[torch.Tensor]) -> dict[str, dict[str, float]]:
+    """All that can be asked of a model, each with its interval; ``mulaw_bits`` of a model of either depth."""
+    if isinstance(model.quantizer, CoarseFine):
+        asked = {
+            "sixteen_bits": bits(model, clips),
+            "coarse_bits": answers(model, clips, coarse_bits),
+            "mulaw_bits": answers(model, clips, mulaw_bits),
+        }
+    else:
+        asked = {"mulaw_bits": bits(model, clips)}
+    return {name: mean_bits(given, clips)._asdict() for name, given in asked.items()}
+
+
+def contend(
+    name: str,
+    recipe: Recipe,
+    corpus: Corpus,
+    judged: Corpus,
+    options: argparse.Namespace,
+    step_seconds: list[float],
+) -> dict[str, object]:
+    """Choose a learning rate, train from every seed, judge: all figures of one model."""
+    data = pieces(corpus["train"], recipe.length)
+    steps = max(4, int(options.seconds / min(step_seconds)))
+    factor, tried = tune(recipe, data, judged["valid"], steps // 4, options.factors)
+    print(name, steps, "steps;", tried, flush=True)
+    runs = []
+    for seed in range(options.seeds):
+        model = learn(recipe, data, steps, factor, seed)
+        runs.append(judge(model, judged["test"]))
+        print(name, seed, runs[-1], flush=True)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "test_bits": {question: [run[question] for run in runs] for question in runs[0]},
+        "validation_bits_by_factor": tried,
+        "factor": factor,
+        "steps": steps,
+        "samples_per_step": recipe.samples_per_step,
+        "seconds_per_step": step_seconds,
+        "peak_mebibytes": peak_mebibytes(recipe, corpus),
+    }
+
+
+def describe(recipe: Recipe) -> dict[str, object]:
+    """A recipe as JSON can hold it."""
+    head = {"head": recipe.head.__name__} if isinstance(recipe, Headed) else {}
+    return dataclasses.asdict(recipe) | {"quantizer": str(recipe.quantizer)} | head
+
+
+def main() -> None:
+    """Time, tune, train, judge, generate, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--sample-rate", type=int, default=16_000)
+    parser.add_argument("--seconds", type=float, default=60.0, help="training time of a run")
+    parser.add_argument("--full", action="store_true", help="the paper's sizes, for a GPU")
+    parser.add_argument("--factors", nargs="+", type=float, default=[0.5, 1.0, 2.0], help="learning rates")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each model")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    models = FULL if options.full else SMALL
+    corpora: dict[Quantizer, Corpus] = {
+        quantizer: load(options.folder, options.sample_rate, quantizer)
+        for quantizer in {recipe.quantizer for recipe in models.values()}
+    }
+    judged = {
+        quantizer: {
+            split: excerpts(corpus[split], options.sample_rate, number) for split, number in JUDGED.items()
+        }
+        for quantizer, corpus in corpora.items()
+    }
+    step_seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(ROUNDS):
+        for name, recipe in models.items():
+            step_seconds[name] += seconds_per_step({name: recipe}, corpora[recipe.quantizer], 1)[name]
+    speeds = samples_per_second(models, ROUNDS, batches=(1,))
+    figures = {}
+    for name, recipe in models.items():
+        corpus = corpora[recipe.quantizer]
+        figures[name] = contend(
+            name, recipe, corpus, judged[recipe.quantizer], options, step_seconds[name]
+        ) | {
+            "step_ratios": [a / b for a, b in zip(step_seconds[name], step_seconds[REFERENCE], strict=True)],
+            "generated_samples_per_second": speeds[name][1],
+        }
+    save_result(
+        "_".join(filter(None, ["sixteen_bits", options.folder.name, "full" if options.full else None])),
+        question="16-bit models after equal training time, and beside one of 8 bits",
+        config={
+            "seconds": options.seconds,
+            "sample_rate": options.sample_rate,
+            "size": "paper" if options.full else "small",
+            "device": device().type,
+            "recipes": {name: describe(recipe) for name, recipe in models.items()},
+        },
+        figures={
+            "models": figures,
+            "test_samples": sum(map(len, next(iter(judged.values()))["test"])),
+        },
+        units={
+            "sixteen_bits": "bits per 16-bit sample: by seed, a mean and its 95 % bootstrap interval over excerpts",
+            "coarse_bits": "bits per coarse byte, given the past in 16 bits",
+            "mulaw_bits": "bits per 8-bit mu-law code; of a 16-bit model, given the past in 16 bits",
+            "seconds_per_step": "seconds of one CPU thread, or of the wall on a GPU, one entry a round",
+            "step_ratios": f"seconds per step over those of {REFERENCE} in the same round",
+            "peak_mebibytes": "MiB that a model and its training take",
+            "generated_samples_per_second": "of one sequence, the best of the rounds; a head of logistics is "
+            "drawn from by way of all 65,536 values",
+        },
+        repeats=options.seeds,
+        seed=0,
+        data=f"{options.folder.name}: excerpts of at most 1 s of held-out recordings",
+    )
+
+
+if __name__ == "__main__":
+    main()
