@@ -142,10 +142,11 @@ def _batch_bits(model: Autoregressive, clips: list[Tensor], frame: int) -> Tenso
     lengths = torch.tensor([len(clip) for clip in clips])
     real = torch.arange(codes.shape[1]) < lengths[:, None]
     codes[~real] = codes.new_tensor(model.quantizer.silence)
-    total, past = torch.zeros(len(clips), dtype=torch.float64), model.beginning(len(clips))
+    codes = codes.to(model.device)
+    total, past = torch.zeros(len(clips), dtype=torch.float64), model.beginning_of(codes)
     for start in range(0, codes.shape[1], frame):
         piece = slice(start, start + frame)
-        log_likelihood, past = model.log_likelihood_from(codes[:, piece].to(model.device), past)
+        log_likelihood, past = model.log_likelihood_from(codes[:, piece], past)
         total -= torch.where(real[:, piece], log_likelihood.double().cpu(), 0).sum(1)
     return total / lengths
 

@@ -57,7 +57,7 @@ class Autoregressive(nn.Module, ABC):
         """``log2 P(x_t | x_<t)`` of every sample, in bits (so never positive); what comes before is
         silence."""
         self.quantizer.check(codes)
-        return self.log_likelihood_from(codes, self.beginning(len(codes)))[0]
+        return self.log_likelihood_from(codes, self.beginning_of(codes))[0]
 
     @property
     def device(self) -> torch.device:
@@ -68,6 +68,11 @@ class Autoregressive(nn.Module, ABC):
         """The past of a first sample: a code of silence, and the state of silence before it."""
         silence = torch.tensor(self.quantizer.silence, device=self.device)
         return silence.expand(batch_size, *silence.shape), self.initial_state(batch_size)
+
+    def beginning_of(self, codes: Int[Tensor, "batch length *two"]) -> Past:
+        """The past of the first sample of these sequences: `beginning`, unless the model is told something of
+        each sequence from outside."""
+        return self.beginning(len(codes))
 
     @torch.no_grad()
     def generate(
@@ -94,6 +99,13 @@ class Autoregressive(nn.Module, ABC):
         if prompt is not None and prompt.shape[1] > 0:
             self.quantizer.check(prompt, "prompt")
             past = self.absorb(prompt, past)
+        return self.go_on(past, length, choose, progress)
+
+    @torch.no_grad()
+    def go_on(
+        self, past: Past, length: int, choose: Choose, progress: bool = False
+    ) -> Int[Tensor, "batch length *two"]:
+        """The next ``length`` codes after a past, each as ``choose`` picks it from its logits."""
         code, state = past
         codes = []
         with parametrize.cached():  # weights under weight norm are multiplied out once, not at every step

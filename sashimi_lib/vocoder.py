@@ -1,0 +1,204 @@
+"""A vocoder: WaveRNN is told a spectrogram, and sings it (chapter 8).
+
+A spectrogram keeps what is heard of a sound and drops the phases, so there are many sounds to one; which of
+them, is the model's to say. It learns ``P(sound | spectrogram)``, from sounds and their own spectrograms. So
+its bits are not those of a model that has to guess what comes: they are to be compared among vocoders.
+
+The transform is PyTorch's, the mel filters are librosa's (the extra ``vocoder``): torchaudio has both, but
+each release fits one release of PyTorch alone.
+"""
+
+import warnings
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sashimi_lib.audio import check_sample_rate, check_waveform
+from sashimi_lib.models.autoregression import Autoregressive, Choose, Past, sample
+from sashimi_lib.models.blocks import State
+from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
+
+
+@dataclass(frozen=True)
+class LogMelConfig:
+    """A frame every ``hop`` samples, of ``window`` samples, in ``n_mels`` bands. The default is Tacotron 2's:
+    80 bands, 50 ms every 12.5 ms.
+
+    Raises ValueError for a setting that is out of range.
+    """
+
+    sample_rate: int = 24_000
+    n_mels: int = 80
+    hop: int = 300
+    window: int = 1_200
+
+    def __post_init__(self) -> None:
+        check_sample_rate(self.sample_rate)
+        if self.n_mels < 1:
+            raise ValueError(f"n_mels must be at least 1, got {self.n_mels}")
+        if not 1 <= self.hop <= self.window // 2:
+            raise ValueError(f"hop must lie in 1..{self.window // 2}, half a window, got {self.hop}")
+
+
+class LogMel(nn.Module):
+    """A waveform's amplitude in each of a few bands of pitch, from -1 (80 dB below full scale, or less) to
+    about 1 (a tone at full scale): ``1 + log10(max(amplitude, 1e-4)) / 2``.
+
+    Frame k is centred on sample ``k hop``; beyond both ends of a waveform there is silence.
+
+    >>> LogMel(LogMelConfig(8_000, n_mels=20, hop=100, window=400))(torch.zeros(1, 950)).shape
+    torch.Size([1, 11, 20])
+
+    Chapter: 8. Raises ImportError, saying what to install, where librosa is missing; and ValueError for bands
+    too narrow for the window.
+    """
+
+    mel: Tensor
+    hann: Tensor
+
+    def __init__(self, config: LogMelConfig = LogMelConfig()) -> None:
+        super().__init__()
+        try:
+            from librosa.filters import mel
+        except ImportError as error:
+            raise ImportError("librosa is missing: pip install sashimi_lib[vocoder]") from error
+        self.config = config
+        with warnings.catch_warnings():  # of empty bands, which are refused below
+            warnings.simplefilter("ignore", UserWarning)
+            bands = torch.from_numpy(
+                mel(sr=config.sample_rate, n_fft=config.window, n_mels=config.n_mels, norm=None)
+            )
+        if not bool(bands.any(dim=1).all()):
+            raise ValueError(
+                f"n_mels must be so few that a window of {config.window} samples can tell the bands apart, "
+                f"got {config.n_mels}"
+            )
+        hann = torch.hann_window(config.window)
+        self.register_buffer("mel", bands, persistent=False)
+        self.register_buffer("hann", 2 * hann / hann.sum(), persistent=False)  # a tone gives its amplitude
+
+    def forward(self, waveform: Float[Tensor, "batch length"]) -> Float[Tensor, "batch frames n_mels"]:
+        """``ceil(length / hop) + 1`` frames. Raises ValueError as `check_waveform` does."""
+        check_waveform(waveform)
+        hop, window = self.config.hop, self.config.window
+        with torch.autocast(waveform.device.type, enabled=False):  # a logarithm of small sums
+            x = F.pad(waveform.to(self.hann.dtype), (0, -waveform.shape[-1] % hop))
+            spectrum = torch.stft(
+                x, window, hop, window=self.hann, center=True, pad_mode="constant", return_complex=True
+            )
+            amplitude = self.mel @ spectrum.abs()
+            return 1 + amplitude.clamp(min=1e-4).log10().mT / 2
+
+
+class Vocoder(Autoregressive):
+    """A distribution over 16-bit sound, given its spectrogram: WaveRNN, told at every sample what the frames
+    before and after it say.
+
+    >>> mel = LogMelConfig(8_000, n_mels=20, hop=100, window=400)
+    >>> model = Vocoder(WaveRNNConfig(d_hidden=16, d_condition=8), mel)
+    >>> sound = 0.1 * torch.randn(1, 300).clamp(-1, 1)
+    >>> model.sing(model.log_mel(sound), seed=0).shape
+    torch.Size([1, 300, 2])
+    >>> model.log_likelihood(model.quantizer.encode(sound)).shape
+    torch.Size([1, 300])
+
+    `log_likelihood` takes the spectrogram from the sound itself, so it can be trained like any other model.
+    The state holds what the model is still to be told, and without a spectrogram it has nothing to sing:
+    `generate` raises ValueError.
+
+    Chapter: 8. Raises ValueError for a WaveRNN that listens to nothing.
+    """
+
+    def __init__(self, config: WaveRNNConfig, mel: LogMelConfig = LogMelConfig()) -> None:
+        super().__init__()
+        if config.d_condition < 1:
+            raise ValueError(f"config.d_condition must be at least 1, got {config.d_condition}")
+        self.log_mel = LogMel(mel)
+        self.told = nn.Linear(mel.n_mels, config.d_condition)
+        self.cell = WaveRNN(config)
+        self.quantizer = self.cell.quantizer
+
+    def condition(
+        self, features: Float[Tensor, "batch frames n_mels"], length: int
+    ) -> Float[Tensor, "batch length d_condition"]:
+        """What is told at each sample: a learned map of the frames, in a straight line from each to the
+        next."""
+        told, hop = self.told(features), self.log_mel.config.hop
+        every = (told.shape[1] - 1) * hop + 1
+        return F.interpolate(told.mT, every, mode="linear", align_corners=True).mT[:, :length]
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state of silence, with nothing to be told."""
+        h = self.cell.initial_state(batch_size)
+        return h, h.new_zeros(batch_size, 0, self.cell.config.d_condition)
+
+    def beginning_of(self, codes: Int[Tensor, "batch length 2"]) -> Past:
+        """The past of the first sample of these sequences: silence, and their own spectrogram to be told."""
+        features = self.log_mel(self.quantizer.decode(codes))
+        return self._beginning(self.condition(features, codes.shape[1]))
+
+    def log_likelihood_from(
+        self, codes: Int[Tensor, "batch length 2"], past: Past
+    ) -> tuple[Float[Tensor, "batch length"], Past]:
+        """The likelihood of a piece, told what its past holds for it; and the past of the next."""
+        told, past, rest = self._told(past, codes.shape[1])
+        bits, (code, h) = self.cell.log_likelihood_from(codes, past, told)
+        return bits, (code, (h, rest))
+
+    def absorb(self, codes: Int[Tensor, "batch length 2"], past: Past) -> Past:
+        """The past after some more codes, all at once."""
+        told, past, rest = self._told(past, codes.shape[1])
+        code, h = self.cell.absorb(codes, past, told)
+        return code, (h, rest)
+
+    def draw(
+        self, code: Int[Tensor, "batch 2"], state: State, choose: Choose
+    ) -> tuple[Int[Tensor, "batch 2"], State]:
+        """The next sample, and what is still to be told."""
+        told, (_, h), rest = self._told((code, state), 1)
+        code, h = self.cell.draw(code, h, choose, told[:, 0])
+        return code, (h, rest)
+
+    def sing(
+        self,
+        features: Float[Tensor, "batch frames n_mels"],
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int | torch.Generator = 0,
+        progress: bool = False,
+    ) -> Int[Tensor, "batch length 2"]:
+        """Draw a sound with this spectrogram, as `LogMel` makes them: ``hop`` samples a frame after the
+        first.
+
+        The same seed draws the same codes. Raises ValueError for features that are not finite, of another
+        number of bands or of fewer than two frames, and as `sample` does.
+        """
+        n_mels = self.log_mel.config.n_mels
+        if features.shape[1] < 2 or features.shape[2] != n_mels:
+            raise ValueError(
+                f"features must have shape (batch, at least 2 frames, {n_mels}), got {tuple(features.shape)}"
+            )
+        if not bool(features.isfinite().all()):
+            raise ValueError("features must be finite, got NaN or infinite ones")
+        if isinstance(seed, int):
+            seed = torch.Generator(self.device).manual_seed(seed)
+        choose = partial(sample, temperature=temperature, top_p=top_p, generator=seed)
+        length = (features.shape[1] - 1) * self.log_mel.config.hop
+        with torch.no_grad():
+            past = self._beginning(self.condition(features, length))
+        return self.go_on(past, length, choose, progress)
+
+    def _beginning(self, condition: Tensor) -> Past:
+        code, (h, _) = self.beginning(len(condition))
+        return code, (h, condition)
+
+    def _told(self, past: Past, length: int) -> tuple[Tensor, Past, Tensor]:
+        """What is told at the next samples, the past as the cell knows it, and what is told later."""
+        code, (h, told) = past
+        if told.shape[1] < length:
+            raise ValueError(f"past must tell of {length} samples to come, got {told.shape[1]}")
+        return told[:, :length], (code, h), told[:, length:]

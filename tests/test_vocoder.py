@@ -1,0 +1,253 @@
+"""The vocoder: features lie where the sound is, it is told them in every way of running, and it learns."""
+
+import builtins
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from sashimi_lib.evaluation.likelihood import clip_bits
+from sashimi_lib.models import WaveRNNConfig
+from sashimi_lib.quantize import CoarseFine
+from sashimi_lib.training.trainer import TrainingConfig, train
+from sashimi_lib.vocoder import LogMel, LogMelConfig, Vocoder
+from tests.streaming import error
+
+MEL = LogMelConfig(8_000, n_mels=10, hop=10, window=80)
+WAVERNN = WaveRNNConfig(d_hidden=12, d_condition=3)
+
+
+def tone(hertz, seconds=0.1, amplitude=0.5):
+    return amplitude * torch.sin(2 * math.pi * hertz * torch.arange(round(seconds * 8_000)) / 8_000)[None]
+
+
+def some_codes(length, batch=2):
+    return CoarseFine().encode(0.3 * torch.randn(batch, length).clamp(-3, 3))
+
+
+@pytest.fixture
+def model():
+    return Vocoder(WAVERNN, MEL).double()
+
+
+# Features
+
+
+@pytest.mark.parametrize(("length", "frames"), [(1, 2), (10, 2), (11, 3), (100, 11), (101, 12)])
+def test_a_frame_at_every_hop_and_one_after_the_end(length, frames):
+    assert LogMel(MEL)(torch.zeros(3, length)).shape == (3, frames, 10)
+
+
+def test_silence_is_minus_one_and_ten_times_the_amplitude_is_half_more():
+    features = LogMel(MEL)
+    assert torch.equal(features(torch.zeros(1, 100)), torch.full((1, 11, 10), -1.0))
+    quiet, loud = (features(tone(1_000, amplitude=a))[0, 40, :].max() for a in (0.1, 1.0))
+    assert loud - quiet == pytest.approx(0.5, abs=1e-4)
+    assert loud == pytest.approx(1, abs=0.1)
+
+
+def test_the_band_of_a_tone_is_the_loudest():
+    config = dataclasses.replace(MEL, n_mels=20, window=400, hop=100)
+    features, loudest = LogMel(config), []
+    for hertz in (300, 1_000, 3_000):
+        heard = features(tone(hertz, 0.5))[0, 20].argmax()
+        bin_ = round(hertz / 8_000 * 400)
+        assert features.mel[:, bin_].argmax() == heard
+        loudest.append(int(heard))
+    assert loudest == sorted(set(loudest))
+
+
+@pytest.mark.parametrize("where", [0, 200, 405, 799])
+def test_a_click_is_heard_by_the_frames_around_it_alone(where):
+    click = torch.zeros(1, 800)
+    click[0, where] = 1.0
+    heard = (LogMel(MEL)(click)[0] > -1).any(dim=-1).nonzero()[:, 0] * 10
+    near = [k for k in range(0, 801, 10) if abs(k - where) < 40]
+    assert heard.tolist() == near
+
+
+def test_silence_after_the_end_changes_no_frame():
+    features, sound = LogMel(MEL), tone(440, 0.0456)
+    longer = torch.cat([sound, torch.zeros(1, 123)], dim=1)
+    alone = features(sound)
+    assert torch.allclose(features(longer)[:, : alone.shape[1]], alone, atol=1e-6)
+
+
+def test_what_is_told_at_a_frame_is_that_frame_and_between_two_a_line(model):
+    features = torch.randn(2, 6, 10).double()
+    told = model.condition(features, 47)
+    assert told.shape == (2, 47, 3)
+    frames = model.told(features)
+    assert torch.allclose(told[:, ::10], frames[:, :5])
+    assert torch.allclose(told[:, 23], 0.7 * frames[:, 2] + 0.3 * frames[:, 3])
+    assert torch.allclose(told[:, 46], 0.4 * frames[:, 4] + 0.6 * frames[:, 5])
+
+
+@pytest.mark.parametrize(
+    ("waveform", "because"),
+    [
+        (torch.zeros(1, 0), "waveform must hold at least one sample"),
+        (torch.tensor([[0.0, torch.nan]]), "waveform must be finite, got 1 NaN"),
+        (torch.tensor([[0.0, 2.0]]), r"waveform must lie in \[-1, 1\]"),
+    ],
+)
+def test_bad_audio_is_named(waveform, because):
+    with pytest.raises(ValueError, match=because):
+        LogMel(MEL)(waveform)
+
+
+@pytest.mark.parametrize(
+    ("settings", "because"),
+    [
+        ({"n_mels": 0}, "n_mels must be at least 1, got 0"),
+        ({"n_mels": 70}, "n_mels must be so few .* got 70"),
+        ({"hop": 41}, r"hop must lie in 1\.\.40, half a window, got 41"),
+        ({"sample_rate": 0}, "sample_rate must be"),
+    ],
+)
+def test_impossible_settings_are_named(settings, because):
+    with pytest.raises(ValueError, match=because):
+        LogMel(dataclasses.replace(MEL, **settings))
+
+
+def test_without_librosa_it_says_what_to_install(monkeypatch):
+    original = builtins.__import__
+
+    def missing(name, *rest, **more):
+        if name.startswith("librosa"):
+            raise ImportError(name)
+        return original(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ImportError, match=r"pip install sashimi_lib\[vocoder\]"):
+        LogMel(MEL)
+
+
+# The model
+
+
+def by_steps(model, codes):
+    """The likelihood of each sample by `Vocoder.draw`, told the spectrogram of the codes themselves."""
+    code, state = model.beginning_of(codes)
+    bits = torch.zeros(codes.shape[:2]).double()
+    for t in range(codes.shape[1]):
+        given = iter(codes[:, t].unbind(-1))
+
+        def choose(logits, t=t, given=given):
+            chosen = next(given)
+            bits[:, t] += logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0] / math.log(2)
+            return chosen
+
+        code, state = model.draw(code, state, choose)
+    return bits
+
+
+@pytest.mark.parametrize("length", [1, 37, 60])
+@torch.no_grad()
+def test_the_likelihood_equals_the_steps_under_the_same_condition(model, length):
+    codes = some_codes(length)
+    assert error(by_steps(model, codes), model.log_likelihood(codes)) < 1e-9
+
+
+@torch.no_grad()
+def test_it_is_wavernn_told_the_spectrogram(model):
+    codes = some_codes(57)
+    condition = model.condition(model.log_mel(model.quantizer.decode(codes)), 57)
+    expected, _ = model.cell.log_likelihood_from(codes, model.cell.beginning(2), condition)
+    assert torch.equal(model.log_likelihood(codes), expected)
+
+
+@pytest.mark.parametrize("sizes", [[57], [1, 13, 43], [40, 17]])
+@torch.no_grad()
+def test_pieces_equal_the_whole_and_so_does_a_prompt_that_is_absorbed(model, sizes):
+    codes = some_codes(57)
+    past, bits, absorbed = model.beginning_of(codes), [], model.beginning_of(codes)
+    for piece in codes.split(sizes, 1):
+        given, past = model.log_likelihood_from(piece, past)
+        absorbed = model.absorb(piece, absorbed)
+        assert error(absorbed[1][0], past[1][0]) < 1e-12
+        bits.append(given)
+    assert error(torch.cat(bits, 1), model.log_likelihood(codes)) < 1e-12
+
+
+@torch.no_grad()
+def test_held_out_bits_hear_each_clip_s_own_spectrogram_whole(model):
+    clips = [some_codes(length, 1)[0] for length in (57, 31, 44)]
+    expected = torch.stack([-model.log_likelihood(clip[None]).mean() for clip in clips])
+    assert torch.allclose(clip_bits(model, clips, batch_size=3, frame=20), expected, atol=1e-6)
+
+
+@torch.no_grad()
+def test_singing_gives_a_hop_of_samples_for_each_frame_after_the_first(model):
+    features = model.log_mel(tone(440, 0.01))
+    codes = model.sing(features, seed=3)
+    assert codes.shape == (1, 80, 2)
+    assert torch.equal(codes, model.sing(features, seed=3))
+    assert not torch.equal(codes, model.sing(features, seed=4))
+    assert not torch.equal(codes, model.sing(features + 1, seed=3))
+
+
+def test_it_learns_and_what_it_learns_is_to_listen():
+    """Noises of random loudness: told how loud one is, a sample of it costs less."""
+    loud = 10 ** (-3 * torch.rand(64, 1)) * 0.3
+    codes = CoarseFine().encode((loud * torch.randn(64, 40)).clamp(-1, 1))
+    data, valid = codes[:48], codes[48:]
+    model = Vocoder(WaveRNNConfig(32, d_condition=4), MEL)
+    config = TrainingConfig(steps=20, batch_size=16, lr=0.02)
+    history = train(model, data, config, valid=valid, progress=False)
+    assert history.bits[0] == pytest.approx(16, abs=0.5)
+    assert history.valid[-1][1] < 14
+    with torch.no_grad():
+        code, (h, condition) = model.beginning_of(valid)
+        of_another = code, (h, condition.roll(1, dims=0))
+        told, mistold = (
+            model.log_likelihood_from(valid, x)[0].mean() for x in ((code, (h, condition)), of_another)
+        )
+    assert told > mistold + 1
+
+
+def test_it_trains_in_half_precision():
+    codes, bits = some_codes(60), []
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(1)
+        config = TrainingConfig(steps=5, batch_size=2, precision=precision)
+        bits.append(torch.tensor(train(Vocoder(WAVERNN, MEL), codes, config, progress=False).bits))
+    assert 0 < (bits[0] - bits[1]).abs().max() < 0.1
+
+
+def test_it_saves_weights_and_no_filters(model):
+    assert {name.partition(".")[0] for name in model.state_dict()} == {"told", "cell"}
+
+
+@pytest.mark.parametrize(
+    ("features", "because"),
+    [
+        (
+            torch.zeros(1, 1, 10),
+            r"features must have shape \(batch, at least 2 frames, 10\), got \(1, 1, 10\)",
+        ),
+        (torch.zeros(1, 5, 9), r"features must have shape .* got \(1, 5, 9\)"),
+        (torch.full((1, 5, 10), torch.inf), "features must be finite"),
+    ],
+)
+def test_features_that_are_none_are_named(model, features, because):
+    with pytest.raises(ValueError, match=because):
+        model.sing(features.double())
+
+
+def test_without_a_spectrogram_it_has_nothing_to_sing(model):
+    with pytest.raises(ValueError, match="past must tell of 1 samples to come, got 0"):
+        model.generate(5)
+    with pytest.raises(ValueError, match="past must tell of 40 samples to come, got 0"):
+        model.log_likelihood_from(some_codes(40), model.beginning(2))
+
+
+def test_a_wavernn_that_listens_to_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"config\.d_condition must be at least 1, got 0"):
+        Vocoder(WaveRNNConfig(12), MEL)
+
+
+def test_codes_of_another_shape_are_named(model):
+    with pytest.raises(ValueError, match=r"codes must have shape \(\.\.\., L, 2\)"):
+        model.log_likelihood(torch.zeros(2, 5, dtype=torch.long))
