@@ -9,6 +9,7 @@ from sashimi_lib.models.build import Config, build
 from sashimi_lib.models.isotropic import IsotropicConfig, IsotropicS4
 from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
 from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig
+from sashimi_lib.models.subscale import Subscale, SubscaleConfig
 from sashimi_lib.models.wavenet import WaveNet, WaveNetConfig
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
 
@@ -20,6 +21,8 @@ __all__ = [
     "SaShiMiConfig",
     "SampleRNN",
     "SampleRNNConfig",
+    "Subscale",
+    "SubscaleConfig",
     "WaveNet",
     "WaveNetConfig",
     "WaveRNN",
