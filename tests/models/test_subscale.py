@@ -71,13 +71,13 @@ def test_the_look_ahead_is_exactly_f_and_the_past_as_long_as_the_network():
 
 @torch.no_grad()
 @settings(max_examples=20)
-@given(**SETTINGS, length=st.integers(1, 40), prompt=st.integers(0, 2))
+@given(**SETTINGS, length=st.integers(1, 30), prompt=st.integers(0, 2))
 def test_the_wavefront_makes_what_the_definition_makes(factor, ahead, seed, length, prompt):
     model, prompt = tiny(factor, ahead, seed=seed), torch.randint(0, 256, (2, prompt * factor, 2))
-    wave, in_order = (
-        way(length, prompt=prompt, temperature=0.8, top_p=0.9, seed=seed)
-        for way in (model.generate, model.generate_in_order)
-    )
+    given = {"prompt": prompt, "temperature": 0.8, "top_p": 0.9, "seed": seed}
+    wave = model.generate(length, **given)
+    with as_a_reader():  # thousands of passes: checking their shapes would take most of the time
+        in_order = model.generate_in_order(length, **given)
     assert wave.shape == (2, length, 2)
     assert torch.equal(wave, in_order)
 
