@@ -189,7 +189,7 @@ def main() -> None:
             "test_samples": sum(map(len, next(iter(judged.values()))["test"])),
         },
         units={
-            "sixteen_bits": "bits per 16-bit sample: by seed, a mean and its 95 % bootstrap interval over excerpts",
+            "sixteen_bits": "bits per 16-bit sample: by seed, a mean and its 95 % interval over excerpts",
             "coarse_bits": "bits per coarse byte, given the past in 16 bits",
             "mulaw_bits": "bits per 8-bit mu-law code; of a 16-bit model, given the past in 16 bits",
             "seconds_per_step": "seconds of one CPU thread, or of the wall on a GPU, one entry a round",
