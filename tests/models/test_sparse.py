@@ -41,7 +41,9 @@ def logits_of_a_step(model, codes, state, coarse):
 def test_a_step_has_the_same_logits_and_state(pruned, batch):
     codes, state = torch.randint(256, (batch, 2)), torch.randn(batch, 96).tanh()
     dense = logits_of_a_step(pruned, codes, state, 77)
-    for found, expected in zip(logits_of_a_step(sparse(pruned), codes, state, 77), dense, strict=True):
+    for found, expected in zip(
+        logits_of_a_step(sparse(pruned, small=0), codes, state, 77), dense, strict=True
+    ):
         assert expected.std() > 0.1
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -53,7 +55,7 @@ def test_the_same_seed_draws_the_same_codes(batch):
     pruner = Pruner(model, Pruning())
     pruner.prune(0.9)
     prompt = torch.randint(256, (batch, 30, 2))
-    drawn = sparse(model).generate(100, prompt=prompt, seed=1)  # while it trains, too
+    drawn = sparse(model, small=0).generate(100, prompt=prompt, seed=1)  # while it trains, too
     assert torch.equal(drawn, model.generate(100, prompt=prompt, seed=1))
     assert len(drawn.unique()) > 50
 
@@ -62,13 +64,13 @@ def test_a_whole_pass_is_the_same(pruned):
     codes, condition = torch.randint(256, (2, 20, 2)), torch.randn(2, 20, 2)
     past = pruned.beginning(2)
     with torch.no_grad():
-        found, _ = sparse(pruned).log_likelihood_from(codes, past, condition)
+        found, _ = sparse(pruned, small=0).log_likelihood_from(codes, past, condition)
         expected, _ = pruned.log_likelihood_from(codes, past, condition)
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_coarse_half_of_a_step_cannot_hear_the_coarse_code(pruned):
-    model = sparse(pruned)
+    model = sparse(pruned, small=0)
     codes, state = torch.randint(256, (1, 2)), torch.randn(1, 96).tanh()
     (coarse, fine, last), (coarse_too, fine_too, last_too) = (
         logits_of_a_step(model, codes, state, c) for c in (3, 250)
@@ -80,7 +82,7 @@ def test_the_coarse_half_of_a_step_cannot_hear_the_coarse_code(pruned):
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_gradients_of_coarse_logits_by_the_coarse_code_are_exactly_zero(pruned, monkeypatch, batch):
-    model, heard = sparse(pruned), []
+    model, heard = sparse(pruned, small=0), []
 
     def keep(codes, condition):
         x = torch.cat([codes / 127.5 - 1, condition], dim=-1).requires_grad_()
@@ -97,29 +99,44 @@ def test_gradients_of_coarse_logits_by_the_coarse_code_are_exactly_zero(pruned, 
     assert (of_fine[..., 2] != 0).all()
 
 
-def test_only_what_is_not_zero_is_stored(pruned):
-    model = sparse(pruned)
+@pytest.mark.parametrize("rows", [1, 4, 16])
+def test_a_band_stores_the_columns_that_it_has_weights_in(pruned, rows):
+    model = sparse(pruned, rows, small=0)
     for name in LAYERS:
         layer, dense = getattr(model, name), getattr(pruned, name).weight
-        assert layer.csr.values().numel() == dense.count_nonzero() < 0.11 * dense.numel()
         assert torch.equal(layer.weight, dense)
+        widths = [int((band != 0).any(0).sum()) for band in dense.split(rows)]
+        assert layer.bands.shape == (len(dense) // rows, max(widths), rows)
+
+
+def test_small_matrices_stay_dense():
+    model = sparse(WaveRNN(WaveRNNConfig(d_hidden=224)))
+    assert [name for name in LAYERS if isinstance(getattr(model, name), SparseLinear)] == ["R"]
 
 
 def test_the_dense_model_stays_as_it_was(pruned):
     before = {name: x.clone() for name, x in pruned.state_dict().items()}
-    logits_of_a_step(sparse(pruned), torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 96), 77)
+    logits_of_a_step(sparse(pruned, small=0), torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 96), 77)
     assert isinstance(pruned.R, nn.Linear)
     assert all(torch.equal(x, before[name]) for name, x in pruned.state_dict().items())
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (4, 5), (1, 1, 5), (2, 3, 5)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_layer_takes_any_batch(shape, bias):
-    linear, x = nn.Linear(5, 7, bias=bias), torch.randn(shape)
-    assert torch.allclose(SparseLinear(linear)(x), linear(x), atol=1e-6)
+@pytest.mark.parametrize("rows", [1, 3, 6])
+def test_a_layer_takes_any_batch(shape, bias, rows):
+    linear, x = nn.Linear(5, 6, bias=bias), torch.randn(shape)
+    with torch.no_grad():
+        linear.weight[0, :3] = linear.weight[4, 2:] = 0  # bands of different widths
+    assert torch.allclose(SparseLinear(linear, rows)(x), linear(x), atol=1e-6)
 
 
-def test_a_layer_without_mkl_is_the_same(monkeypatch):
-    linear, x = nn.Linear(5, 7), torch.randn(1, 5)
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
-    assert torch.allclose(SparseLinear(linear)(x), linear(x), atol=1e-6)
+def test_a_matrix_of_zeros_leaves_the_bias():
+    linear = nn.Linear(5, 6)
+    nn.init.zeros_(linear.weight)
+    assert torch.equal(SparseLinear(linear, 3)(torch.randn(2, 5)), linear.bias.expand(2, -1))
+
+
+def test_bands_that_do_not_fill_a_matrix_are_refused():
+    with pytest.raises(ValueError, match="rows must divide the 6 rows of a matrix, got 4"):
+        SparseLinear(nn.Linear(5, 6), rows=4)

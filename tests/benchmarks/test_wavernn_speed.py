@@ -1,0 +1,53 @@
+"""What is timed against each other gives the same result."""
+
+import importlib
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def benchmark(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))  # as when it is run as a script
+    return importlib.import_module("wavernn_speed")
+
+
+def test_all_ways_draw_the_same_codes(benchmark):
+    plain, dense, sparse = benchmark.ways(benchmark.pruned(160)).values()
+    assert type(sparse.R) is not type(dense.R)
+    drawn = dense.generate(100, seed=3)
+    assert len(drawn.unique()) > 50
+    assert torch.equal(plain.generate(100, seed=3), drawn)
+    assert torch.equal(sparse.generate(100, seed=3), drawn)
+
+
+def test_the_plain_step_multiplies_by_R_twice_and_the_others_once(benchmark):
+    models, calls = benchmark.ways(benchmark.pruned(32)), {}
+    for name, model in models.items():
+        calls[name] = 0
+
+        def count(*_, name=name):
+            calls[name] += 1
+
+        model.R.register_forward_hook(count)
+        model.generate(5)
+    assert calls == {"plain": 10, "dense": 5, "sparse": 5}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("block", [(1, 1), (16, 1), (4, 4)])
+def test_every_format_has_the_same_product(benchmark, block, batch):
+    linear = benchmark.pruned(32, block).R
+    with torch.no_grad():
+        dense, *others = (product() for product in benchmark.products(linear, block, batch).values())
+    assert len(others) == 3 + (block != (1, 1)) + (block == (4, 4))
+    assert all(torch.allclose(other, dense, atol=1e-6) for other in others)
+
+
+def test_figures_are_of_the_weights_that_are_left(benchmark):
+    figures = benchmark.generation((32,), samples=3, repeats=1)["WaveRNN-32"]
+    blocks = [round(0.1 * n) for n in (64, 64, 64, 16, 256, 16, 256)]  # of three gates, O1 to O4
+    assert figures["weights_not_zero"] == pytest.approx(16 * sum(blocks), abs=16 * len(blocks))
+    speed = figures["samples_per_second"]
+    assert figures["sparse_over_dense"] == pytest.approx(speed["sparse"] / speed["dense"])
+    assert min(speed.values()) > 0
