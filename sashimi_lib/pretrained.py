@@ -98,7 +98,7 @@ def names() -> list[str]:
     """The models that ship.
 
     >>> names()
-    ['digits', 'piano']
+    ['digits', 'piano', 'wavernn']
 
     Chapter: 7.
     """
@@ -110,7 +110,7 @@ def load(name: str | Path) -> Pretrained:
 
     >>> piano = load("piano")
     >>> piano.sample_rate, piano.card.parameters
-    (16000, 720952)
+    (16000, 1257944)
     >>> piano.model.quantizer.decode(piano.model.generate(100, seed=0)).shape
     torch.Size([1, 100])
 
