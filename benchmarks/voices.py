@@ -12,8 +12,6 @@ import torch
 from listening import DRAWS, first_draws
 from result import save_result
 
-from sashimi_lib import pretrained
-
 MODELS = ("digits16", "wavernn")
 
 
