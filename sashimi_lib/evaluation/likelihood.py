@@ -18,7 +18,7 @@ from scipy import stats
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from sashimi_lib.autoregressive import Autoregressive
+from sashimi_lib.models.autoregression import SoundModel
 from sashimi_lib.quantize import check_codes
 
 Clips = Tensor | Sequence[Tensor]  # codes (L,), a batch (B, L), or clips (L,) of different lengths
@@ -104,7 +104,7 @@ def bigram_bits(train: Clips, test: Clips, levels: int = 256) -> float:
 
 @torch.no_grad()
 def clip_bits(
-    model: Autoregressive, clips: Clips, batch_size: int = 8, frame: int = 32_768
+    model: SoundModel, clips: Clips, batch_size: int = 8, frame: int = 32_768
 ) -> Float[Tensor, " clips"]:
     """Bits per sample of each clip under a model, each heard from silence, whatever its length.
 
@@ -135,7 +135,7 @@ def clip_bits(
     return bits
 
 
-def _batch_bits(model: Autoregressive, clips: list[Tensor], frame: int) -> Tensor:
+def _batch_bits(model: SoundModel, clips: list[Tensor], frame: int) -> Tensor:
     """The same for clips side by side; what pads the shorter ones is silence after their end and is not
     counted."""
     codes = pad_sequence(clips, batch_first=True)

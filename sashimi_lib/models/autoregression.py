@@ -1,4 +1,4 @@
-"""What every autoregressive model of sound has in common: it is drawn from one sample at a time.
+"""What every model of sound as codes has in common, and what those that are drawn from sample by sample have.
 
 ``P(x) = prod_t P(x_t | x_0 ... x_{t-1})``: whatever gives these factors, with a state in place of the past,
 can be scored and drawn from in the same way (chapters 6 to 8).
@@ -23,8 +23,8 @@ Past = tuple[Tensor, State]  # the last code of each sequence, and the state bef
 Choose = Callable[[Tensor], Tensor]  # logits (batch, levels) -> codes (batch,)
 
 
-class Autoregressive(nn.Module, ABC):
-    """A distribution over sequences of codes.
+class SoundModel(nn.Module, ABC):
+    """A distribution over sequences of codes: all that training and judging need.
 
     Codes are ``(batch, length)``, or ``(batch, length, 2)`` where the quantizer makes two of each sample.
     Before the first sample there is silence.
@@ -37,21 +37,25 @@ class Autoregressive(nn.Module, ABC):
         """The state of silence."""
 
     @abstractmethod
-    def absorb(self, codes: Int[Tensor, "batch length *two"], past: Past) -> Past:
-        """The past after some more codes, all at once."""
-
-    @abstractmethod
-    def draw(
-        self, code: Int[Tensor, "batch *two"], state: State, choose: Choose
-    ) -> tuple[Int[Tensor, "batch *two"], State]:
-        """The code after one more code, as ``choose`` picks it from its logits, and the next state."""
-
-    @abstractmethod
     def log_likelihood_from(
         self, codes: Int[Tensor, "batch length *two"], past: Past
     ) -> tuple[Float[Tensor, "batch length"], Past]:
         """`log_likelihood` of a sequence in pieces: of one piece, given its past; and the past of the
         next."""
+
+    @abstractmethod
+    def generate(
+        self,
+        length: int,
+        batch_size: int = 1,
+        prompt: Int[Tensor, "batch prompt *two"] | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int | torch.Generator = 0,
+        progress: bool = False,
+    ) -> Int[Tensor, "batch length *two"]:
+        """Draw ``length`` new codes; those of ``prompt`` are heard first, not returned. The same seed draws
+        the same codes."""
 
     def log_likelihood(self, codes: Int[Tensor, "batch length *two"]) -> Float[Tensor, "batch length"]:
         """``log2 P(x_t | x_<t)`` of every sample, in bits (so never positive); what comes before is
@@ -73,6 +77,20 @@ class Autoregressive(nn.Module, ABC):
         """The past of the first sample of these sequences: `beginning`, unless the model is told something of
         each sequence from outside."""
         return self.beginning(len(codes))
+
+
+class Autoregressive(SoundModel):
+    """A model that is drawn from one sample after the other."""
+
+    @abstractmethod
+    def absorb(self, codes: Int[Tensor, "batch length *two"], past: Past) -> Past:
+        """The past after some more codes, all at once."""
+
+    @abstractmethod
+    def draw(
+        self, code: Int[Tensor, "batch *two"], state: State, choose: Choose
+    ) -> tuple[Int[Tensor, "batch *two"], State]:
+        """The code after one more code, as ``choose`` picks it from its logits, and the next state."""
 
     @torch.no_grad()
     def generate(

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from sashimi_lib.models.autoregression import Autoregressive, Choose, Past, bits_of, distribution
+from sashimi_lib.models.autoregression import Past, SoundModel, bits_of, distribution
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
 
@@ -152,7 +152,7 @@ def _mix(layer: nn.Module, delayed: Tensor, x: Tensor) -> Tensor:
     return x + F.relu(layer(torch.cat([delayed, x], dim=-1)))
 
 
-class Subscale(Autoregressive):
+class Subscale(SoundModel):
     """A distribution over 16-bit sound, of codes ``(batch, length, 2)``, that is made B samples at a time.
 
     >>> model = Subscale(SubscaleConfig(d_hidden=16, factor=4, ahead=1, d_condition=8, layers=2))
@@ -215,12 +215,6 @@ class Subscale(Autoregressive):
         """The past after some more codes, all at once."""
         return self.log_likelihood_from(codes, past)[1]
 
-    def draw(
-        self, code: Int[Tensor, "batch 2"], state: State, choose: Choose
-    ) -> tuple[Int[Tensor, "batch 2"], State]:
-        """There is no next sample: raises NotImplementedError. `generate` makes a whole piece."""
-        raise NotImplementedError("a subscale model does not draw sample after sample: call generate")
-
     @torch.no_grad()
     def generate(
         self,
@@ -235,7 +229,7 @@ class Subscale(Autoregressive):
         """Draw ``length`` codes, tick by tick: all sub-sequences that may run step together, as one batch.
 
         Slow twin: `generate_in_order`, which gives the same codes. ``prompt`` is the piece before. Raises
-        ValueError as `Autoregressive.generate` does, and for a prompt whose length B does not divide.
+        ValueError as `SoundModel.generate` does, and for a prompt whose length B does not divide.
         """
         B, ahead, lead = self.config.factor, self.config.ahead, self.config.context
         u, uniform, (context, h) = self._begin(length, batch_size, prompt, seed)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from sashimi_lib.autoregressive import Autoregressive, Past
+from sashimi_lib.models.autoregression import Past, SoundModel
 from sashimi_lib.training.batches import Data, Pieces
 from sashimi_lib.training.checkpoint import load_checkpoint, save_checkpoint
 from sashimi_lib.training.config import TrainingConfig
@@ -50,7 +50,7 @@ class Run:
     Everything else (learning rate, order of the data) follows from the configuration and the history.
     """
 
-    def __init__(self, model: Autoregressive, data: Data, config: TrainingConfig) -> None:
+    def __init__(self, model: SoundModel, data: Data, config: TrainingConfig) -> None:
         self.model, self.config = model, config
         self.optimizer = new_optimizer(model, config)
         self.average: AveragedModel | None = moving_average(model, config.ema) if config.ema > 0 else None
@@ -60,7 +60,7 @@ class Run:
         self.best: dict[str, Tensor] | None = None
 
     @property
-    def judged(self) -> Autoregressive:
+    def judged(self) -> SoundModel:
         """The model that is validated and handed over: the average where there is one."""
         return self.model if self.average is None else self.average.module  # type: ignore[return-value]
 

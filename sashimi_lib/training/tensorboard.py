@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sashimi_lib.autoregressive import Autoregressive
+from sashimi_lib.models.autoregression import SoundModel
 
 
 class TensorBoard:
@@ -33,7 +33,7 @@ class TensorBoard:
         for name, value in scalars.items():
             writer.add_scalar(name, value, step)
 
-    def clip(self, step: int, model: Autoregressive) -> None:
+    def clip(self, step: int, model: SoundModel) -> None:
         """Write what the model generates."""
         length = round(self.seconds * self.sample_rate)
         if length > 0:

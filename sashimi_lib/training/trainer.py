@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sashimi_lib.autoregressive import Autoregressive
+from sashimi_lib.models.autoregression import SoundModel
 from sashimi_lib.training.batches import Data
 from sashimi_lib.training.config import DEFAULTS, TrainingConfig
 from sashimi_lib.training.guard import check_gradients, clip_gradients
@@ -23,7 +23,7 @@ from sashimi_lib.training.validation import held_out_bits, score
 
 
 def train(
-    model: Autoregressive,
+    model: SoundModel,
     data: Data,
     config: TrainingConfig = DEFAULTS,
     checkpoint: str | Path | None = None,

@@ -4,13 +4,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sashimi_lib.autoregressive import Autoregressive, Past
 from sashimi_lib.evaluation.likelihood import clip_bits
+from sashimi_lib.models.autoregression import Past, SoundModel
 from sashimi_lib.training.batches import Data
 
 
 def score(
-    model: Autoregressive, codes: Int[Tensor, "batch length *two"], past: Past | None
+    model: SoundModel, codes: Int[Tensor, "batch length *two"], past: Past | None
 ) -> tuple[Float[Tensor, "batch length"], Past | None]:
     """The log-likelihood of whole sequences (``past`` None) or of a piece, and the past of the next one.
 
@@ -21,9 +21,7 @@ def score(
     return model.log_likelihood_from(codes, past)
 
 
-def held_out_bits(
-    model: Autoregressive, data: Data, batch_size: int = 8, truncate: int | None = None
-) -> float:
+def held_out_bits(model: SoundModel, data: Data, batch_size: int = 8, truncate: int | None = None) -> float:
     """Bits per sample of all sequences: the mean over samples, so a long sequence counts for more.
 
     They go through in pieces, of ``truncate`` samples if a recipe counts on little memory. Always in full
