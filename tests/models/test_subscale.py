@@ -231,5 +231,3 @@ def test_settings_and_requests_that_are_impossible_are_named():
                 way(4, prompt=torch.full((1, 8, 2), 256))
         with pytest.raises(ValueError, match="codes must have shape"):
             model.log_likelihood(torch.zeros(1, 6, dtype=torch.long))
-        with pytest.raises(NotImplementedError, match="call generate"):
-            model.draw(*model.beginning(1), sample)
