@@ -12,7 +12,7 @@ with it. SaShiMi takes them as one sequence; a recurrent network as pieces of ei
 Bits per 16-bit sample and per 8-bit sample are not comparable. So each 16-bit model is also asked for the
 coarse bytes alone, and for the mu-law codes that its samples fall in (`sashimi_lib.evaluation.coarsen`),
 having heard 16 bits: the figure to set beside the model of 8 bits. With ``--full`` the paper's sizes, on a
-GPU. About 40 minutes on one core. Writes ``book/results/sixteen_bits_FOLDER.json``.
+GPU. About half an hour on one core. Writes ``book/results/sixteen_bits_FOLDER.json``.
 """
 
 import argparse

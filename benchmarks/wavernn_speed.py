@@ -29,7 +29,7 @@ from sashimi_lib.training.pruning import Pruner, Pruning
 
 SIZES, BLOCKS, BATCHES = (224, 896), ((1, 1), (16, 1), (4, 4)), (1, 4)
 SPARSITY, BLOCK, SEED = 0.9, (16, 1), 0
-SAMPLES, REPEATS, PRODUCTS = 50, 15, 51  # drawn at a time; turns of models; turns of products
+SAMPLES, REPEATS, PRODUCTS = 200, 15, 301  # drawn at a time; turns of models; turns of products
 
 
 class Plain(WaveRNN):

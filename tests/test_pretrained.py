@@ -1,5 +1,6 @@
 """Models in files: what ships says what it should, any other comes back as it was, a bad file is refused."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -32,7 +33,7 @@ from sashimi_lib.pretrained import WEIGHTS, Card, bundled_bits, load, names, sav
 from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 from sashimi_lib.ssm.s4 import Form, SSMConfig
 
-SHIPPED = ["digits", "piano"]
+SHIPPED = ["digits", "digits16", "piano", "wavernn"]
 FLAT = [58, 180, 187, 139, 52]  # what seed 0 draws here where all codes are equally likely
 DIAGONAL = SSMConfig(d_state=8, form=Form.DIAGONAL, init="lin", tied=False)
 BACKBONES = {
@@ -93,9 +94,11 @@ def test_a_shipped_model_knows_itself(name, shipped):
     assert card.parameters == sum(p.numel() for p in lm.parameters())
     assert "CC" in card.credit
     assert card.samples >= card.steps >= 500
-    assert card.test_bits < card.bigram_bits - 0.5
+    assert card.test_bits < (
+        12 if card.bigram_bits is None else card.bigram_bits - 0.5
+    )
     assert all(p.dtype == torch.float32 and p.device.type == "cpu" for p in lm.parameters())
-    assert shipped[name].sample_rate == {"piano": 16_000, "digits": 8000}[name]
+    assert shipped[name].sample_rate == (16_000 if name == "piano" else 8000)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -103,7 +106,7 @@ def test_a_shipped_model_knows_itself(name, shipped):
 def test_a_shipped_model_gives_its_expected_bits_and_waveform(name, shipped):
     lm, expected = shipped[name].model, shipped[name].card.expected
     codes = torch.tensor([expected.codes])
-    assert codes.shape == (1, 64)
+    assert codes.shape[:2] == (1, 64)
     assert -float(lm.log_likelihood(codes).mean()) == pytest.approx(expected.bits, abs=1e-3)
     assert torch.equal(lm.quantizer.decode(codes)[0], torch.tensor(expected.waveform))
 
@@ -116,11 +119,9 @@ def test_a_shipped_model_draws_its_expected_waveform_again(name, shipped):
         pytest.skip("the random numbers of this PyTorch are others, so its draws are other music")
     lm, expected = shipped[name].model, shipped[name].card.expected
     drawn = lm.generate(64, seed=0)[0]
-    assert tuple(drawn.tolist()) == expected.codes
+    assert torch.equal(drawn, torch.tensor(expected.codes))
     # In double precision too: no draw hangs on rounding.
-    rebuilt = AudioLM(lm.quantizer, build(lm.backbone.config))
-    rebuilt.load_state_dict(lm.state_dict())
-    assert torch.equal(rebuilt.double().generate(64, seed=0)[0], drawn)
+    assert torch.equal(copy.deepcopy(lm).double().generate(64, seed=0)[0], drawn)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -202,6 +203,17 @@ def test_saving_leaves_the_model_alone_and_keeps_single_precision(model, tmp_pat
     assert next(load(tmp_path / "file").model.parameters()).dtype == torch.float32
 
 
+def test_half_precision_halves_the_file_and_rounds_the_weights(model, tmp_path):
+    for dtype in (torch.float32, torch.float16):
+        save(tmp_path / str(dtype), model, 16_000, Card("mine"), dtype)
+    whole, half = ((tmp_path / str(dtype)).stat().st_size for dtype in (torch.float32, torch.float16))
+    weights = sum(p.numel() for p in model.parameters())
+    assert abs(whole - half - 2 * weights) < 100  # the headers differ by a few letters
+    for name, weight in load(tmp_path / "torch.float16").model.state_dict().items():
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, model.state_dict()[name].half().float())
+
+
 def test_an_interrupted_save_leaves_the_old_file(file, model, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
@@ -237,7 +249,9 @@ def test_other_kinds_of_files_are_refused(model, tmp_path):
 
 
 def test_a_name_that_is_none_is_refused_with_those_that_are():
-    with pytest.raises(ValueError, match=r"one of digits, piano, or a file's path; got 'violin'"):
+    with pytest.raises(
+        ValueError, match=r"one of digits, digits16, piano, wavernn, or a file's path"
+    ):
         load("violin")
 
 

@@ -53,6 +53,7 @@ class Task:
     stages: tuple[tuple[int, TrainingConfig], ...]
     data: str
     credit: str
+    dtype: torch.dtype = torch.float32  # of the file
 
 
 DIGITS = Task(
@@ -89,6 +90,7 @@ TASKS = {
     "digits16": replace(
         DIGITS,
         quantizer=CoarseFine(),
+        dtype=torch.float16,
         stages=(
             (2048, replace(BROAD, steps=1600, batch_size=8)),
             (4096, replace(FINE, steps=800, batch_size=4)),
@@ -163,6 +165,7 @@ def pack(name: str, task: Task, folder: Path) -> None:
     corpus, model = load(folder, task.sample_rate, task.quantizer), new_model(task)
     best = load_checkpoint(checkpoint(name, len(task.stages) - 1).with_suffix(".best.pt"))
     model.load_state_dict(best["model"])
+    model.to(task.dtype).float()  # as the file will keep it
     test = excerpts(corpus["test"], 8 * task.sample_rate, sum(map(len, corpus["test"])))
     (_, earlier), _ = task.stages
     card = Card(
@@ -176,7 +179,7 @@ def pack(name: str, task: Task, folder: Path) -> None:
         bundled_bits=bundled_bits(model, task.sample_rate),
     )
     print(card)
-    save(WEIGHTS / f"{name}.safetensors", model, task.sample_rate, card)
+    save(WEIGHTS / f"{name}.safetensors", model, task.sample_rate, card, task.dtype)
 
 
 def main() -> None:
