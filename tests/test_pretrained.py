@@ -94,9 +94,7 @@ def test_a_shipped_model_knows_itself(name, shipped):
     assert card.parameters == sum(p.numel() for p in lm.parameters())
     assert "CC" in card.credit
     assert card.samples >= card.steps >= 500
-    assert card.test_bits < (
-        12 if card.bigram_bits is None else card.bigram_bits - 0.5
-    )
+    assert card.test_bits < (12 if card.bigram_bits is None else card.bigram_bits - 0.5)
     assert all(p.dtype == torch.float32 and p.device.type == "cpu" for p in lm.parameters())
     assert shipped[name].sample_rate == (16_000 if name == "piano" else 8000)
 
@@ -249,9 +247,7 @@ def test_other_kinds_of_files_are_refused(model, tmp_path):
 
 
 def test_a_name_that_is_none_is_refused_with_those_that_are():
-    with pytest.raises(
-        ValueError, match=r"one of digits, digits16, piano, wavernn, or a file's path"
-    ):
+    with pytest.raises(ValueError, match=r"one of digits, digits16, piano, wavernn, or a file's path"):
         load("violin")
 
 
