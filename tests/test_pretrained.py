@@ -263,7 +263,7 @@ def test_a_damaged_byte_is_found(share, file):
     whole = bytearray(file.read_bytes())
     whole[int(share * len(whole))] ^= 4
     file.write_bytes(whole)
-    refused(file, "")
+    refused(file, "must be a model")
 
 
 def test_another_format_is_refused(file):

@@ -34,6 +34,7 @@ class Backbone(SequenceModel):
 class PairEmbedding(nn.Module):
     """The coarse and the fine code of a sample, a learned vector each, added.
 
+    >>> import torch
     >>> PairEmbedding(256, 8)(CoarseFine().encode(torch.zeros(1, 5))).shape
     torch.Size([1, 5, 8])
 

@@ -50,6 +50,7 @@ class AmplitudeEmbedding(nn.Module):
 
     The amplitudes are a table that travels with the weights: looking one up needs no check of codes.
 
+    >>> from sashimi_lib.quantize import MuLaw
     >>> AmplitudeEmbedding(MuLaw(), 16)(torch.tensor([[0, 128]]))[..., 0]
     tensor([[-2.,  0.]], grad_fn=<SelectBackward0>)
 
