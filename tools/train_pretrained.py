@@ -26,9 +26,9 @@ sys.path += [str(ROOT), str(ROOT / "benchmarks")]
 
 from corpus import excerpts, load, pieces
 
-from sashimi_lib.autoregressive import AudioLM, Autoregressive
+from sashimi_lib.autoregressive import AudioLM, Autoregressive, new_model
 from sashimi_lib.evaluation.likelihood import bigram_bits
-from sashimi_lib.models import SaShiMi, SaShiMiConfig, WaveRNN, WaveRNNConfig
+from sashimi_lib.models import SaShiMiConfig, WaveRNNConfig
 from sashimi_lib.pretrained import WEIGHTS, Card, bundled_bits, save
 from sashimi_lib.quantize import CoarseFine, MuLaw, Quantizer
 from sashimi_lib.ssm.s4 import SSMConfig
@@ -127,13 +127,12 @@ def streams(
     return sequences
 
 
-def new_model(task: Task, seed: int = 0) -> Autoregressive:
+def untrained(task: Task, seed: int = 0) -> Autoregressive:
     """The model before training."""
     torch.manual_seed(seed)
-    if isinstance(task.config, WaveRNNConfig):
-        return WaveRNN(task.config)
-    model = AudioLM(task.quantizer, SaShiMi(task.config))
-    order_codes(model)
+    model = new_model(task.config, task.quantizer)
+    if isinstance(model, AudioLM):
+        order_codes(model)
     return model
 
 
@@ -144,7 +143,7 @@ def checkpoint(name: str, stage: int) -> Path:
 
 def learn(name: str, task: Task, folders: list[Path]) -> None:
     """Train through both stages, from where their checkpoints stand."""
-    model = new_model(task)
+    model = untrained(task)
     for stage, ((length, config), folder) in enumerate(zip(task.stages, folders, strict=True)):
         corpus = load(folder, task.sample_rate, task.quantizer)
         if name == "piano":
@@ -157,12 +156,12 @@ def learn(name: str, task: Task, folders: list[Path]) -> None:
 def samples(task: Task, stage: int) -> int:
     """How many samples a step of a stage learns from."""
     length, config = task.stages[stage]
-    return config.batch_size * (config.truncate or length)
+    return config.samples_per_step(length)
 
 
 def pack(name: str, task: Task, folder: Path) -> None:
     """Judge the best weights on ``test``, excerpts of 8 seconds or whole recordings, and write them."""
-    corpus, model = load(folder, task.sample_rate, task.quantizer), new_model(task)
+    corpus, model = load(folder, task.sample_rate, task.quantizer), untrained(task)
     best = load_checkpoint(checkpoint(name, len(task.stages) - 1).with_suffix(".best.pt"))
     model.load_state_dict(best["model"])
     model.to(task.dtype).float()  # as the file will keep it

@@ -64,6 +64,16 @@ class TrainingConfig:
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
 
+    def samples_per_step(self, length: int) -> int:
+        """How many samples a step learns from, of sequences of ``length``.
+
+        >>> TrainingConfig(batch_size=2).samples_per_step(100)
+        200
+        >>> TrainingConfig(batch_size=2, truncate=30).samples_per_step(100)
+        60
+        """
+        return self.batch_size * (self.truncate or length)
+
     def rate(self, step: int, valid: Sequence[float] = ()) -> float:
         """The share of the full learning rate at a step, after validations of so many bits.
 

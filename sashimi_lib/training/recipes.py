@@ -59,7 +59,7 @@ class Recipe:
     @property
     def samples_per_step(self) -> int:
         """How many samples a training step learns from."""
-        return self.training.batch_size * (self.training.truncate or self.length)
+        return self.training.samples_per_step(self.length)
 
     def build(self, seed: int) -> AudioLM | WaveRNN:
         """A new model; the seed says which. The random numbers of the caller are left as they were.
