@@ -184,9 +184,7 @@ class Vocoder(Autoregressive):
             )
         if not bool(features.isfinite().all()):
             raise ValueError("features must be finite, got NaN or infinite ones")
-        if isinstance(seed, int):
-            seed = torch.Generator(self.device).manual_seed(seed)
-        choose = partial(sample, temperature=temperature, top_p=top_p, generator=seed)
+        choose = partial(sample, temperature=temperature, top_p=top_p, generator=self.generator(seed))
         length = (features.shape[1] - 1) * self.log_mel.config.hop
         with torch.no_grad():
             past = self._beginning(self.condition(features, length))

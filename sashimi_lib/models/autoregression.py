@@ -68,6 +68,10 @@ class SoundModel(nn.Module, ABC):
         """Where its weights are."""
         return next(self.parameters()).device
 
+    def generator(self, seed: int | torch.Generator) -> torch.Generator:
+        """The random numbers of a seed, where its weights are; a generator is taken as it stands."""
+        return seed if isinstance(seed, torch.Generator) else torch.Generator(self.device).manual_seed(seed)
+
     def beginning(self, batch_size: int) -> Past:
         """The past of a first sample: a code of silence, and the state of silence before it."""
         silence = torch.tensor(self.quantizer.silence, device=self.device)
@@ -110,9 +114,7 @@ class Autoregressive(SoundModel):
         """
         if length < 1:
             raise ValueError(f"length must be at least 1 sample, got {length}")
-        if isinstance(seed, int):
-            seed = torch.Generator(self.device).manual_seed(seed)
-        choose = partial(sample, temperature=temperature, top_p=top_p, generator=seed)
+        choose = partial(sample, temperature=temperature, top_p=top_p, generator=self.generator(seed))
         past = self.beginning(batch_size if prompt is None else len(prompt))
         if prompt is not None and prompt.shape[1] > 0:
             self.quantizer.check(prompt, "prompt")

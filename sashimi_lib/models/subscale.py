@@ -278,14 +278,12 @@ class Subscale(SoundModel):
         """Silence to write on, a uniform number for each of its bytes, and the state before it."""
         if length < 1:
             raise ValueError(f"length must be at least 1 sample, got {length}")
-        if isinstance(seed, int):
-            seed = torch.Generator(self.device).manual_seed(seed)
         past = self.beginning(batch_size if prompt is None else len(prompt))
         if prompt is not None and prompt.shape[1] > 0:
             self.quantizer.check(prompt, "prompt")
             past = self.absorb(prompt, past)
         u = self._silence(len(past[0]), -(-length // self.config.factor)).clone()
-        return u, torch.rand(u.shape, generator=seed, device=self.device), self._whole(past)
+        return u, torch.rand(u.shape, generator=self.generator(seed), device=self.device), self._whole(past)
 
     def _whole(self, past: Past) -> State:
         """The state of a past that ends with a whole place."""
