@@ -3,13 +3,8 @@
 A spectrogram keeps what is heard of a sound and drops the phases, so there are many sounds to one; which of
 them, is the model's to say. It learns ``P(sound | spectrogram)``, from sounds and their own spectrograms. So
 its bits are not those of a model that has to guess what comes: they are to be compared among vocoders.
-
-The transform is PyTorch's, the mel filters are librosa's (the extra ``vocoder``): torchaudio has both, but
-each release fits one release of PyTorch alone.
 """
 
-import warnings
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -17,81 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_lib.audio import check_sample_rate, check_waveform
+from sashimi_lib.mel import TACOTRON, LogMel, LogMelConfig
 from sashimi_lib.models.autoregression import Autoregressive, Choose, Past, sample
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
-
-
-@dataclass(frozen=True)
-class LogMelConfig:
-    """A frame every ``hop`` samples, of ``window`` samples, in ``n_mels`` bands. The default is Tacotron 2's:
-    80 bands, 50 ms every 12.5 ms.
-
-    Raises ValueError for a setting that is out of range.
-    """
-
-    sample_rate: int = 24_000
-    n_mels: int = 80
-    hop: int = 300
-    window: int = 1_200
-
-    def __post_init__(self) -> None:
-        check_sample_rate(self.sample_rate)
-        if self.n_mels < 1:
-            raise ValueError(f"n_mels must be at least 1, got {self.n_mels}")
-        if not 1 <= self.hop <= self.window // 2:
-            raise ValueError(f"hop must lie in 1..{self.window // 2}, half a window, got {self.hop}")
-
-
-class LogMel(nn.Module):
-    """A waveform's amplitude in each of a few bands of pitch, from -1 (80 dB below full scale, or less) to
-    about 1 (a tone at full scale): ``1 + log10(max(amplitude, 1e-4)) / 2``.
-
-    Frame k is centred on sample ``k hop``; beyond both ends of a waveform there is silence.
-
-    >>> LogMel(LogMelConfig(8_000, n_mels=20, hop=100, window=400))(torch.zeros(1, 950)).shape
-    torch.Size([1, 11, 20])
-
-    Chapter: 8. Raises ImportError, saying what to install, where librosa is missing; and ValueError for bands
-    too narrow for the window.
-    """
-
-    mel: Tensor
-    hann: Tensor
-
-    def __init__(self, config: LogMelConfig = LogMelConfig()) -> None:
-        super().__init__()
-        try:
-            from librosa.filters import mel
-        except ImportError as error:
-            raise ImportError("librosa is missing: pip install sashimi_lib[vocoder]") from error
-        self.config = config
-        with warnings.catch_warnings():  # of empty bands, which are refused below
-            warnings.simplefilter("ignore", UserWarning)
-            bands = torch.from_numpy(
-                mel(sr=config.sample_rate, n_fft=config.window, n_mels=config.n_mels, norm=None)
-            )
-        if not bool(bands.any(dim=1).all()):
-            raise ValueError(
-                f"n_mels must be so few that a window of {config.window} samples can tell the bands apart, "
-                f"got {config.n_mels}"
-            )
-        hann = torch.hann_window(config.window)
-        self.register_buffer("mel", bands, persistent=False)
-        self.register_buffer("hann", 2 * hann / hann.sum(), persistent=False)  # a tone gives its amplitude
-
-    def forward(self, waveform: Float[Tensor, "batch length"]) -> Float[Tensor, "batch frames n_mels"]:
-        """``ceil(length / hop) + 1`` frames. Raises ValueError as `check_waveform` does."""
-        check_waveform(waveform)
-        hop, window = self.config.hop, self.config.window
-        with torch.autocast(waveform.device.type, enabled=False):  # a logarithm of small sums
-            x = F.pad(waveform.to(self.hann.dtype), (0, -waveform.shape[-1] % hop))
-            spectrum = torch.stft(
-                x, window, hop, window=self.hann, center=True, pad_mode="constant", return_complex=True
-            )
-            amplitude = self.mel @ spectrum.abs()
-            return 1 + amplitude.clamp(min=1e-4).log10().mT / 2
 
 
 class Vocoder(Autoregressive):
@@ -113,7 +37,7 @@ class Vocoder(Autoregressive):
     Chapter: 8. Raises ValueError for a WaveRNN that listens to nothing.
     """
 
-    def __init__(self, config: WaveRNNConfig, mel: LogMelConfig = LogMelConfig()) -> None:
+    def __init__(self, config: WaveRNNConfig, mel: LogMelConfig = TACOTRON) -> None:
         super().__init__()
         if config.d_condition < 1:
             raise ValueError(f"config.d_condition must be at least 1, got {config.d_condition}")

@@ -1,0 +1,89 @@
+"""Log-mel spectrograms: what is heard of a sound, without its phases (chapters 8 and 9).
+
+The transform is PyTorch's, the mel filters are librosa's (the extra ``vocoder``): torchaudio has both, but
+each release fits one release of PyTorch alone.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sashimi_lib.audio import check_sample_rate, check_waveform
+
+
+@dataclass(frozen=True)
+class LogMelConfig:
+    """A frame every ``hop`` samples, of ``window`` samples, in ``n_mels`` bands. The default is Tacotron 2's:
+    80 bands, 50 ms every 12.5 ms.
+
+    Raises ValueError for a setting that is out of range.
+    """
+
+    sample_rate: int = 24_000
+    n_mels: int = 80
+    hop: int = 300
+    window: int = 1_200
+
+    def __post_init__(self) -> None:
+        check_sample_rate(self.sample_rate)
+        if self.n_mels < 1:
+            raise ValueError(f"n_mels must be at least 1, got {self.n_mels}")
+        if not 1 <= self.hop <= self.window // 2:
+            raise ValueError(f"hop must lie in 1..{self.window // 2}, half a window, got {self.hop}")
+
+
+TACOTRON = LogMelConfig()
+
+
+class LogMel(nn.Module):
+    """A waveform's amplitude in each of a few bands of pitch, from -1 (80 dB below full scale, or less) to
+    about 1 (a tone at full scale): ``1 + log10(max(amplitude, 1e-4)) / 2``.
+
+    Frame k is centred on sample ``k hop``; beyond both ends of a waveform there is silence.
+
+    >>> LogMel(LogMelConfig(8_000, n_mels=20, hop=100, window=400))(torch.zeros(1, 950)).shape
+    torch.Size([1, 11, 20])
+
+    Chapters: 8 and 9. Raises ImportError, saying what to install, where librosa is missing; and ValueError
+    for bands too narrow for the window.
+    """
+
+    mel: Tensor
+    hann: Tensor
+
+    def __init__(self, config: LogMelConfig = TACOTRON) -> None:
+        super().__init__()
+        try:
+            from librosa.filters import mel
+        except ImportError as error:
+            raise ImportError("librosa is missing: pip install sashimi_lib[vocoder]") from error
+        self.config = config
+        with warnings.catch_warnings():  # of empty bands, which are refused below
+            warnings.simplefilter("ignore", UserWarning)
+            bands = torch.from_numpy(
+                mel(sr=config.sample_rate, n_fft=config.window, n_mels=config.n_mels, norm=None)
+            )
+        if not bool(bands.any(dim=1).all()):
+            raise ValueError(
+                f"n_mels must be so few that a window of {config.window} samples can tell the bands apart, "
+                f"got {config.n_mels}"
+            )
+        hann = torch.hann_window(config.window)
+        self.register_buffer("mel", bands, persistent=False)
+        self.register_buffer("hann", 2 * hann / hann.sum(), persistent=False)  # a tone gives its amplitude
+
+    def forward(self, waveform: Float[Tensor, "batch length"]) -> Float[Tensor, "batch frames n_mels"]:
+        """``ceil(length / hop) + 1`` frames. Raises ValueError as `check_waveform` does."""
+        check_waveform(waveform)
+        hop, window = self.config.hop, self.config.window
+        with torch.autocast(waveform.device.type, enabled=False):  # a logarithm of small sums
+            x = F.pad(waveform.to(self.hann.dtype), (0, -waveform.shape[-1] % hop))
+            spectrum = torch.stft(
+                x, window, hop, window=self.hann, center=True, pad_mode="constant", return_complex=True
+            )
+            amplitude = self.mel @ spectrum.abs()
+            return 1 + amplitude.clamp(min=1e-4).log10().mT / 2

@@ -1,0 +1,49 @@
+"""What training asks of a model, whatever it learns: a score for every sample (chapters 7 and 9)."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sashimi_lib.models.blocks import State
+
+Past = tuple[Tensor, State]  # the last sample of each sequence, and the state before it
+
+
+class Trainable(nn.Module, ABC):
+    """A model that scores every sample of a batch; training makes the mean of the scores larger.
+
+    Sequences are whatever the model is of: codes ``(batch, length)`` or ``(batch, length, 2)``, or waveforms
+    ``(batch, length)``. ``silence`` is the sample that fills up the shorter ones of a batch. ``label`` is
+    what else is known of each sequence, where the model can be told it.
+    """
+
+    @property
+    @abstractmethod
+    def silence(self) -> int | tuple[int, int] | float:
+        """A sample of silence."""
+
+    @abstractmethod
+    def score(
+        self, x: Tensor, past: Past | None = None, label: Int[Tensor, " batch"] | None = None
+    ) -> tuple[Float[Tensor, "batch length"], Past | None]:
+        """The score of every sample of whole sequences (``past`` None), or of a piece of them; and the past
+        of the next piece."""
+
+    @abstractmethod
+    def beginning(self, batch_size: int) -> Past:
+        """The past of a first sample."""
+
+    @abstractmethod
+    def sound(self, length: int, seed: int = 0) -> Float[Tensor, "batch length"]:
+        """A waveform that the model makes up."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
+    def generator(self, seed: int | torch.Generator) -> torch.Generator:
+        """The random numbers of a seed, where its weights are; a generator is taken as it stands."""
+        return seed if isinstance(seed, torch.Generator) else torch.Generator(self.device).manual_seed(seed)
