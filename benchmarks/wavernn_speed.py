@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
-from sashimi_lib.models.autoregression import Choose
+from sashimi_lib.models.sampling import Choose
 from sashimi_lib.models.sparse import LAYERS, SparseLinear, sparse
 from sashimi_lib.models.wavernn import gates
 from sashimi_lib.training.pruning import Pruner, Pruning

@@ -8,11 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from sashimi_lib.models.autoregression import Autoregressive, Choose, Past, preceded, sample
+from sashimi_lib.models.autoregression import Autoregressive, Past, preceded
 from sashimi_lib.models.backbone import Backbone
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.build import Config, build
 from sashimi_lib.models.heads import Head
+from sashimi_lib.models.sampling import Choose, sample
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
 from sashimi_lib.quantize import Quantizer
 

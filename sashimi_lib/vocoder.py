@@ -5,16 +5,15 @@ them, is the model's to say. It learns ``P(sound | spectrogram)``, from sounds a
 its bits are not those of a model that has to guess what comes: they are to be compared among vocoders.
 """
 
-from functools import partial
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_lib.mel import TACOTRON, LogMel, LogMelConfig
-from sashimi_lib.models.autoregression import Autoregressive, Choose, Past, sample
+from sashimi_lib.models.autoregression import Autoregressive, Past
 from sashimi_lib.models.blocks import State
+from sashimi_lib.models.sampling import Choose, Sampler
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
 
 
@@ -60,10 +59,10 @@ class Vocoder(Autoregressive):
         h = self.cell.initial_state(batch_size)
         return h, h.new_zeros(batch_size, 0, self.cell.config.d_condition)
 
-    def beginning_of(self, codes: Int[Tensor, "batch length 2"]) -> Past:
+    def beginning_of(self, x: Int[Tensor, "batch length 2"]) -> Past:
         """The past of the first sample of these sequences: silence, and their own spectrogram to be told."""
-        features = self.log_mel(self.quantizer.decode(codes))
-        return self._beginning(self.condition(features, codes.shape[1]))
+        features = self.log_mel(self.quantizer.decode(x))
+        return self._beginning(self.condition(features, x.shape[1]))
 
     def log_likelihood_from(
         self, codes: Int[Tensor, "batch length 2"], past: Past
@@ -99,7 +98,8 @@ class Vocoder(Autoregressive):
         first.
 
         The same seed draws the same codes. Raises ValueError for features that are not finite, of another
-        number of bands or of fewer than two frames, and as `sample` does.
+        number of bands or of fewer than two frames, and
+        as `sample` does.
         """
         n_mels = self.log_mel.config.n_mels
         if features.shape[1] < 2 or features.shape[2] != n_mels:
@@ -108,11 +108,11 @@ class Vocoder(Autoregressive):
             )
         if not bool(features.isfinite().all()):
             raise ValueError("features must be finite, got NaN or infinite ones")
-        choose = partial(sample, temperature=temperature, top_p=top_p, generator=self.generator(seed))
+        choose = Sampler(temperature, top_p, self.generator(seed))
         length = (features.shape[1] - 1) * self.log_mel.config.hop
         with torch.no_grad():
             past = self._beginning(self.condition(features, length))
-        return self.go_on(past, length, choose, progress)
+        return self.go_on(past, length, choose, progress)[0]
 
     def _beginning(self, condition: Tensor) -> Past:
         code, (h, _) = self.beginning(len(condition))

@@ -6,25 +6,22 @@ can be scored and drawn from in the same way (chapters 6 to 8).
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
 from sashimi_lib.models.blocks import State
+from sashimi_lib.models.sampling import Choose, Sampler
+from sashimi_lib.models.trainable import Past, Trainable
 from sashimi_lib.quantize import Quantizer
 
-Past = tuple[Tensor, State]  # the last code of each sequence, and the state before it
-Choose = Callable[[Tensor], Tensor]  # logits (batch, levels) -> codes (batch,)
 
-
-class SoundModel(nn.Module, ABC):
-    """A distribution over sequences of codes: all that training and judging need.
+class SoundModel(Trainable, ABC):
+    """A distribution over sequences of codes. The score of a sample is its log-likelihood, in bits.
 
     Codes are ``(batch, length)``, or ``(batch, length, 2)`` where the quantizer makes two of each sample.
     Before the first sample there is silence.
@@ -63,24 +60,35 @@ class SoundModel(nn.Module, ABC):
         self.quantizer.check(codes)
         return self.log_likelihood_from(codes, self.beginning_of(codes))[0]
 
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return next(self.parameters()).device
+    def score(
+        self,
+        x: Int[Tensor, "batch length *two"],
+        past: Past | None = None,
+        label: Int[Tensor, " batch"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length"], Past | None]:
+        """`log_likelihood` of whole sequences, or `log_likelihood_from` of a piece. Raises ValueError for a
+        label."""
+        if label is not None:
+            raise ValueError("label must be None: a model of codes is told no classes")
+        return (self.log_likelihood(x), None) if past is None else self.log_likelihood_from(x, past)
 
-    def generator(self, seed: int | torch.Generator) -> torch.Generator:
-        """The random numbers of a seed, where its weights are; a generator is taken as it stands."""
-        return seed if isinstance(seed, torch.Generator) else torch.Generator(self.device).manual_seed(seed)
+    def sound(self, length: int, seed: int = 0) -> Float[Tensor, "1 length"]:
+        """What `generate` draws, as a waveform."""
+        return self.quantizer.decode(self.generate(length, seed=seed))
+
+    @property
+    def silence(self) -> int | tuple[int, int]:
+        """The code of silence, or its two."""
+        return self.quantizer.silence
 
     def beginning(self, batch_size: int) -> Past:
         """The past of a first sample: a code of silence, and the state of silence before it."""
         silence = torch.tensor(self.quantizer.silence, device=self.device)
         return silence.expand(batch_size, *silence.shape), self.initial_state(batch_size)
 
-    def beginning_of(self, codes: Int[Tensor, "batch length *two"]) -> Past:
-        """The past of the first sample of these sequences: `beginning`, unless the model is told something of
-        each sequence from outside."""
-        return self.beginning(len(codes))
+    def beginning_of(self, x: Int[Tensor, "batch length *two"]) -> Past:
+        """The past of the first sample of these sequences."""
+        return self.beginning(len(x))
 
 
 class Autoregressive(SoundModel):
@@ -114,25 +122,26 @@ class Autoregressive(SoundModel):
         """
         if length < 1:
             raise ValueError(f"length must be at least 1 sample, got {length}")
-        choose = partial(sample, temperature=temperature, top_p=top_p, generator=self.generator(seed))
+        choose = Sampler(temperature, top_p, self.generator(seed))
         past = self.beginning(batch_size if prompt is None else len(prompt))
         if prompt is not None and prompt.shape[1] > 0:
             self.quantizer.check(prompt, "prompt")
             past = self.absorb(prompt, past)
-        return self.go_on(past, length, choose, progress)
+        return self.go_on(past, length, choose, progress)[0]
 
     @torch.no_grad()
     def go_on(
-        self, past: Past, length: int, choose: Choose, progress: bool = False
-    ) -> Int[Tensor, "batch length *two"]:
-        """The next ``length`` codes after a past, each as ``choose`` picks it from its logits."""
+        self, past: Past, length: int, choose: Sampler, progress: bool = False
+    ) -> tuple[Int[Tensor, "batch length *two"], Past]:
+        """The next ``length`` codes after a past, each as ``choose`` picks it from its logits; and the past
+        after them."""
         code, state = past
         codes = []
         with parametrize.cached():  # weights under weight norm are multiplied out once, not at every step
             for _ in tqdm(range(length), unit="sample", unit_scale=True, disable=not progress):
                 code, state = self.draw(code, state, choose)
                 codes.append(code)
-        return torch.stack(codes, dim=1)
+        return torch.stack(codes, dim=1), (code, state)
 
 
 def preceded(
@@ -158,46 +167,3 @@ def bits_of(
     # One row a sample: where the levels are not the last axis, this takes several times as long.
     flat = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
     return -flat.view(codes.shape) / math.log(2)
-
-
-def distribution(
-    logits: Float[Tensor, "batch levels"], temperature: float = 1.0, top_p: float = 1.0
-) -> Float[Tensor, "batch levels"]:
-    """``softmax(logits / temperature)``, cut to its ``top_p`` nucleus: what `sample` draws from. Rows sum to
-    one only before the cut.
-
-    The nucleus is the smallest set of most likely codes whose probability reaches ``top_p``.
-
-    >>> distribution(torch.zeros(1, 4), top_p=0.5).sort().values
-    tensor([[0.0000, 0.0000, 0.2500, 0.2500]])
-
-    Chapter: 7. Raises ValueError for a temperature that is not positive or a top_p outside (0, 1].
-    """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
-    probability = (logits.float() / temperature).softmax(-1)
-    if not bool(probability.isfinite().all()):
-        raise ValueError("logits must be finite: the state has blown up")
-    if top_p < 1:
-        ordered, order = probability.sort(dim=-1, descending=True)
-        outside = ordered.cumsum(-1) - ordered >= top_p
-        probability = probability.masked_fill(outside.gather(-1, order.argsort(-1)), 0)
-    return probability
-
-
-def sample(
-    logits: Float[Tensor, "batch levels"],
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Int[Tensor, " batch"]:
-    """Draw one code a row from `distribution`.
-
-    >>> sample(torch.tensor([[0.0, 9.0, 0.0]]), temperature=0.1)
-    tensor([1])
-
-    Chapter: 7. Raises ValueError as `distribution` does.
-    """
-    return torch.multinomial(distribution(logits, temperature, top_p), 1, generator=generator)[:, 0]

@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_lib.models.autoregression import Choose, bits_of
+from sashimi_lib.models.autoregression import bits_of
+from sashimi_lib.models.sampling import Choose
 
 HALF = 32_768  # steps of 16-bit sound on either side of zero
 

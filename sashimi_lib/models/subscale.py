@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from sashimi_lib.models.autoregression import Past, SoundModel, bits_of, distribution
+from sashimi_lib.models.autoregression import Past, SoundModel, bits_of
 from sashimi_lib.models.blocks import State
+from sashimi_lib.models.sampling import distribution, invert
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
 
 
@@ -318,8 +319,6 @@ def inverse(
     numbers = iter(uniform.unbind(-1))
 
     def choose(logits: Tensor) -> Tensor:
-        cumulative = distribution(logits, temperature, top_p).double().cumsum(-1)
-        number = next(numbers).double()[:, None] * cumulative[:, -1:]  # under top_p the sum is less than one
-        return torch.searchsorted(cumulative, number, right=True)[:, 0]
+        return invert(distribution(logits, temperature, top_p), next(numbers))
 
     return choose

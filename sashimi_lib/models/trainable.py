@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from sashimi_lib.models.blocks import State
@@ -15,8 +15,8 @@ class Trainable(nn.Module, ABC):
     """A model that scores every sample of a batch; training makes the mean of the scores larger.
 
     Sequences are whatever the model is of: codes ``(batch, length)`` or ``(batch, length, 2)``, or waveforms
-    ``(batch, length)``. ``silence`` is the sample that fills up the shorter ones of a batch. ``label`` is
-    what else is known of each sequence, where the model can be told it.
+    ``(batch, length)``. ``silence`` is the sample that fills up the shorter ones of a batch, which is not
+    scored. ``label`` is what else is known of each sequence, where the model can be told it.
     """
 
     @property
@@ -26,14 +26,22 @@ class Trainable(nn.Module, ABC):
 
     @abstractmethod
     def score(
-        self, x: Tensor, past: Past | None = None, label: Int[Tensor, " batch"] | None = None
+        self,
+        x: Num[Tensor, "batch length *two"],
+        past: Past | None = None,
+        label: Int[Tensor, " batch"] | None = None,
     ) -> tuple[Float[Tensor, "batch length"], Past | None]:
         """The score of every sample of whole sequences (``past`` None), or of a piece of them; and the past
-        of the next piece."""
+        of the next piece. Raises ValueError for a label that the model cannot be told."""
 
     @abstractmethod
-    def beginning(self, batch_size: int) -> Past:
-        """The past of a first sample."""
+    def beginning(self, batch_size: int) -> Past | None:
+        """The past of a first sample; None where the model hears sequences only as wholes."""
+
+    def beginning_of(self, x: Num[Tensor, "batch length *two"]) -> Past | None:
+        """The past of the first sample of these sequences: `beginning`, unless the model is told something of
+        each sequence from outside."""
+        return self.beginning(len(x))
 
     @abstractmethod
     def sound(self, length: int, seed: int = 0) -> Float[Tensor, "batch length"]:

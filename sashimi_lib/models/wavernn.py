@@ -22,7 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_lib.models.autoregression import Autoregressive, Choose, Past, bits_of, preceded
+from sashimi_lib.models.autoregression import Autoregressive, Past, bits_of, preceded
+from sashimi_lib.models.sampling import Choose
 from sashimi_lib.quantize import CoarseFine
 
 
