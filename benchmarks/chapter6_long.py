@@ -41,7 +41,7 @@ def main() -> None:
     order_codes(model)
     training = TrainingConfig(steps=steps, batch_size=4, lr=0.008, ssm_lr=0.004, warmup=10, decay="cosine")
     began = time.process_time()
-    log = train(model, train_codes.view(-1, LENGTH), training).bits
+    log = train(model, train_codes.view(-1, LENGTH), training).loss
     minutes = (time.process_time() - began) / 60
     with torch.no_grad():
         bits = -float(model.log_likelihood(test_codes[None]).mean())

@@ -98,7 +98,7 @@ def trained_sashimi(steps: int) -> AudioLM:
     music = resample(piano.train[: 10 * piano.sample_rate], piano.sample_rate, RATE)
     segments = MuLaw().encode(music).unfold(0, 1024, 512)
     model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=16, n_layers=1)))
-    bits = train(model, segments, TrainingConfig(steps=steps, batch_size=8), progress=False).bits
+    bits = train(model, segments, TrainingConfig(steps=steps, batch_size=8), progress=False).loss
     print(f"trained to {bits[-1]:.2f} bits per sample", flush=True)
     return model
 

@@ -33,7 +33,7 @@ from sashimi_lib.models import (
 from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 from sashimi_lib.ssm.s4 import Form, SSMConfig
 from sashimi_lib.training.guard import check_parameters
-from sashimi_lib.training.validation import held_out_bits
+from sashimi_lib.training.validation import held_out
 
 WEIGHTS = Path(__file__).parent / "weights"
 FORMAT = "1"
@@ -191,7 +191,7 @@ def bundled_bits(model: Autoregressive, sample_rate: int) -> float:
         sounds = [clip.waveform for clip in bundled.spoken_digits().values()]
     else:
         raise ValueError(f"sample_rate must be 8000 or 16000, as of the clips that ship, got {sample_rate}")
-    return held_out_bits(model, [model.quantizer.encode(sound) for sound in sounds], truncate=4096)
+    return held_out(model, [model.quantizer.encode(sound) for sound in sounds], truncate=4096)
 
 
 def _config(model: Autoregressive) -> ModelConfig:

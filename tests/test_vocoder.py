@@ -109,7 +109,7 @@ def test_it_learns_and_what_it_learns_is_to_listen():
     model = Vocoder(WaveRNNConfig(32, d_condition=4), MEL)
     config = TrainingConfig(steps=20, batch_size=16, lr=0.02)
     history = train(model, data, config, valid=valid, progress=False)
-    assert history.bits[0] == pytest.approx(16, abs=0.5)
+    assert history.loss[0] == pytest.approx(16, abs=0.5)
     assert history.valid[-1][1] < 14
     with torch.no_grad():
         code, (h, condition) = model.beginning_of(valid)
@@ -125,7 +125,7 @@ def test_it_trains_in_half_precision():
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(1)
         config = TrainingConfig(steps=5, batch_size=2, precision=precision)
-        bits.append(torch.tensor(train(Vocoder(WAVERNN, MEL), codes, config, progress=False).bits))
+        bits.append(torch.tensor(train(Vocoder(WAVERNN, MEL), codes, config, progress=False).loss))
     assert 0 < (bits[0] - bits[1]).abs().max() < 0.1
 
 

@@ -35,7 +35,7 @@ from sashimi_lib.ssm.s4 import SSMConfig
 from sashimi_lib.training.checkpoint import load_checkpoint
 from sashimi_lib.training.initial import order_codes
 from sashimi_lib.training.trainer import TrainingConfig, train
-from sashimi_lib.training.validation import held_out_bits
+from sashimi_lib.training.validation import held_out
 
 BACKBONE = SaShiMiConfig(d_model=64, n_layers=2, ssm=SSMConfig(d_state=32))
 BROAD = TrainingConfig(lr=0.008, ssm_lr=0.004, warmup=50, valid_every=400)
@@ -173,7 +173,7 @@ def pack(name: str, task: Task, folder: Path) -> None:
         task.credit,
         steps=earlier.steps + best["steps"],
         samples=earlier.steps * samples(task, 0) + best["steps"] * samples(task, 1),
-        test_bits=held_out_bits(model, test, truncate=4096),
+        test_bits=held_out(model, test, truncate=4096),
         bigram_bits=None if task.quantizer == CoarseFine() else bigram_bits(corpus["train"], test),
         bundled_bits=bundled_bits(model, task.sample_rate),
     )

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from sashimi_lib.models.autoregression import SoundModel
 from sashimi_lib.quantize import check_codes
+from sashimi_lib.training.validation import AT_ONCE, losses
 
 Clips = Tensor | Sequence[Tensor]  # codes (L,), a batch (B, L), or clips (L,) of different lengths
 
@@ -102,16 +102,14 @@ def bigram_bits(train: Clips, test: Clips, levels: int = 256) -> float:
     return float(bits[_pairs(_clips(test, levels, "test"), levels)].mean())
 
 
-@torch.no_grad()
 def clip_bits(
-    model: SoundModel, clips: Clips, batch_size: int = 8, frame: int = 32_768
+    model: SoundModel, clips: Clips, batch_size: int = 8, frame: int = AT_ONCE
 ) -> Float[Tensor, " clips"]:
     """Bits per sample of each clip under a model, each heard from silence, whatever its length.
 
-    Codes of a clip are (L,), or (L, 2) under the coarse-fine quantizer. They go through in pieces of
-    ``frame`` samples with the past carried on, ``batch_size`` clips at a time, so that minutes of sound need
-    no more memory than one piece. float64, on the CPU. Raises ValueError for no clips, and for codes that the
-    model does not have.
+    Codes of a clip are (L,), or (L, 2) under the coarse-fine quantizer. They go through as in
+    `sashimi_lib.training.validation.losses`, ``batch_size`` clips at a time, in pieces of ``frame`` samples.
+    float64, on the CPU. Raises ValueError for no clips, and for codes that the model does not have.
 
     >>> from sashimi_lib.autoregressive import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
@@ -126,29 +124,7 @@ def clip_bits(
         raise ValueError("clips must hold at least one clip, got none")
     for number, clip in enumerate(clips):
         model.quantizer.check(clip, f"clips[{number}]")
-    checked = [clip.long() for clip in clips]
-    order = sorted(range(len(checked)), key=lambda number: len(checked[number]))  # little padding a batch
-    bits = torch.zeros(len(checked), dtype=torch.float64)
-    for first in range(0, len(order), batch_size):
-        numbers = order[first : first + batch_size]
-        bits[numbers] = _batch_bits(model, [checked[number] for number in numbers], frame)
-    return bits
-
-
-def _batch_bits(model: SoundModel, clips: list[Tensor], frame: int) -> Tensor:
-    """The same for clips side by side; what pads the shorter ones is silence after their end and is not
-    counted."""
-    codes = pad_sequence(clips, batch_first=True)
-    lengths = torch.tensor([len(clip) for clip in clips])
-    real = torch.arange(codes.shape[1]) < lengths[:, None]
-    codes[~real] = codes.new_tensor(model.quantizer.silence)
-    codes = codes.to(model.device)
-    total, past = torch.zeros(len(clips), dtype=torch.float64), model.beginning_of(codes)
-    for start in range(0, codes.shape[1], frame):
-        piece = slice(start, start + frame)
-        log_likelihood, past = model.log_likelihood_from(codes[:, piece], past)
-        total -= torch.where(real[:, piece], log_likelihood.double().cpu(), 0).sum(1)
-    return total / lengths
+    return losses(model, [clip.long() for clip in clips], batch_size, frame)
 
 
 class Estimate(NamedTuple):

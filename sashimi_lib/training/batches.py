@@ -1,26 +1,53 @@
 """What each step trains on: batches of sequences in an order known from the seed, whole or in pieces."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Num
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sashimi_lib.training.config import TrainingConfig
 
+Silence = int | tuple[int, int] | float  # a sample of it
+Item = Tensor | tuple[Tensor, int]  # a sequence (length,) or (length, 2), or one and its label
+
 
 @runtime_checkable
 class Data(Protocol):
-    """Sequences of codes, of one length or of many: a tensor (n, length), a list, a dataset of tensors."""
+    """Sequences of codes or of amplitudes, of one length or of many: a tensor (n, length), a list, a dataset.
+
+    Where a model is to be told what they are, each comes with its label, as a pair ``(sequence, label)``:
+    all of them, or none.
+    """
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Tensor: ...
+    def __getitem__(self, index: int, /) -> Item: ...
 
 
-def batch(data: Data, config: TrainingConfig, number: int) -> list[Int[Tensor, "_ *two"]]:
+class Piece(NamedTuple):
+    """Sequences side by side, or the next piece of each: their samples, which of them are real, whether the
+    sequences begin here, and their labels, if they have any."""
+
+    sequence: Num[Tensor, "batch length *two"]
+    real: Bool[Tensor, "batch length"]
+    first: bool
+    label: Int[Tensor, " batch"] | None
+
+    def to(self, device: torch.device) -> "Piece":
+        """The same on a device."""
+        label = None if self.label is None else self.label.to(device)
+        return Piece(self.sequence.to(device), self.real.to(device), self.first, label)
+
+    def part(self, start: int, end: int) -> "Piece":
+        """Samples ``start`` to ``end - 1`` of each sequence."""
+        first = self.first and start == 0
+        return Piece(self.sequence[:, start:end], self.real[:, start:end], first, self.label)
+
+
+def batch(data: Data, config: TrainingConfig, number: int) -> list[Item]:
     """The sequences of a batch: a new permutation each epoch, known from the seed and the number alone.
 
     >>> sequences = batch(torch.arange(4)[:, None], TrainingConfig(batch_size=4), number=0)
@@ -37,25 +64,39 @@ def batch(data: Data, config: TrainingConfig, number: int) -> list[Int[Tensor, "
     return [data[int(order[p // len(data)][p % len(data)])] for p in position]
 
 
-def pad(
-    sequences: Sequence[Int[Tensor, "_ *two"]], silence: int | tuple[int, int]
-) -> tuple[Int[Tensor, "batch length *two"], Bool[Tensor, "batch length"]]:
-    """Sequences with silence after them, up to the longest; and which samples are real.
+def collate(items: Sequence[Item], silence: Silence) -> Piece:
+    """Sequences with silence after them, up to the longest; which samples are real; and the labels.
 
-    A causal model cannot hear what follows, so all that is left to do is not to score it.
+    What follows a sequence is not scored, and that is all that is left to do: a causal model cannot hear it,
+    and any other hears silence.
 
-    >>> pad([torch.tensor([7, 8]), torch.tensor([9])], silence=128)
+    >>> piece = collate([torch.tensor([7, 8]), torch.tensor([9])], silence=128)
+    >>> piece.sequence, piece.real
     (tensor([[  7,   8],
              [  9, 128]]), tensor([[ True,  True],
                                    [ True, False]]))
+    >>> collate([(torch.zeros(3), 7), (torch.zeros(2), 4)], silence=0.0).label
+    tensor([7, 4])
 
-    Chapter: 7.
+    Chapters: 7 and 9. Raises ValueError for a mixture of sequences with labels and without.
     """
-    codes = pad_sequence(list(sequences), batch_first=True)
-    lengths = torch.tensor([len(sequence) for sequence in sequences], device=codes.device)
-    real = torch.arange(codes.shape[1], device=codes.device) < lengths[:, None]
-    codes[~real] = codes.new_tensor(silence)
-    return codes, real
+    labels = [item[1] for item in items if isinstance(item, tuple)]
+    if len(labels) not in (0, len(items)):
+        raise ValueError(
+            f"data must hold only sequences or only pairs (sequence, label), got {len(labels)} pairs "
+            f"among {len(items)} items"
+        )
+    sequences = [sequence_of(item) for item in items]
+    x = pad_sequence(sequences, batch_first=True)
+    lengths = torch.tensor([len(sequence) for sequence in sequences], device=x.device)
+    real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+    x[~real] = x.new_tensor(silence)
+    return Piece(x, real, True, torch.tensor(labels) if labels else None)
+
+
+def sequence_of(item: Item) -> Num[Tensor, "length *two"]:
+    """The sequence of an item, without its label."""
+    return item if isinstance(item, Tensor) else item[0]
 
 
 class Pieces:
@@ -65,28 +106,29 @@ class Pieces:
     sessions.
 
     >>> pieces = Pieces(torch.zeros(8, 5, dtype=torch.long), TrainingConfig(batch_size=2, truncate=3), 128)
-    >>> [(tuple(codes.shape), first) for codes, _, first in (next(pieces) for _ in range(3))]
+    >>> [(tuple(piece.sequence.shape), piece.first) for piece in (next(pieces) for _ in range(3))]
     [((2, 3), True), ((2, 2), False), ((2, 3), True)]
     >>> pieces.number, pieces.offset
     (1, 3)
 
-    Chapter: 7.
+    Chapter: 7. Raises ValueError as `collate` does.
     """
 
-    def __init__(self, data: Data, config: TrainingConfig, silence: int | tuple[int, int]) -> None:
+    def __init__(self, data: Data, config: TrainingConfig, silence: Silence) -> None:
         self.data, self.config, self.silence = data, config, silence
         self.number, self.offset = 0, 0
-        self._read: tuple[int, tuple[Tensor, Tensor]] | None = None  # a batch, and its number
+        self._read: tuple[int, Piece] | None = None  # a batch, and its number
 
-    def __next__(self) -> tuple[Int[Tensor, "batch length *two"], Bool[Tensor, "batch length"], bool]:
-        """Codes, which of them are real, and whether the sequences begin here. It never ends."""
-        codes, real = self._batch()
-        start, length = self.offset, codes.shape[1]
+    def __next__(self) -> Piece:
+        """The next piece. It never ends."""
+        whole = self._batch()
+        start, length = self.offset, whole.sequence.shape[1]
         end = min(length, start + (self.config.truncate or length))
         self.number, self.offset = (self.number + 1, 0) if end == length else (self.number, end)
-        return codes[:, start:end], real[:, start:end], start == 0
+        return whole.part(start, end)
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
+    def _batch(self) -> Piece:
         if self._read is None or self._read[0] != self.number:
-            self._read = self.number, pad(batch(self.data, self.config, self.number), self.silence)
+            items = batch(self.data, self.config, self.number)
+            self._read = self.number, collate(items, self.silence)
         return self._read[1]

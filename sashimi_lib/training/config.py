@@ -75,7 +75,7 @@ class TrainingConfig:
         return self.batch_size * (self.truncate or length)
 
     def rate(self, step: int, valid: Sequence[float] = ()) -> float:
-        """The share of the full learning rate at a step, after validations of so many bits.
+        """The share of the full learning rate at a step, after validations of such losses.
 
         It follows from its arguments alone, so a run that is taken up again has nothing to remember.
 
@@ -107,9 +107,9 @@ def plateau(valid: Sequence[float], factor: float, patience: int) -> float:
     Chapter: 7.
     """
     best, waited, share = math.inf, 0, 1.0
-    for bits in valid:
-        waited = 0 if bits < best * (1 - 1e-4) else waited + 1
-        best = bits if waited == 0 else best
+    for loss in valid:
+        waited = 0 if loss < best * (1 - 1e-4) else waited + 1
+        best = loss if waited == 0 else best
         if waited > patience:
             share, waited = share * factor, 0
     return share

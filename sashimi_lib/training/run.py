@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from sashimi_lib.models.autoregression import Past, SoundModel
+from sashimi_lib.models.trainable import Past, Trainable
 from sashimi_lib.training.batches import Data, Pieces
+from sashimi_lib.training.chance import generators
 from sashimi_lib.training.checkpoint import load_checkpoint, save_checkpoint
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.ema import moving_average
@@ -21,21 +21,22 @@ from sashimi_lib.training.optimizer import new_optimizer
 
 @dataclass
 class History:
-    """Bits per sample: of every step's batch, and as (steps done, bits) of every validation.
+    """The loss of every step's batch, and as (steps done, loss) that of every validation: bits per sample of
+    a model of codes, the mean squared error of a diffusion model.
 
     >>> history = History([7.0, 6.0, 5.5, 5.0], [(2, 6.5), (4, 6.6)])
     >>> history.best, history.waited
     ((2, 6.5), 1)
 
-    Chapter: 7.
+    Chapters: 7 and 9.
     """
 
-    bits: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
     valid: list[tuple[int, float]] = field(default_factory=list)
 
     @property
     def best(self) -> tuple[int, float]:
-        """The validation of fewest bits, the first of equals. ValueError where there was none."""
+        """The validation of least loss, the first of equals. ValueError where there was none."""
         return min(self.valid, key=lambda entry: (math.isnan(entry[1]), entry[1]))
 
     @property
@@ -50,17 +51,17 @@ class Run:
     Everything else (learning rate, order of the data) follows from the configuration and the history.
     """
 
-    def __init__(self, model: SoundModel, data: Data, config: TrainingConfig) -> None:
+    def __init__(self, model: Trainable, data: Data, config: TrainingConfig) -> None:
         self.model, self.config = model, config
         self.optimizer = new_optimizer(model, config)
         self.average: AveragedModel | None = moving_average(model, config.ema) if config.ema > 0 else None
-        self.pieces = Pieces(data, config, model.quantizer.silence)
+        self.pieces = Pieces(data, config, model.silence)
         self.past: Past | None = None
         self.history = History()
         self.best: dict[str, Tensor] | None = None
 
     @property
-    def judged(self) -> SoundModel:
+    def judged(self) -> Trainable:
         """The model that is validated and handed over: the average where there is one."""
         return self.model if self.average is None else self.average.module  # type: ignore[return-value]
 
@@ -69,18 +70,18 @@ class Run:
         """Whether all steps are done, or validation has waited long enough for a new best."""
         patience = self.config.stop_after
         stalled = patience is not None and self.history.waited >= patience
-        return stalled or len(self.history.bits) >= self.config.steps
+        return stalled or len(self.history.loss) >= self.config.steps
 
     def set_rate(self) -> float:
         """Set the learning rates of the coming step; returns the one of ordinary parameters."""
-        share = self.config.rate(len(self.history.bits), [bits for _, bits in self.history.valid])
+        share = self.config.rate(len(self.history.loss), [loss for _, loss in self.history.valid])
         for group in self.optimizer.param_groups:
             group["lr"] = group["full_lr"] * share
         return self.config.lr * share
 
-    def remember(self, bits: float) -> None:
+    def remember(self, loss: float) -> None:
         """Note a validation, and keep the weights that it judged if there were none better."""
-        self.history.valid.append((len(self.history.bits), bits))
+        self.history.valid.append((len(self.history.loss), loss))
         if self.best is None or self.history.waited == 0:
             self.best = {name: x.detach().clone() for name, x in self.judged.state_dict().items()}
 
@@ -100,15 +101,15 @@ class Run:
             "past": self.past,
             "history": dataclasses.asdict(self.history),
             "best": self.best,
-            "random": torch.get_rng_state(),
+            "random": [generator.get_state() for generator in generators(self.model.device)],
         }
         save_checkpoint(path, content)
 
     def save_best(self, path: str | Path) -> None:
         """Write the best weights beside the run (``run.pt`` -> ``run.best.pt``), to be used by themselves."""
-        steps, bits = self.history.best
+        steps, loss = self.history.best
         save_checkpoint(
-            Path(path).with_suffix(".best.pt"), {"model": self.best, "steps": steps, "bits": bits}
+            Path(path).with_suffix(".best.pt"), {"model": self.best, "steps": steps, "loss": loss}
         )
 
     def load(self, path: str | Path) -> None:
@@ -126,12 +127,15 @@ class Run:
             self.past = each_tensor(lambda saved, now: saved.to(now.device), content["past"], like)
         self.history = History(**content["history"])
         self.best = content["best"]
-        torch.set_rng_state(content["random"])
+        # A run may go on elsewhere: with a GPU whose numbers nobody wrote down, or without one.
+        for generator, state in zip(generators(self.model.device), content["random"], strict=False):
+            generator.set_state(state)
 
 
 def each_tensor(change: Any, *states: Any) -> Any:
     """``change`` of each tensor of a state (or of each few, of states of one shape), in the same tuples.
 
+    >>> import torch
     >>> each_tensor(lambda a, b: a + b, (torch.tensor(1), ()), (torch.tensor(2), ()))
     (tensor(3), ())
     """

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sashimi_lib.models.autoregression import SoundModel
+from sashimi_lib.models.trainable import Trainable
 
 
 class TensorBoard:
@@ -33,11 +33,11 @@ class TensorBoard:
         for name, value in scalars.items():
             writer.add_scalar(name, value, step)
 
-    def clip(self, step: int, model: SoundModel) -> None:
+    def clip(self, step: int, model: Trainable) -> None:
         """Write what the model generates."""
         length = round(self.seconds * self.sample_rate)
         if length > 0:
-            sound = model.quantizer.decode(model.generate(length, seed=self.seed))
+            sound = model.sound(length, self.seed)
             self._at(step).add_audio("sample", sound, step, sample_rate=self.sample_rate)
 
     def flush(self) -> None:

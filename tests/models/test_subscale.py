@@ -197,7 +197,7 @@ def test_a_tone_is_learned():
     tone = CoarseFine().encode(0.5 * torch.sin(0.2 * torch.arange(256.0)))
     clips = [tone, tone[:201]]
     history = train(model, clips, TrainingConfig(80, 2, lr=0.01), valid=clips, progress=False)
-    assert history.bits[0] > 15
+    assert history.loss[0] > 15
     assert history.valid[-1][1] < 11
 
 
@@ -205,7 +205,7 @@ def test_it_trains_on_pieces_too():
     model = Subscale(SubscaleConfig(16, factor=4, ahead=1, d_condition=8, layers=2))
     tones = CoarseFine().encode(0.5 * torch.sin(0.2 * torch.arange(4 * 62.0))).view(4, 62, 2)
     history = train(model, tones, TrainingConfig(40, 4, lr=0.01, truncate=20), progress=False)
-    assert history.bits[-1] < history.bits[0] - 2
+    assert history.loss[-1] < history.loss[0] - 2
 
 
 def test_settings_and_requests_that_are_impossible_are_named():

@@ -237,8 +237,8 @@ def test_a_tone_is_learned():
     model, clips = WaveRNN(WaveRNNConfig(d_hidden=64)), [TONE, TONE[:100]]
     config = TrainingConfig(steps=60, batch_size=2, lr=0.01)
     history = train(model, clips, config, valid=clips, progress=False)
-    assert history.bits[0] == pytest.approx(16, abs=0.5)
-    assert history.bits[-1] < 12
+    assert history.loss[0] == pytest.approx(16, abs=0.5)
+    assert history.loss[-1] < 12
     assert history.valid[-1][1] < 12
 
 
@@ -249,7 +249,7 @@ def test_half_precision_trains_nearly_the_same(truncate):
         torch.manual_seed(1)
         config = TrainingConfig(steps=9, batch_size=2, truncate=truncate, precision=precision)
         bits.append(
-            torch.tensor(train(WaveRNN(WaveRNNConfig(16)), [TONE, TONE[:50]], config, progress=False).bits)
+            torch.tensor(train(WaveRNN(WaveRNNConfig(16)), [TONE, TONE[:50]], config, progress=False).loss)
         )
     assert 0 < (bits[0] - bits[1]).abs().max() < 0.1
 

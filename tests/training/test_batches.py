@@ -6,10 +6,10 @@ import torch
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
 from sashimi_lib.quantize import MuLaw
-from sashimi_lib.training.batches import Pieces, batch, pad
+from sashimi_lib.training.batches import Pieces, batch, collate
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.trainer import train
-from sashimi_lib.training.validation import held_out_bits
+from sashimi_lib.training.validation import held_out
 
 LENGTHS = (50, 33, 64, 17)
 
@@ -33,20 +33,22 @@ def test_every_sequence_comes_once_an_epoch():
 
 
 def test_pieces_put_together_are_the_batches(sequences):
+    data = [(sequence, number) for number, sequence in enumerate(sequences)]
     config = TrainingConfig(batch_size=2, truncate=20)
-    pieces, whole = Pieces(sequences, config, 128), Pieces(sequences, TrainingConfig(batch_size=2), 128)
+    pieces, wholes = Pieces(data, config, 128), Pieces(data, TrainingConfig(batch_size=2), 128)
     for _ in range(4):
-        codes, real, first = next(whole)
-        assert first
+        whole = next(wholes)
+        assert whole.first
         read = 0
-        while read < codes.shape[1]:
-            piece, kept, first = next(pieces)
-            assert first == (read == 0)
-            assert kept.any()
-            assert torch.equal(piece, codes[:, read : read + 20])
-            assert torch.equal(kept, real[:, read : read + 20])
-            read += piece.shape[1]
-        assert read == codes.shape[1]
+        while read < whole.sequence.shape[1]:
+            piece = next(pieces)
+            assert piece.first == (read == 0)
+            assert piece.real.any()
+            assert torch.equal(piece.sequence, whole.sequence[:, read : read + 20])
+            assert torch.equal(piece.real, whole.real[:, read : read + 20])
+            assert torch.equal(piece.label, whole.label)
+            read += piece.sequence.shape[1]
+        assert read == whole.sequence.shape[1]
 
 
 def test_sequences_of_one_length_give_the_numbers_of_a_plain_mean():
@@ -56,7 +58,7 @@ def test_sequences_of_one_length_give_the_numbers_of_a_plain_mean():
     loss.backward()
     model, seen = new_model(), {}
     history = train(model, data, config, progress=False, on_step=lambda *_: seen.update(grads(model)))
-    assert history.bits == [loss.item()]
+    assert history.loss == [loss.item()]
     assert all(torch.equal(seen[name], grad) for name, grad in grads(plain).items())
 
 
@@ -70,7 +72,7 @@ def test_silence_after_a_sequence_is_not_scored(sequences):
     model = new_model()
     with torch.no_grad():
         each = torch.cat([model.log_likelihood(sequence[None])[0] for sequence in sequences])
-    assert history.bits[0] == pytest.approx(-float(each.mean()), abs=1e-5)
+    assert history.loss[0] == pytest.approx(-float(each.mean()), abs=1e-5)
 
 
 def test_truncated_training_carries_the_state_and_cuts_the_gradient(sequences):
@@ -78,7 +80,7 @@ def test_truncated_training_carries_the_state_and_cuts_the_gradient(sequences):
     model, frozen = new_model(), {"lr": 1e-12, "ssm_lr": 1e-12}  # steps too small to matter
     pieces = train(
         model, data, TrainingConfig(steps=3, batch_size=4, truncate=20, **frozen), progress=False
-    ).bits
+    ).loss
     with torch.no_grad():
         whole = -model.log_likelihood(torch.stack(batch(data, config, 0)))
     for n in range(3):
@@ -86,7 +88,7 @@ def test_truncated_training_carries_the_state_and_cuts_the_gradient(sequences):
     alone = train(
         new_model(), data[:, 20:40], TrainingConfig(steps=1, batch_size=4, **frozen), progress=False
     )
-    assert abs(alone.bits[0] - pieces[1]) > 1e-3  # the state does matter: from silence it costs otherwise
+    assert abs(alone.loss[0] - pieces[1]) > 1e-3  # the state does matter: from silence it costs otherwise
 
 
 @pytest.mark.parametrize("truncate", [None, 10, 64])
@@ -95,15 +97,48 @@ def test_validation_is_the_mean_over_all_samples_however_it_is_cut(sequences, tr
     model = new_model()
     with torch.no_grad():
         each = torch.cat([model.log_likelihood(sequence[None])[0] for sequence in sequences])
-    assert held_out_bits(model, sequences, batch_size, truncate) == pytest.approx(
-        -float(each.mean()), abs=1e-4
-    )
+    assert held_out(model, sequences, batch_size, truncate) == pytest.approx(-float(each.mean()), abs=1e-4)
 
 
-def test_padding_marks_what_is_real(sequences):
-    codes, real = pad(sequences, 128)
-    assert codes.shape == (4, 64)
-    assert real.sum(dim=1).tolist() == list(LENGTHS)
-    assert (codes[~real] == 128).all()
-    for row, sequence in zip(codes, sequences, strict=True):
+@pytest.mark.parametrize("silence", [128, (128, 7), 0.0])
+def test_padding_marks_what_is_real(sequences, silence):
+    if isinstance(silence, tuple):
+        sequences = [torch.stack([sequence, sequence], dim=-1) for sequence in sequences]
+    if isinstance(silence, float):
+        sequences = [sequence / 150 for sequence in sequences]
+    piece = collate(sequences, silence)
+    assert piece.real.sum(dim=1).tolist() == list(LENGTHS)
+    assert piece.sequence.dtype == sequences[0].dtype
+    assert (piece.sequence[~piece.real] == torch.tensor(silence)).all()
+    for row, sequence in zip(piece.sequence, sequences, strict=True):
         assert torch.equal(row[: len(sequence)], sequence)
+
+
+def test_labels_stay_with_their_sequences(sequences):
+    data = [(sequence, len(sequence)) for sequence in sequences]
+    pieces = Pieces(data, TrainingConfig(batch_size=3), 128)
+    for _ in range(5):
+        piece = next(pieces)
+        assert torch.equal(piece.label, piece.real.sum(dim=1))
+    assert next(Pieces(sequences, TrainingConfig(batch_size=3), 128)).label is None
+
+
+def test_a_mixture_of_sequences_with_labels_and_without_is_refused(sequences):
+    data = [sequences[0], (sequences[1], 1), (sequences[2], 0), sequences[3]]
+    with pytest.raises(ValueError, match=r"only pairs \(sequence, label\), got 2 pairs among 4 items"):
+        next(Pieces(data, TrainingConfig(batch_size=4), 128))
+    with pytest.raises(ValueError, match="got 2 pairs among 4 items"):
+        held_out(new_model(), data)
+
+
+def test_a_model_of_codes_refuses_labels(sequences):
+    data = [(sequence, 1) for sequence in sequences]
+    with pytest.raises(ValueError, match="label must be None"):
+        train(new_model(), data, TrainingConfig(steps=1), progress=False)
+    with pytest.raises(ValueError, match="label must be None"):
+        held_out(new_model(), data)
+
+
+def test_nothing_held_out_is_refused():
+    with pytest.raises(ValueError, match="data must hold at least one sequence"):
+        held_out(new_model(), [])

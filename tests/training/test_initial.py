@@ -51,5 +51,5 @@ def test_a_short_run_gets_further_from_ordered_codes():
         model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=8, n_layers=1)))
         if ordered:
             order_codes(model)
-        bits[ordered] = train(model, codes, TrainingConfig(steps=25), progress=False).bits[-1]
+        bits[ordered] = train(model, codes, TrainingConfig(steps=25), progress=False).loss[-1]
     assert bits[True] < bits[False] - 0.3

@@ -39,7 +39,7 @@ def one_thread():
 def test_a_killed_run_ends_as_an_uninterrupted_one_to_the_bit(folder, one_thread, name):
     history, weights = killed.run(name, None)
     found = json.loads((folder / name / "history.json").read_text())
-    assert found["bits"] == history["bits"]
+    assert found["loss"] == history["loss"]
     assert [tuple(entry) for entry in found["valid"]] == history["valid"]
     survivor = torch.load(folder / name / "model.pt", weights_only=True)
     assert all(torch.equal(survivor[key], weights[key]) for key in weights)

@@ -109,8 +109,8 @@ def test_the_small_ones_train_on_sequences_of_any_length(name):
     codes = [torch.randint(100, 150, (length, *pair)) for length in (70, 33)]
     config = dataclasses.replace(recipe.training, steps=2, warmup=0)
     history = train(recipe.build(0), codes, config, valid=codes, progress=False)
-    assert len(history.bits) == 2
-    assert all(0 < bits < 20 for bits in history.bits)
+    assert len(history.loss) == 2
+    assert all(0 < bits < 20 for bits in history.loss)
 
 
 def test_the_seed_says_which_model_and_leaves_other_random_numbers_alone():

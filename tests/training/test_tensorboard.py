@@ -31,8 +31,8 @@ def test_numbers_and_clips_are_written_and_change_no_number(tmp_path):
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     read = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-    assert [event.value for event in read["bits"]] == pytest.approx(history.bits)
-    assert [(e.step, e.value) for e in read["valid_bits"]] == [
+    assert [event.value for event in read["loss"]] == pytest.approx(history.loss)
+    assert [(e.step, e.value) for e in read["valid_loss"]] == [
         (step, pytest.approx(bits)) for step, bits in history.valid
     ]
     assert [e.value for e in read["learning_rate"]] == pytest.approx(

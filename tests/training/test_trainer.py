@@ -16,7 +16,7 @@ from sashimi_lib.training.ema import moving_average
 from sashimi_lib.training.guard import check_gradients, check_parameters
 from sashimi_lib.training.optimizer import parameter_groups
 from sashimi_lib.training.trainer import train
-from sashimi_lib.training.validation import held_out_bits
+from sashimi_lib.training.validation import held_out
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ CONFIG = TrainingConfig(steps=12, batch_size=4, warmup=2, decay="cosine", checkp
 
 
 def test_training_lowers_the_bits(data):
-    bits = train(new_model(), data, TrainingConfig(steps=40, batch_size=6, lr=0.02), progress=False).bits
+    bits = train(new_model(), data, TrainingConfig(steps=40, batch_size=6, lr=0.02), progress=False).loss
     assert bits[0] > 6
     assert min(bits[-5:]) < bits[0] - 2
 
@@ -149,11 +149,11 @@ def test_the_best_weights_are_handed_over_and_written(data, noise, tmp_path):
     assert [steps for steps, _ in history.valid] == [3, 6, 9, 12]
     steps, bits = history.best
     assert steps < 12
-    assert held_out_bits(model, noise) == pytest.approx(bits, abs=1e-6)
+    assert held_out(model, noise) == pytest.approx(bits, abs=1e-6)
     train(short, data, TrainingConfig(steps=steps, batch_size=4, lr=0.02), progress=False)
     assert equal(model, short)
     best = load_checkpoint(tmp_path / "run.best.pt")
-    assert (best["steps"], best["bits"]) == (steps, bits)
+    assert (best["steps"], best["loss"]) == (steps, bits)
     again = new_model()
     again.load_state_dict(best["model"])
     assert equal(again, model)
@@ -162,10 +162,10 @@ def test_the_best_weights_are_handed_over_and_written(data, noise, tmp_path):
 def test_training_stops_early_and_stays_stopped(data, noise, tmp_path):
     config = TrainingConfig(steps=100, batch_size=4, lr=0.02, valid_every=2, stop_after=3)
     history = train(new_model(), data, config, tmp_path / "run.pt", valid=noise, progress=False)
-    assert len(history.bits) == history.best[0] + 6 < 100
+    assert len(history.loss) == history.best[0] + 6 < 100
     resumed = new_model()
     assert train(resumed, data, config, tmp_path / "run.pt", valid=noise, progress=False) == history
-    assert held_out_bits(resumed, noise) == pytest.approx(history.best[1], abs=1e-6)
+    assert held_out(resumed, noise) == pytest.approx(history.best[1], abs=1e-6)
 
 
 def test_the_average_follows_the_weights_and_is_judged(data):
@@ -179,7 +179,7 @@ def test_the_average_follows_the_weights_and_is_judged(data):
     assert torch.allclose(model.head.bias, expected, atol=1e-6)
     assert not torch.allclose(model.head.bias, weights[-1], atol=1e-3)
     judged = train(new_model(), data, config, valid=data, progress=False)
-    assert judged.valid[-1][1] == pytest.approx(held_out_bits(model, data), abs=1e-6)
+    assert judged.valid[-1][1] == pytest.approx(held_out(model, data), abs=1e-6)
 
 
 def test_an_average_without_a_decay_is_refused():
@@ -240,7 +240,7 @@ def test_a_gradient_that_is_not_finite_stops_training_before_it_does_harm(data, 
     with pytest.raises(FloatingPointError, match=r"gradient of backbone\.norm\.weight is not finite"):
         train(model, data, config, path, on_step=spoil, progress=False)
     content = load_checkpoint(path)
-    assert len(content["history"]["bits"]) == 7
+    assert len(content["history"]["loss"]) == 7
     assert all(x.isfinite().all() for x in content["model"].values())
     assert train(new_model(), data, config, path, progress=False) == train(
         new_model(), data, config, progress=False
@@ -260,7 +260,7 @@ def test_broken_weights_are_not_written_over_good_ones(data, tmp_path):
 
     with pytest.raises(FloatingPointError, match=r"head\.weight"):
         train(model, data, TrainingConfig(steps=9, checkpoint_every=1), path, on_step=spoil, progress=False)
-    assert len(load_checkpoint(path)["history"]["bits"]) == 4
+    assert len(load_checkpoint(path)["history"]["loss"]) == 4
 
 
 def test_finite_numbers_pass_the_guard_whatever_their_precision():
@@ -280,10 +280,10 @@ def test_what_waits_for_validations_needs_them(data, setting):
         train(new_model(), data, TrainingConfig(**setting), progress=False)
 
 
-def test_progress_shows_bits_and_speed(data, capsys):
+def test_progress_shows_loss_and_speed(data, capsys):
     train(new_model(), data, TrainingConfig(steps=2), valid=data)
     shown = capsys.readouterr().err
-    assert "bits" in shown
+    assert "loss" in shown
     assert "held out" in shown
     assert "samples/s" in shown
     assert "2/2" in shown
