@@ -4,9 +4,10 @@ ten?
     python benchmarks/wavernn_speed.py            about two minutes, on one thread
     python benchmarks/wavernn_speed.py --quick    seconds, to see that it runs; writes nothing
 
-Three ways draw the same codes from the same pruned weights, one sample at a time: the plain step, which does
-the equations as they stand, once for the coarse code and once more for the fine one; the library's dense
-step, which takes its product with R once; and its sparse step. Then the product with R alone, by every sparse
+Three ways draw the same codes from the same pruned weights, one PyTorch step at a time: the plain step, which
+does the equations as they stand, once for the coarse code and once more for the fine one; the library's dense
+step, which takes its product with R once; and its sparse step. Then the loop that Numba compiles: with all
+weights, and with the pruned ones, whose zeros it leaves out. Then the product with R alone, by every sparse
 format within reach. Times do not depend on what a model has learnt, so the weights are random ones, pruned by
 magnitude. Everything takes turns in one run. Writes ``book/results/wavernn_speed.json``.
 """
@@ -22,9 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
+from sashimi_lib.models.autoregression import Autoregressive
 from sashimi_lib.models.sampling import Choose
 from sashimi_lib.models.sparse import LAYERS, SparseLinear, sparse
 from sashimi_lib.models.wavernn import gates
+from sashimi_lib.streaming import compiled
 from sashimi_lib.training.pruning import Pruner, Pruning
 
 SIZES, BLOCKS, BATCHES = (224, 896), ((1, 1), (16, 1), (4, 4)), (1, 4)
@@ -53,37 +56,53 @@ class Plain(WaveRNN):
         return gates(self.R(state).unflatten(-1, (3, -1)), heard.unflatten(-1, (3, -1)), state)
 
 
-def pruned(d_hidden: int, block: tuple[int, int] = BLOCK) -> WaveRNN:
-    """Random weights, and only the largest blocks of them."""
+def random_weights(d_hidden: int) -> WaveRNN:
+    """A WaveRNN that has learnt nothing."""
     torch.manual_seed(SEED)
-    model = WaveRNN(WaveRNNConfig(d_hidden))
+    return WaveRNN(WaveRNNConfig(d_hidden))
+
+
+def pruned(d_hidden: int, block: tuple[int, int] = BLOCK) -> WaveRNN:
+    """The same, and only the largest blocks of its weights."""
+    model = random_weights(d_hidden)
     pruner = Pruner(model, Pruning(SPARSITY, block))
     pruner.prune(SPARSITY)
     pruner.finish()
     return model
 
 
-def ways(model: WaveRNN) -> dict[str, WaveRNN]:
-    """One model, drawn from in three ways."""
-    return {"plain": Plain(model), "dense": model, "sparse": sparse(model)}
+def ways(d_hidden: int) -> dict[str, Autoregressive]:
+    """One size, drawn from in five ways; to the compiled loop, all weights are those of a dense model."""
+    model = pruned(d_hidden)
+    return {
+        "plain": Plain(model),
+        "dense": model,
+        "sparse": sparse(model),
+        "compiled dense": compiled(random_weights(d_hidden)),
+        "compiled sparse": compiled(model),
+    }
 
 
 def generation(sizes: tuple[int, ...], samples: int, repeats: int) -> dict[str, dict[str, object]]:
     """Samples per second at batch 1, of each model in each way; and by how much sparse is ahead."""
-    models = {size: ways(pruned(size)) for size in sizes}
+    models = {size: ways(size) for size in sizes}
+    # The compiled loop draws more samples a turn, so that a turn is not over before the clock has moved.
+    drawn = {way: samples * (20 if way.startswith("compiled") else 1) for way in next(iter(models.values()))}
     steps = {
-        f"{size} {way}": lambda model=model: model.generate(samples)
+        f"{size} {way}": lambda model=model, way=way: model.generate(drawn[way])
         for size in sizes
         for way, model in models[size].items()
     }
     seconds = interleaved(steps, repeats)
     figures: dict[str, dict[str, object]] = {}
     for size in sizes:
-        speed = {way: samples / seconds[f"{size} {way}"] for way in models[size]}
+        speed = {way: drawn[way] / seconds[f"{size} {way}"] for way in models[size]}
         figures[f"WaveRNN-{size}"] = {
             "samples_per_second": speed,
             "sparse_over_dense": speed["sparse"] / speed["dense"],
             "sparse_over_plain": speed["sparse"] / speed["plain"],
+            "compiled_over_dense": speed["compiled dense"] / speed["dense"],
+            "compiled_sparse_over_compiled_dense": speed["compiled sparse"] / speed["compiled dense"],
             "weights": sum(p.numel() for p in models[size]["dense"].parameters()),
             "weights_not_zero": sum(int(p.count_nonzero()) for p in layers(models[size]["dense"])),
         }
@@ -145,7 +164,8 @@ def main() -> None:
     save_result(
         "wavernn_speed",
         question="Samples per second of WaveRNN at batch 1 on one CPU core: the plain step, the dense one "
-        "and the sparse one, from the same pruned weights; and the product with R in each sparse format",
+        "and the sparse one, from the same pruned weights; the compiled loop, dense and sparse; and the "
+        "product with R in each sparse format",
         config={
             "sparsity": SPARSITY,
             "block": BLOCK,
@@ -159,6 +179,8 @@ def main() -> None:
             "samples_per_second": "drawn samples over the median seconds of a turn",
             "sparse_over_dense": "ratio of the two medians",
             "sparse_over_plain": "ratio of the two medians",
+            "compiled_over_dense": "ratio of the two medians",
+            "compiled_sparse_over_compiled_dense": "ratio of the two medians",
             "weights_not_zero": "of R and O_1 to O_4, without their biases",
             "microseconds": "median of one product with R, (3 d_hidden, d_hidden), for the whole batch",
         },

@@ -23,10 +23,7 @@ def distribution(
 
     Chapter: 7. Raises ValueError for a temperature that is not positive or a top_p outside (0, 1].
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
+    _check(temperature, top_p)
     probability = (logits.float() / temperature).softmax(-1)
     if not bool(probability.isfinite().all()):
         raise ValueError("logits must be finite: the state has blown up")
@@ -72,12 +69,23 @@ def sample(
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """`sample` with its settings: a `Choose`."""
+    """`sample` with its settings: a `Choose`. Raises ValueError for settings out of range, as `distribution`
+    does."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     generator: torch.Generator | None = None
 
+    def __post_init__(self) -> None:
+        _check(self.temperature, self.top_p)
+
     def __call__(self, logits: Float[Tensor, "batch levels"]) -> Int[Tensor, " batch"]:
         """Logits to codes."""
         return sample(logits, self.temperature, self.top_p, self.generator)
+
+
+def _check(temperature: float, top_p: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must lie in (0, 1], got {top_p}")

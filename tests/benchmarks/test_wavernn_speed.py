@@ -13,18 +13,21 @@ def benchmark(root, monkeypatch):
 
 
 def test_all_ways_draw_the_same_codes(benchmark):
-    plain, dense, sparse = benchmark.ways(benchmark.pruned(160)).values()
+    plain, dense, sparse, compiled_dense, compiled_sparse = benchmark.ways(160).values()
     assert type(sparse.R) is not type(dense.R)
     drawn = dense.generate(100, seed=3)
     assert len(drawn.unique()) > 50
-    assert torch.equal(plain.generate(100, seed=3), drawn)
-    assert torch.equal(sparse.generate(100, seed=3), drawn)
+    for other in (plain, sparse, compiled_sparse):
+        assert torch.equal(other.generate(100, seed=3), drawn)
+    every = benchmark.random_weights(160).generate(100, seed=3)
+    assert torch.equal(compiled_dense.generate(100, seed=3), every)
+    assert not torch.equal(every, drawn)
 
 
 def test_the_plain_step_multiplies_by_R_twice_and_the_others_once(benchmark):
-    models, calls = benchmark.ways(benchmark.pruned(32)), {}
-    for name, model in models.items():
-        calls[name] = 0
+    models, calls = benchmark.ways(32), {}
+    for name in ("plain", "dense", "sparse"):
+        model, calls[name] = models[name], 0
 
         def count(*_, name=name):
             calls[name] += 1
@@ -50,4 +53,5 @@ def test_figures_are_of_the_weights_that_are_left(benchmark):
     assert figures["weights_not_zero"] == pytest.approx(16 * sum(blocks), abs=16 * len(blocks))
     speed = figures["samples_per_second"]
     assert figures["sparse_over_dense"] == pytest.approx(speed["sparse"] / speed["dense"])
+    assert figures["compiled_over_dense"] == pytest.approx(speed["compiled dense"] / speed["dense"])
     assert min(speed.values()) > 0

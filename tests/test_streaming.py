@@ -1,0 +1,196 @@
+"""The compiled loop draws what the model itself draws, from any past, with zeros left out or not."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sashimi_lib.models import WaveRNN, WaveRNNConfig
+from sashimi_lib.models.sampling import Sampler, distribution, invert
+from sashimi_lib.models.sparse import LAYERS
+from sashimi_lib.streaming import compiled
+from sashimi_lib.streaming.kernels import Blocks, choose, exp, multiply, pack, room
+from sashimi_lib.streaming.kernels import compiled as jit
+from sashimi_lib.training.pruning import Pruner, Pruning
+
+
+def a_wavernn(d_hidden=32, levels=256, seed=0):
+    """With weights large enough that what it draws depends on what it heard."""
+    torch.manual_seed(seed)
+    model = WaveRNN(WaveRNNConfig(d_hidden, levels=levels))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(3)
+    return model
+
+
+def pruned(d_hidden=64):
+    model = a_wavernn(d_hidden)
+    pruner = Pruner(model, Pruning(0.9, (16, 1)))
+    pruner.prune(0.9)
+    pruner.finish()
+    return model
+
+
+# Kernels
+
+
+@jit
+def times(matrix, x, y):
+    multiply(matrix, x, y)
+
+
+@given(st.integers(1, 70), st.integers(1, 50), st.integers(1, 4), st.sampled_from([0.0, 0.05, 0.15, 1.0]))
+@settings(max_examples=30, deadline=None)
+def test_products_by_either_layout(rows, columns, batch, share):
+    chance = np.random.default_rng(rows * columns)
+    weight = chance.normal(size=(rows, columns)) * (chance.random((rows, columns)) < share / 4)
+    x = np.zeros((batch, room(columns)), np.float32)
+    x[:, :columns] = chance.normal(size=(batch, columns))
+    y = np.full((batch, room(rows)), np.nan, np.float32)
+    times(pack(weight), x, y)
+    assert np.allclose(y[:, :rows], x[:, :columns] @ weight.T, atol=1e-5)
+    assert not y[:, rows:].any()
+
+
+def test_little_left_makes_blocks_and_much_does_not():
+    weight = np.zeros((64, 64))
+    weight[16:32, 5] = weight[0, 7] = 1
+    blocks = pack(weight)
+    assert isinstance(blocks, Blocks)
+    assert blocks.start.tolist() == [0, 4, 8, 8, 8]
+    assert blocks.column[[0, 4]].tolist() == [7, 5]
+    assert isinstance(pack(np.ones((64, 64))), np.ndarray)
+
+
+@jit
+def powers(x, y):
+    for i in range(len(x)):
+        y[i] = exp(x[i])
+
+
+def test_the_exponential():
+    x = np.linspace(-86, 88, 100_001, dtype=np.float32)
+    y = np.empty_like(x)
+    powers(x, y)
+    assert np.abs(y / np.exp(x.astype(np.float64)) - 1).max() < 3e-7
+
+
+@given(st.integers(0, 10_000), st.floats(0.2, 3), st.sampled_from([1.0, 0.9, 0.3]), st.integers(2, 300))
+@settings(max_examples=50, deadline=None)
+def test_a_draw_is_that_of_sample(seed, temperature, top_p, levels):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(1, levels, generator=generator)
+    uniform = torch.rand(1, generator=generator, dtype=torch.float64)
+    expected = invert(distribution(logits, temperature, top_p), uniform)
+    buffer = np.empty(levels, np.float32)
+    assert choose(logits[0].numpy(), float(uniform), temperature, top_p, buffer) == expected
+
+
+# The engine
+
+
+@given(
+    st.sampled_from([2, 6, 30, 64]), st.sampled_from([2, 6, 256]), st.integers(1, 5), st.integers(0, 99),
+    st.sampled_from([(1.0, 1.0), (0.7, 1.0), (1.2, 0.8)]),
+)  # fmt: skip
+@settings(max_examples=12, deadline=None)
+def test_the_same_seed_draws_the_same_codes_at_any_size(d_hidden, levels, batch, seed, setting):
+    model = a_wavernn(d_hidden, levels, seed)
+    temperature, top_p = setting
+    wanted = model.generate(40, batch, temperature=temperature, top_p=top_p, seed=seed)
+    drawn = compiled(model).generate(40, batch, temperature=temperature, top_p=top_p, seed=seed)
+    assert torch.equal(drawn, wanted)
+
+
+def test_a_thousand_samples_after_a_prompt_with_zeros_left_out():
+    model = pruned()
+    engine = compiled(model)
+    assert isinstance(engine.loop.R, Blocks)
+    prompt = torch.randint(0, 256, (2, 100, 2))
+    assert torch.equal(engine.generate(1_000, prompt=prompt), model.generate(1_000, prompt=prompt))
+
+
+@pytest.mark.parametrize("model", [a_wavernn(), pruned()], ids=["dense", "sparse"])
+@torch.no_grad()
+def test_the_state_stays_that_of_the_parallel_pass(model):
+    """Over 16,000 samples of its own, forced through the model's teacher-forced pass."""
+    codes, (last, state) = compiled(model).go_on(
+        model.beginning(1), 16_000, Sampler(generator=torch.Generator())
+    )
+    _, expected = model.absorb(codes, model.beginning(1))
+    assert torch.equal(last, codes[:, -1])
+    assert (state - expected).norm() < 1e-5 * expected.norm()
+
+
+@torch.no_grad()
+def test_it_goes_on_from_where_it_stopped():
+    engine = compiled(a_wavernn())
+    whole, _ = engine.go_on(engine.beginning(2), 3_000, Sampler(generator=torch.Generator().manual_seed(1)))
+    generator, past, pieces = torch.Generator().manual_seed(1), engine.beginning(2), []
+    for length in (1, 1_500, 1_499):
+        piece, past = engine.go_on(past, length, Sampler(generator=generator))
+        pieces.append(piece)
+    assert torch.equal(torch.cat(pieces, dim=1), whole)
+
+
+def test_the_star_holds_in_the_packed_weights():
+    loop = compiled(a_wavernn()).loop
+    assert not loop.coarse.heard[2].any()  # c_t
+    assert loop.fine.heard[2].all()
+
+
+def test_in_all_else_it_is_the_model():
+    model, codes = a_wavernn(), torch.randint(0, 256, (2, 50, 2))
+    engine = compiled(model)
+    assert torch.equal(engine.log_likelihood(codes), model.log_likelihood(codes))
+    assert sum(p.numel() for p in engine.parameters()) == sum(p.numel() for p in model.parameters())
+
+
+def test_a_state_that_blew_up_is_reported():
+    model = a_wavernn()
+    with torch.no_grad():
+        model.O2.bias[3] = torch.inf
+    with pytest.raises(ValueError, match="logits must be finite"):
+        compiled(model).generate(5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "because"),
+    [({"temperature": 0.0}, "temperature must be positive"), ({"top_p": 1.5}, "top_p must lie in"),
+     ({"length": 0}, "length must be at least 1")],
+)  # fmt: skip
+def test_bad_requests_are_refused_by_name(settings, because):
+    with pytest.raises(ValueError, match=because):
+        compiled(a_wavernn()).generate(**{"length": 5, **settings})
+
+
+def test_a_model_that_is_told_something_is_refused():
+    with pytest.raises(ValueError, match="d_condition=3"):
+        compiled(WaveRNN(WaveRNNConfig(8, d_condition=3)))
+
+
+def test_importing_the_library_compiles_nothing():
+    code = "import sys, sashimi_lib.streaming, sashimi_lib.pretrained; sys.exit('numba' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_numba_it_says_what_to_install(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(("numba", "sashimi_lib.streaming.wavernn"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "sashimi_lib.streaming.kernels")
+    with pytest.raises(ImportError, match=r"pip install sashimi_lib\[fast\]"):
+        compiled(a_wavernn())
+
+
+def test_layers_that_are_pruned_are_those_that_the_loop_packs():
+    loop = compiled(pruned(128)).loop
+    packed = [loop.R, loop.coarse.first.matrix, loop.coarse.second.matrix, loop.fine.first.matrix,
+              loop.fine.second.matrix]  # fmt: skip
+    assert len(packed) == len(LAYERS)
+    assert all(isinstance(matrix, Blocks) for matrix in packed)
