@@ -1,8 +1,10 @@
 """A corpus as the benchmarks take it: folders ``train``, ``valid`` and ``test``, whole recordings in each."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from sashimi_lib.audio import read, resample
 from sashimi_lib.data.clips import find_audio
@@ -37,3 +39,35 @@ def excerpts(codes: list[Tensor], length: int, samples: int) -> list[Tensor]:
     """
     whole = [piece for clip in codes for piece in clip.split(length) if len(piece) == min(length, len(clip))]
     return whole[:: -(-sum(map(len, whole)) // samples)]
+
+
+class Word(NamedTuple):
+    """A recording of one word: waveform (L,), which word it is, whose voice it is."""
+
+    waveform: Tensor
+    label: int
+    speaker: str
+
+
+def words(folder: Path, sample_rate: int) -> list[Word]:
+    """The recordings of one folder, whose files are called ``LABEL_SPEAKER_NUMBER``, as spoken digits are."""
+    found = []
+    for file in find_audio(folder):
+        label, speaker, _ = file.path.stem.split("_")
+        waveform, rate = read(file.path)
+        found.append(Word(resample(waveform, rate, sample_rate), int(label), speaker))
+    return found
+
+
+def fitted(waveform: Tensor, length: int) -> Tensor:
+    """A word of exactly ``length`` samples, its mean taken off and its peak at 1.
+
+    A longer one loses what comes before it rises above a twentieth of its peak, and then its end, or the
+    end of the silence; a shorter one gets silence after it. Some speakers are 30 dB louder than others, and
+    to a network that hears them among noise of one loudness they would be other tasks.
+    """
+    x = waveform - waveform.mean()
+    x = x / x.abs().max().clamp(min=1e-4)
+    silence = int((x.abs() > 0.05).int().argmax())
+    x = x[min(silence, max(0, len(x) - length)) :][:length]
+    return F.pad(x, (0, length - len(x)))

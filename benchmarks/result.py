@@ -1,6 +1,7 @@
 """One result, one file: ``book/results/NAME.json``, with all that is needed to trust a figure or repeat it.
 
-A benchmark runs as ``python benchmarks/NAME.py`` from the top of the repository and ends in `save_result`.
+A benchmark runs as ``python benchmarks/NAME.py`` from the top of the repository and ends in `save_result`; so
+does a tool that judges what it has made.
 The chapters read their figures from these files, so that no measured number is ever typed into text.
 """
 
@@ -34,10 +35,11 @@ def save_result(
     not say it; ``repeats`` is how many runs each figure rests on. Raises ValueError for NaN or infinite
     figures, which JSON has no words for: record None and say why in ``config`` or beside the figure.
     """
+    script = Path(sys.argv[0]).resolve()
     result = {
         "name": name,
         "question": question,
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "device": describe_device(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]},

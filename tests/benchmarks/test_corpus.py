@@ -1,8 +1,9 @@
 """Benchmarks hear recordings as they are, and judge every model on the same evenly spread excerpts."""
 
+import pytest
 import torch
 
-from benchmarks.corpus import excerpts, load, pieces
+from benchmarks.corpus import excerpts, fitted, load, pieces, words
 from sashimi_lib.audio import write
 from sashimi_lib.quantize import MuLaw
 
@@ -37,3 +38,30 @@ def test_excerpts_come_from_all_recordings_and_are_no_more_than_asked_for():
     chosen = excerpts(clips(100, 100, 100), 10, 100)
     assert sum(map(len, chosen)) <= 100
     assert {int(clip[0]) for clip in chosen} == {0, 1, 2}
+
+
+def test_words_say_what_they_are_and_whose(tmp_path):
+    for name in ("7_theo_12", "0_lucas_3"):
+        write(tmp_path / f"{name}.wav", torch.linspace(-0.5, 0.5, 800), 8000)
+    found = words(tmp_path, 16_000)
+    assert [(word.label, word.speaker, len(word.waveform)) for word in found] == [
+        (0, "lucas", 1600),
+        (7, "theo", 1600),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("silence", "length", "begins"),
+    [(0, 400, 0), (300, 400, 0), (300, 1_000, 0), (300, 5_000, 300), (3_000, 3_500, 2_500)],
+)
+def test_silence_before_a_word_goes_where_there_is_no_room(silence, length, begins):
+    tone = 0.02 * torch.sin(0.3 * torch.arange(1, 1_001)) + 0.1  # a quiet one, and an offset
+    word = fitted(torch.cat([torch.full((silence,), 0.1), tone]), length)
+    assert len(word) == length
+    assert float(word.abs().max()) == pytest.approx(1, abs=0.05)
+    assert int((word.abs() > 0.1).int().argmax()) == begins
+    assert not word[begins + 1_000 :].any()
+
+
+def test_silence_stays_silence():
+    assert torch.equal(fitted(torch.zeros(10), 20), torch.zeros(20))

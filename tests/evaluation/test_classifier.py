@@ -1,0 +1,184 @@
+"""The listener: right about real digits, loud or quiet, whole or cut; and its file, whole or refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save as to_bytes
+from torch.nn import functional as F
+
+from benchmarks.corpus import fitted, words
+from sashimi_lib import pretrained
+from sashimi_lib.data.bundled import spoken_digits
+from sashimi_lib.evaluation.classifier import (
+    SHIPPED,
+    Classifier,
+    ClassifierConfig,
+    load_classifier,
+    save_classifier,
+)
+from sashimi_lib.mel import LogMelConfig
+
+TINY = ClassifierConfig(n_classes=3, mel=LogMelConfig(8_000, n_mels=10, hop=40, window=80), width=2)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_classifier()
+
+
+@pytest.fixture
+def tiny():
+    return Classifier(TINY).eval()
+
+
+@pytest.fixture
+def digits():
+    return torch.stack([fitted(clip.waveform, 6_600) for clip in spoken_digits().values()])
+
+
+@pytest.fixture(scope="module")
+def recordings(root):
+    folder = root / "runs" / "data" / "digits" / "test"
+    if not folder.is_dir():
+        pytest.skip("needs the spoken digits in runs/data, which are not here")
+    return words(folder, 8_000)
+
+
+def tones(hertz, length=2_000):
+    phase = 2 * torch.pi * hertz[:, None] * torch.arange(length) / 8_000
+    return 0.5 * torch.sin(phase)
+
+
+def test_it_knows_a_voice_that_it_did_not_learn_from(shipped, digits):
+    label, probability = shipped.classify(digits)
+    assert int((label == torch.arange(10)).sum()) >= 9
+    assert bool((probability > 1 / 10).all())
+
+
+def test_it_is_right_about_recordings_that_were_kept_apart(shipped, recordings):
+    said = torch.tensor([word.label for word in recordings])
+    heard, _ = shipped.classify(torch.stack([fitted(word.waveform, 4_096) for word in recordings]))
+    assert float((heard == said).double().mean()) >= 0.97
+
+
+def test_its_result_is_of_the_file_that_ships(root, shipped, recordings):
+    figures = json.loads((root / "book/results/digit_classifier.json").read_text())["figures"]
+    assert figures["file_bytes"] == SHIPPED.stat().st_size <= 200_000
+    assert figures["parameters"] == sum(p.numel() for p in shipped.parameters())
+    confusion = torch.tensor(figures["confusion"])
+    assert int(confusion.sum()) == len(recordings)
+    assert figures["accuracy"]["test"] == float(confusion.trace()) / len(recordings)
+
+
+@torch.no_grad()
+def test_loudness_and_offset_make_no_difference(shipped, digits):
+    logits = shipped(digits)
+    torch.testing.assert_close(shipped(0.01 * digits), logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(shipped(3 * digits), logits, rtol=1e-3, atol=1e-3)  # a model may overshoot
+    torch.testing.assert_close(shipped(0.5 * digits + 0.25), logits, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_silence_around_a_word_makes_little(shipped, digits):
+    frames = 8 * shipped.config.mel.hop  # what is one step of the last layers
+    within = shipped.features(F.pad(digits, (frames, frames)))
+    alone = shipped.features(digits)
+    assert torch.linalg.norm(within - alone) < 0.05 * torch.linalg.norm(alone)
+    label, _ = shipped.classify(F.pad(digits, (800, 800)))
+    assert int((label == shipped.classify(digits)[0]).sum()) >= 9
+
+
+@torch.no_grad()
+def test_the_last_layer_decides_by_the_features_alone(shipped, digits):
+    features = shipped.features(digits)
+    assert features.shape == (10, shipped.head.in_features) == (10, 64)
+    assert torch.equal(shipped.head(features), shipped(digits))
+    label, probability = shipped.classify(digits)
+    torch.testing.assert_close(shipped(digits).softmax(1)[torch.arange(10), label], probability)
+
+
+@torch.no_grad()
+def test_a_waveform_is_heard_alone_whatever_else_is_in_its_batch(shipped, digits):
+    torch.testing.assert_close(shipped(digits[3:4])[0], shipped(digits)[3], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [1, 79, 300, 3_000])
+def test_any_length_will_do_and_silence_too(length, tiny):
+    label, probability = tiny.classify(torch.zeros(2, length))
+    assert label[0] == label[1]
+    assert bool(probability.isfinite().all())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused(bad, tiny):
+    with pytest.raises(ValueError, match="waveform must be finite"):
+        tiny(torch.tensor([[0.0, bad, 0.1]]))
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_classes", 1), ("width", 0)])
+def test_settings_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be at least"):
+        ClassifierConfig(**{name: value})
+
+
+def test_it_learns_to_tell_tones_apart(tiny):
+    tiny.train()
+    optimizer = torch.optim.Adam(tiny.parameters(), lr=0.02)
+    hertz = torch.tensor([300.0, 900.0, 2_500.0])
+    for _ in range(30):
+        label = torch.randint(3, (24,))
+        waveform = tones(hertz[label] * torch.empty(24).uniform_(0.9, 1.1))
+        loss = F.cross_entropy(tiny(waveform), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    heard, _ = tiny.eval().classify(tones(hertz * 1.05, 1_500))
+    assert heard.tolist() == [0, 1, 2]
+
+
+def test_it_comes_back_from_its_file(tiny, tmp_path):
+    tiny.train()(tones(torch.tensor([300.0, 900.0])))  # so that batch norm has something to remember
+    save_classifier(tmp_path / "mine", tiny.eval(), {"data": "tones"}, torch.float32)
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    again = load_classifier(tmp_path / "mine")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert again.config == TINY
+    assert not again.training
+    waveform = tones(torch.tensor([400.0, 2_000.0]))
+    assert torch.equal(again(waveform), tiny(waveform))
+    save_classifier(tmp_path / "half", tiny, {})
+    torch.testing.assert_close(
+        load_classifier(tmp_path / "half")(waveform), tiny(waveform), rtol=0, atol=0.02
+    )
+
+
+def test_what_is_not_its_file_is_refused(tiny, tmp_path):
+    path = tmp_path / "file"
+    with pytest.raises(ValueError, match=r"path must be a classifier .* got .*nowhere"):
+        load_classifier(tmp_path / "nowhere")
+    path.write_bytes(to_bytes({"weight": torch.ones(2)}))
+    with pytest.raises(ValueError, match="format must be classifier 1, got None"):
+        load_classifier(path)
+    shutil.copy(pretrained.WEIGHTS / "wavernn.safetensors", path)
+    with pytest.raises(ValueError, match="format must be classifier 1, got 1"):
+        load_classifier(path)
+    save_classifier(path, tiny, {})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match="must be a classifier"):
+        load_classifier(path)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 4]))
+    with pytest.raises(ValueError, match="damaged: its checksum is another"):
+        load_classifier(path)
+    tiny.head.bias.data[0] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"head\.bias"):
+        save_classifier(path, tiny, {})
+
+
+def test_models_that_sing_do_not_lie_beside_the_one_that_judges():
+    assert SHIPPED.is_file()
+    assert SHIPPED.parent.parent == pretrained.WEIGHTS
+    assert pretrained.load("digits").sample_rate == load_classifier().config.mel.sample_rate
