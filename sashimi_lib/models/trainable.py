@@ -32,7 +32,11 @@ class Trainable(nn.Module, ABC):
         label: Int[Tensor, " batch"] | None = None,
     ) -> tuple[Float[Tensor, "batch length"], Past | None]:
         """The score of every sample of whole sequences (``past`` None), or of a piece of them; and the past
-        of the next piece. Raises ValueError for a label that the model cannot be told."""
+        of the next piece.
+
+        Random numbers, where it takes any, are PyTorch's own of the CPU, which a checkpoint holds. Raises
+        ValueError for a label that the model cannot be told.
+        """
 
     @abstractmethod
     def beginning(self, batch_size: int) -> Past | None:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from sashimi_lib.models.trainable import Past, Trainable
 from sashimi_lib.training.batches import Data, Pieces
-from sashimi_lib.training.chance import generators
 from sashimi_lib.training.checkpoint import load_checkpoint, save_checkpoint
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.ema import moving_average
@@ -101,7 +101,7 @@ class Run:
             "past": self.past,
             "history": dataclasses.asdict(self.history),
             "best": self.best,
-            "random": [generator.get_state() for generator in generators(self.model.device)],
+            "random": torch.get_rng_state(),
         }
         save_checkpoint(path, content)
 
@@ -127,15 +127,12 @@ class Run:
             self.past = each_tensor(lambda saved, now: saved.to(now.device), content["past"], like)
         self.history = History(**content["history"])
         self.best = content["best"]
-        # A run may go on elsewhere: with a GPU whose numbers nobody wrote down, or without one.
-        for generator, state in zip(generators(self.model.device), content["random"], strict=False):
-            generator.set_state(state)
+        torch.set_rng_state(content["random"])
 
 
 def each_tensor(change: Any, *states: Any) -> Any:
     """``change`` of each tensor of a state (or of each few, of states of one shape), in the same tuples.
 
-    >>> import torch
     >>> each_tensor(lambda a, b: a + b, (torch.tensor(1), ()), (torch.tensor(2), ()))
     (tensor(3), ())
     """

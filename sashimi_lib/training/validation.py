@@ -6,7 +6,6 @@ from torch import Tensor
 
 from sashimi_lib.models.trainable import Trainable
 from sashimi_lib.training.batches import Data, Piece, collate, sequence_of
-from sashimi_lib.training.chance import set_aside
 
 AT_ONCE = 32_768  # samples of each sequence that go through together, where a model can hear it in pieces
 
@@ -49,7 +48,8 @@ def losses(
     items = [data[number] for number in range(len(data))]
     order = sorted(range(len(items)), key=lambda number: len(sequence_of(items[number])))  # little padding
     result = torch.zeros(len(items), dtype=torch.float64)
-    with set_aside(model.device):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
         for first in range(0, len(order), batch_size):
             numbers = order[first : first + batch_size]
             whole = collate([items[number] for number in numbers], model.silence)
