@@ -39,6 +39,23 @@ class LogMelConfig:
 TACOTRON = LogMelConfig()
 
 
+def check_features(features: Float[Tensor, "batch frames n_mels"], config: LogMelConfig) -> None:
+    """Raise ValueError unless ``features`` are finite log-mel spectrograms of that kind, of two frames or
+    more.
+
+    >>> check_features(torch.zeros(1, 2, 80), TACOTRON)
+
+    Chapters: 8 and 9.
+    """
+    n_mels = config.n_mels
+    if features.shape[1] < 2 or features.shape[2] != n_mels:
+        raise ValueError(
+            f"features must have shape (batch, at least 2 frames, {n_mels}), got {tuple(features.shape)}"
+        )
+    if not bool(features.isfinite().all()):
+        raise ValueError("features must be finite, got NaN or infinite ones")
+
+
 class LogMel(nn.Module):
     """A waveform's amplitude in each of a few bands of pitch, from -1 (80 dB below full scale, or less) to
     about 1 (a tone at full scale): ``1 + log10(max(amplitude, 1e-4)) / 2``.

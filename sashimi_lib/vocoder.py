@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_lib.mel import TACOTRON, LogMel, LogMelConfig
+from sashimi_lib.mel import TACOTRON, LogMel, LogMelConfig, check_features
 from sashimi_lib.models.autoregression import Autoregressive, Past
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import Choose, Sampler
@@ -101,13 +101,7 @@ class Vocoder(Autoregressive):
         number of bands or of fewer than two frames, and
         as `sample` does.
         """
-        n_mels = self.log_mel.config.n_mels
-        if features.shape[1] < 2 or features.shape[2] != n_mels:
-            raise ValueError(
-                f"features must have shape (batch, at least 2 frames, {n_mels}), got {tuple(features.shape)}"
-            )
-        if not bool(features.isfinite().all()):
-            raise ValueError("features must be finite, got NaN or infinite ones")
+        check_features(features, self.log_mel.config)
         choose = Sampler(temperature, top_p, self.generator(seed))
         length = (features.shape[1] - 1) * self.log_mel.config.hop
         with torch.no_grad():
