@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -71,3 +72,32 @@ def fitted(waveform: Tensor, length: int) -> Tensor:
     silence = int((x.abs() > 0.05).int().argmax())
     x = x[min(silence, max(0, len(x) - length)) :][:length]
     return F.pad(x, (0, length - len(x)))
+
+
+class Sounds(NamedTuple):
+    """Recordings of one length (n, length), and what is said in each (n,)."""
+
+    waveform: Tensor
+    label: Tensor
+
+    def pairs(self) -> list[tuple[Tensor, int]]:
+        """As training takes them."""
+        return list(zip(self.waveform, self.label.tolist(), strict=True))
+
+    def each(self, number: int) -> "Sounds":
+        """So many of every class, evenly spread over those there are, and so over the speakers."""
+        chosen = []
+        for label in self.label.unique():
+            those = (self.label == label).nonzero()[:, 0]
+            chosen.append(those[torch.linspace(0, len(those) - 1, number).round().long()])
+        return Sounds(*(x[torch.cat(chosen)] for x in self))
+
+
+def sounds(folder: Path, sample_rate: int, length: int) -> dict[str, Sounds]:
+    """Words of all splits, every one of so many samples (`fitted`)."""
+    corpus = {}
+    for split in ("train", "valid", "test"):
+        found = words(folder / split, sample_rate)
+        waveforms = torch.stack([fitted(word.waveform, length) for word in found])
+        corpus[split] = Sounds(waveforms, torch.tensor([word.label for word in found]))
+    return corpus

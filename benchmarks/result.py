@@ -10,8 +10,9 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,6 +59,18 @@ def save_result(
     os.replace(partial, path)
     print(f"wrote book/results/{path.name}")
     return path
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What was written to a file before, or is made now and written, whole or not at all: so that a benchmark
+    of hours goes on where it stopped."""
+    if not path.exists():
+        made = json.dumps(make())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(made, encoding="utf-8")
+        os.replace(partial, path)
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def describe_device() -> str:

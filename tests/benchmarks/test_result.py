@@ -36,3 +36,17 @@ def test_nothing_partial_is_left_behind(folder):
         save({"time": float("nan")})
     assert [path.name for path in folder.iterdir()] == ["example.json"]
     assert json.loads((folder / "example.json").read_text())["figures"] == {"time": 1.0}
+
+
+def test_what_was_made_is_kept_and_not_made_again(tmp_path):
+    made = iter([{"time": 1.5}, {"time": 2.5}])
+    path = tmp_path / "runs" / "a.json"
+    assert result.kept(path, lambda: next(made)) == {"time": 1.5}
+    assert result.kept(path, lambda: next(made)) == {"time": 1.5}
+    assert [file.name for file in path.parent.iterdir()] == ["a.json"]
+
+
+def test_what_fails_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        result.kept(tmp_path / "a.json", lambda: 1 / 0)
+    assert not list(tmp_path.iterdir())
