@@ -6,6 +6,7 @@ result.
 """
 
 from sashimi_lib.models.build import Config, build
+from sashimi_lib.models.diffwave import DiffWave, DiffWaveConfig
 from sashimi_lib.models.isotropic import IsotropicConfig, IsotropicS4
 from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
 from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig
@@ -15,6 +16,8 @@ from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
 
 __all__ = [
     "Config",
+    "DiffWave",
+    "DiffWaveConfig",
     "IsotropicConfig",
     "IsotropicS4",
     "SaShiMi",

@@ -70,8 +70,8 @@ def step_embedding(step: Float[Tensor, " batch"], dim: int) -> Float[Tensor, "ba
     Chapter: 9. DiffWave paper (Kong et al., 2021), section 3.1.
     """
     half = dim // 2
-    frequency = torch.exp(-math.log(10_000) / (half - 1) * torch.arange(half, device=step.device))
-    angle = step[:, None] * frequency.to(step.dtype)
+    i = torch.arange(half, dtype=step.dtype, device=step.device)
+    angle = step[:, None] * torch.exp(-math.log(10_000) / (half - 1) * i)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
@@ -111,6 +111,20 @@ class Told(nn.Module):
         return told + self.classes(label)
 
 
+def _stretch(factor: int) -> nn.ConvTranspose2d:
+    """``factor`` samples for one, that lie on straight lines until training moves them.
+
+    A random start would let a fiftieth of a spectrogram's contrast through, and takes longer to train.
+    """
+    taps = 2 * factor - factor % 2  # as many as centre what comes out on what went in
+    layer = nn.ConvTranspose2d(1, 1, (3, taps), stride=(1, factor), padding=(1, factor // 2))
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        layer.weight[:, :, 1] = 1 - (torch.arange(taps) - (taps - 1) / 2).abs() / factor
+    return layer
+
+
 class Frames(nn.Module):
     """Frames of a spectrogram, stretched to one a sample by two transposed convolutions over time and pitch.
 
@@ -118,33 +132,45 @@ class Frames(nn.Module):
     >>> Frames(mel)(torch.zeros(2, 11, 20), length=950).shape
     torch.Size([2, 950, 20])
 
-    Frame k is centred on sample ``k hop``. The first convolution stretches by the largest factor of the hop
-    that is no larger than its root, the second by the rest. Chapter: 9. DiffWave paper, section 3.2. Raises
-    ValueError for frames of another number of bands, or too few for the length.
+    Frame k is centred on sample ``k hop``, and at first straight lines run from frame to frame. The first
+    convolution stretches by the largest factor of the hop that is no larger than its root, the second by the
+    rest. Chapter: 9. DiffWave paper, section 3.2. Raises ValueError for frames of another number of bands, or
+    too few for the length.
     """
 
     def __init__(self, mel: LogMelConfig) -> None:
         super().__init__()
         self.mel = mel
         first = max(d for d in range(1, math.isqrt(mel.hop) + 1) if mel.hop % d == 0)
-        self.stretch = nn.ModuleList(
-            nn.ConvTranspose2d(
-                1, 1, (3, 2 * s), stride=(1, s), padding=(1, (s + 1) // 2), output_padding=(0, s % 2)
-            )
-            for s in (first, mel.hop // first)
-        )
+        self.stretch = nn.ModuleList(_stretch(factor) for factor in (first, mel.hop // first))
 
     def forward(
         self, features: Float[Tensor, "batch frames n_mels"], length: int
     ) -> Float[Tensor, "batch length n_mels"]:
         """(batch, frames, n_mels) -> (batch, length, n_mels)."""
-        hop = self.mel.hop
-        if features.shape[2] != self.mel.n_mels or features.shape[1] * hop - hop // 2 < length:
+        hop, n_mels = self.mel.hop, self.mel.n_mels
+        if features.shape[2] != n_mels or features.shape[1] * hop - hop // 2 < length:
             raise ValueError(
-                f"features must have shape (batch, frames, {self.mel.n_mels}), a frame every {hop} of {length} "
+                f"features must have shape (batch, frames, {n_mels}), a frame every {hop} of {length} "
                 f"samples, got {tuple(features.shape)}"
             )
         x = features.mT[:, None]
         for layer in self.stretch:
             x = F.leaky_relu(layer(x), 0.4)
         return x[:, 0, :, hop // 2 : hop // 2 + length].mT
+
+
+def stretched(
+    frames: Frames | None, features: Float[Tensor, "batch frames n_mels"] | None, length: int
+) -> Float[Tensor, "batch length n_mels"] | None:
+    """What a denoiser hears of its features: None where it has no ``frames`` to hear them by.
+
+    Raises ValueError for features that are missing, and for features where there should be none.
+    """
+    if frames is None:
+        if features is not None:
+            raise ValueError("features must be None: this model follows no spectrogram")
+        return None
+    if features is None:
+        raise ValueError("features must be given: this model follows a spectrogram, which is missing")
+    return frames(features, length)

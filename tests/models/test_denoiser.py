@@ -1,0 +1,159 @@
+"""What denoisers are told: the step as waves, the class as a row, a spectrogram stretched to the samples."""
+
+import math
+
+import pytest
+import torch
+
+from sashimi_lib.mel import LogMel, LogMelConfig
+from sashimi_lib.models.denoiser import Frames, Told, ToldConfig, step_embedding, stretched
+
+D_STEP = (8, 12, 10)
+
+
+def mel(hop, n_mels=5):
+    return LogMelConfig(8_000, n_mels=n_mels, hop=hop, window=400)
+
+
+@pytest.mark.parametrize("dim", [4, 6, 128])
+def test_the_step_s_embedding_is_the_formula(dim):
+    steps, half = [0, 3, 0.5, 199], dim // 2
+    expected = [
+        [wave(step * 10_000 ** (-i / (half - 1))) for wave in (math.sin, math.cos) for i in range(half)]
+        for step in steps
+    ]
+    expected = torch.tensor(expected, dtype=torch.float64)
+    assert torch.allclose(step_embedding(torch.tensor(steps, dtype=torch.float64), dim), expected, atol=1e-12)
+    assert torch.allclose(step_embedding(torch.tensor(steps), dim).double(), expected, atol=1e-4)
+
+
+def test_the_fastest_wave_turns_once_in_6_steps_the_slowest_once_in_63_thousand():
+    at = step_embedding(torch.tensor([0.0, 2 * math.pi, 2e4 * math.pi], dtype=torch.float64), 4)
+    assert torch.allclose(at[0], at[2], atol=1e-9)
+    assert torch.allclose(at[0, [0, 2]], at[1, [0, 2]], atol=1e-12)
+    assert not torch.allclose(at[0, 1], at[1, 1], atol=1e-4)
+
+
+@torch.no_grad()
+def test_told_is_two_linear_maps_of_the_waves():
+    told, step = Told(ToldConfig(d_step=D_STEP)).double(), torch.tensor([0, 7.5], dtype=torch.float64)
+    h = step_embedding(step, 8) @ told.hidden.weight.T + told.hidden.bias
+    h = h * h.sigmoid() @ told.out.weight.T + told.out.bias
+    assert torch.allclose(told(step), h * h.sigmoid(), atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_class_adds_its_row_and_not_known_has_one_of_its_own():
+    told, step = Told(ToldConfig(d_step=D_STEP, n_classes=3)), torch.full((4,), 5.0)
+    assert told.classes.weight.shape == (4, 10)
+    of_step = told(step, torch.arange(4)) - told.classes.weight
+    assert torch.allclose(of_step, of_step[:1].expand(4, -1), atol=1e-6)
+    assert torch.equal(told(step), told(step, torch.full((4,), 3)))
+
+
+@torch.no_grad()
+def test_classes_leave_a_model_without_them_as_it_was():
+    torch.manual_seed(1)
+    without = Told(ToldConfig(d_step=D_STEP))
+    torch.manual_seed(1)
+    with_them = Told(ToldConfig(d_step=D_STEP, n_classes=3))
+    step = torch.tensor([5.0])
+    difference = with_them(step, torch.tensor([2])) - without(step)
+    assert torch.allclose(difference, with_them.classes.weight[2:3], atol=1e-6)
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_label_that_is_no_class_is_named(label):
+    with pytest.raises(ValueError, match=rf"label must lie in 0\.\.2, or be 3 for none, got \[0, {label}\]"):
+        Told(ToldConfig(d_step=D_STEP, n_classes=3))(torch.zeros(2), torch.tensor([0, label]))
+
+
+def test_a_label_where_there_are_no_classes_is_refused():
+    with pytest.raises(ValueError, match="label must be None: this model knows no classes"):
+        Told(ToldConfig(d_step=D_STEP))(torch.zeros(1), torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "because"),
+    [
+        ({"d_step": (7, 12, 10)}, r"d_step must hold three widths.* got \(7, 12, 10\)"),
+        ({"d_step": (2, 12, 10)}, "d_step must hold three widths"),
+        ({"d_step": (8, 0, 10)}, "d_step must hold three widths"),
+        ({"n_classes": -1}, "n_classes must be at least 0, got -1"),
+    ],
+)
+def test_impossible_settings_are_named(settings, because):
+    with pytest.raises(ValueError, match=because):
+        ToldConfig(**settings)
+
+
+# Frames
+
+
+@pytest.mark.parametrize("hop", [1, 2, 3, 7, 10, 15, 75, 100, 200])
+@pytest.mark.parametrize("length", [1, 100, 399, 400, 401])
+@torch.no_grad()
+def test_as_many_frames_as_a_spectrogram_has_are_stretched_to_the_samples(hop, length):
+    frames = math.ceil(length / hop) + 1
+    assert Frames(mel(hop))(torch.randn(2, frames, 5), length).shape == (2, length, 5)
+
+
+def test_the_spectrogram_of_a_waveform_fits_it():
+    config, waveform = mel(100), torch.zeros(1, 950)
+    assert Frames(config)(LogMel(config)(waveform), 950).shape == (1, 950, 5)
+
+
+@pytest.mark.parametrize("hop", [2, 3, 7, 10, 15, 75, 100, 200])
+@torch.no_grad()
+def test_a_frame_is_heard_around_its_sample(hop):
+    """A frame of ones among zeros, through taps of equal weight: what comes out is centred on its sample."""
+    frames = Frames(mel(hop)).double()
+    for layer in frames.stretch:
+        layer.weight.fill_(1)
+        layer.bias.zero_()
+    features = torch.zeros(1, 9, 5, dtype=torch.float64)
+    features[:, 4] = 1
+    heard = frames(features, 8 * hop)[0, :, 2]
+    centre = float((heard * torch.arange(8 * hop)).sum() / heard.sum())
+    assert abs(centre - 4 * hop) <= 1
+    beyond = heard.nonzero()[:, 0] - 4 * hop
+    assert beyond.abs().max() < 2 * hop
+
+
+@pytest.mark.parametrize("hop", [1, 2, 3, 7, 10, 15, 75, 100, 200])
+@torch.no_grad()
+def test_frames_begin_as_straight_lines(hop):
+    rising = torch.arange(10.0, dtype=torch.float64)[None, :, None].expand(1, 10, 5)
+    between = Frames(mel(hop)).double()(rising, 9 * hop)[0, hop : 8 * hop]
+    expected = (torch.arange(hop, 8 * hop) + (hop % 2 == 0) / 2) / hop  # an even hop has no middle sample
+    assert torch.allclose(between, expected.double()[:, None].expand(-1, 5), atol=1e-6)
+
+
+@torch.no_grad()
+def test_pitches_mix_with_their_neighbours_alone():
+    frames, features = Frames(mel(10)), torch.zeros(1, 9, 5)
+    for layer in frames.stretch:
+        layer.weight.normal_()
+    other = features.clone()
+    other[..., 0] = 1
+    changed = (frames(features, 80) - frames(other, 80)).abs().amax(dim=(0, 1)) > 0
+    assert changed.tolist() == [True, True, True, False, False]  # one band further by each of two layers
+
+
+@pytest.mark.parametrize(
+    ("shape", "length"), [((1, 9, 4), 80), ((1, 9, 6), 80), ((1, 8, 5), 76), ((1, 0, 5), 1), ((1, 1, 5), 6)]
+)
+def test_frames_that_do_not_fit_are_named(shape, length):
+    expected = rf"features must have shape \(batch, frames, 5\), a frame every 10 of {length} samples, got"
+    with pytest.raises(ValueError, match=expected):
+        Frames(mel(10))(torch.zeros(shape), length)
+
+
+def test_features_are_for_models_that_follow_a_spectrogram():
+    features = torch.zeros(1, 9, 5)
+    assert stretched(None, None, 80) is None
+    assert stretched(Frames(mel(10)), features, 80).shape == (1, 80, 5)
+    with pytest.raises(ValueError, match="features must be None"):
+        stretched(None, features, 80)
+    with pytest.raises(ValueError, match="features must be given"):
+        stretched(Frames(mel(10)), None, 80)

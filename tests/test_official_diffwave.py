@@ -1,0 +1,94 @@
+"""A DiffWave built from published weights computes what the published code computed."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from sashimi_lib.official import load_diffwave
+from tests.streaming import error
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+@pytest.fixture
+def tensors(shared):
+    return load_file(shared / "golden" / "diffwave_wavenet.safetensors")
+
+
+@pytest.fixture
+def weights(tensors):
+    return {key.removeprefix("state."): x for key, x in tensors.items() if key.startswith("state.")}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@torch.no_grad()
+def test_diffwave_computes_what_was_published(tensors, weights, dtype):
+    net = load_diffwave(weights, cycle=4, dtype=dtype)
+    audio, step = tensors["in.audio"][:, 0].to(dtype), tensors["in.step"][:, 0].to(dtype)
+    assert error(net(audio, step), tensors["out.epsilon"][:, 0]) < TOLERANCE[dtype]
+
+
+@torch.no_grad()
+def test_another_cycle_is_another_network(tensors, weights):
+    audio, step = tensors["in.audio"][:, 0], tensors["in.step"][:, 0].float()
+    net = load_diffwave(weights, cycle=3)
+    assert error(net(audio, step), tensors["out.epsilon"][:, 0]) > 1e-2
+
+
+@torch.no_grad()
+def test_what_was_added_in_place_is_what_is_loaded(tensors, weights):
+    plain = load_diffwave(weights, cycle=4, dtype=torch.float64)
+    audio, step = tensors["in.audio"][:, 0].double(), tensors["in.step"][:, 0].double()
+    told, x, skips = plain.told(step), F.relu(plain.start(audio[:, None])), 0
+    for layer in plain.layers:
+        h = x
+        h += layer.told(told)[..., None]  # the slip: x is changed too
+        filtered, gate = layer.gates(h).chunk(2, dim=1)
+        residual, skip = layer.out(filtered.tanh() * gate.sigmoid()).split(layer.widths, dim=1)
+        x, skips = (x + residual) * math.sqrt(1 / 2), skips + skip
+    expected = plain.end(skips * math.sqrt(1 / 6))[:, 0]
+    net = load_diffwave(weights, cycle=4, in_place=True, dtype=torch.float64)
+    assert error(net(audio, step), expected) < 1e-12
+    assert error(plain(audio, step), expected) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "init_conv.0.conv.weight_v",
+        "final_conv.2.conv.bias",
+        "residual_layer.fc_t1.weight",
+        "residual_layer.residual_blocks.2.fc_t.bias",
+        "residual_layer.residual_blocks.5.skip_conv.weight_g",
+    ],
+)
+def test_a_missing_tensor_is_named(weights, key):
+    del weights[key]
+    with pytest.raises(ValueError, match="weights must hold") as caught:
+        load_diffwave(weights, cycle=4)
+    assert key in str(caught.value)
+
+
+def test_a_tensor_too_many_is_named(weights):
+    with pytest.raises(ValueError, match=r"nothing unknown.*mel_conv"):
+        load_diffwave(weights | {"mel_conv": torch.zeros(1)}, cycle=4)
+
+
+def test_a_tensor_of_another_shape_is_refused(weights):
+    with pytest.raises(ValueError, match=r"must fit the model(.|\n)*told\.out\.bias"):
+        load_diffwave(weights | {"residual_layer.fc_t2.bias": torch.zeros(25)}, cycle=4)
+
+
+def test_an_impossible_cycle_is_refused(weights):
+    with pytest.raises(ValueError, match="cycle must be at least 1, got 0"):
+        load_diffwave(weights, cycle=0)
+
+
+def test_loading_leaves_the_dict_as_it_was(weights):
+    before = {key: tensor.clone() for key, tensor in weights.items()}
+    load_diffwave(weights, cycle=4, in_place=True)
+    assert weights.keys() == before.keys()
+    assert all(torch.equal(weights[key], before[key]) for key in before)
