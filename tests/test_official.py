@@ -146,7 +146,24 @@ def test_a_tensor_too_many_is_named(golden):
         load_s4(weights | {"stranger": torch.zeros(1)})
 
 
-def test_a_two_directional_layer_is_refused(golden):
+@BOTH
+@torch.no_grad()
+def test_the_two_sided_layer_computes_what_was_published(golden, dtype):
+    weights, inputs, out = golden("s4_layer_bidirectional")
+    layer = load_s4(weights, dtype=dtype)
+    assert error(layer(inputs["x"].to(dtype))[0], out["y"]) < TOLERANCE[dtype]
+
+
+@BOTH
+@torch.no_grad()
+def test_the_two_sided_u_net_computes_what_was_published(golden, dtype):
+    weights, inputs, out = golden("sashimi_standalone_unet_bidirectional")
+    backbone = load_sashimi(weights, dtype=dtype)
+    assert error(backbone(inputs["x"].to(dtype))[0], out["y"]) < TOLERANCE[dtype]
+
+
+def test_a_layer_of_more_kernels_is_refused(golden):
     weights, _, _ = golden("s4_layer_bidirectional")
-    with pytest.raises(ValueError, match="one-directional"):
+    weights["layer.kernel.C"] = weights["layer.kernel.C"].repeat(2, 1, 1, 1)
+    with pytest.raises(ValueError, match=r"one kernel a channel, or of a two-sided one, got 4"):
         load_s4(weights)

@@ -10,6 +10,7 @@ from sashimi_lib.models.diffwave import DiffWave, DiffWaveConfig
 from sashimi_lib.models.isotropic import IsotropicConfig, IsotropicS4
 from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
 from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig
+from sashimi_lib.models.sashimi_unet import SaShiMiUNet, SaShiMiUNetConfig
 from sashimi_lib.models.subscale import Subscale, SubscaleConfig
 from sashimi_lib.models.wavenet import WaveNet, WaveNetConfig
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
@@ -22,6 +23,8 @@ __all__ = [
     "IsotropicS4",
     "SaShiMi",
     "SaShiMiConfig",
+    "SaShiMiUNet",
+    "SaShiMiUNetConfig",
     "SampleRNN",
     "SampleRNNConfig",
     "Subscale",

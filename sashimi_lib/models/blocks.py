@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
-from sashimi_lib.ssm.s4 import PAPER_SSM, S4, SSMConfig
+from sashimi_lib.ssm.s4 import PAPER_SSM, S4, Directions, SSMConfig
 
 State = Any  # a tensor, or a nested tuple of tensors of fixed shape
 Advance = Callable[["SequenceModel", Tensor, State], tuple[Tensor, State]]
@@ -85,12 +86,12 @@ class S4Block(SequenceModel):
         d_model: int,
         ssm: SSMConfig = PAPER_SSM,
         glu: bool = False,
-        bidirectional: bool = False,
         norm: Norm = "scalar",
+        directions: Directions = "forward",
     ) -> None:
         super().__init__()
         self.norm = make_norm(norm, d_model)
-        self.layer = S4(d_model, ssm, glu, bidirectional)
+        self.layer = S4(d_model, ssm, glu, directions)
 
     def initial_state(self, batch_size: int) -> State:
         """The state of silence."""
@@ -110,7 +111,8 @@ class S4Block(SequenceModel):
 
 
 class FeedForward(SequenceModel):
-    """``x + W2 gelu(W1 norm(x))``, H -> ff H -> H: mixes over channels, and remembers nothing.
+    """``x + W2 gelu(W1 norm(x))``, H -> ff H -> H: mixes over channels, and remembers nothing. The published
+    networks for diffusion have their matrices ``normed`` by weight.
 
     >>> FeedForward(4, ff=2)(torch.randn(1, 32, 4))[0].shape
     torch.Size([1, 32, 4])
@@ -118,11 +120,13 @@ class FeedForward(SequenceModel):
     Chapter: 6. SaShiMi paper, section 4.2.
     """
 
-    def __init__(self, d_model: int, ff: int = 2, norm: Norm = "scalar") -> None:
+    def __init__(self, d_model: int, ff: int = 2, norm: Norm = "scalar", normed: bool = False) -> None:
         super().__init__()
         self.norm = make_norm(norm, d_model)
         self.expand = nn.Linear(d_model, ff * d_model)
         self.contract = nn.Linear(ff * d_model, d_model)
+        if normed:
+            self.expand, self.contract = weight_norm(self.expand), weight_norm(self.contract)
 
     def initial_state(self, batch_size: int) -> State:
         """Nothing to remember: the empty tuple."""

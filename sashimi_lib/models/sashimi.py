@@ -18,7 +18,7 @@ from sashimi_lib.models.blocks import (
     State,
 )
 from sashimi_lib.models.pooling import DownPool, Hourglass, UpPool
-from sashimi_lib.ssm.s4 import PAPER_SSM, SSMConfig
+from sashimi_lib.ssm.s4 import PAPER_SSM, Directions, SSMConfig
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class SaShiMiConfig:
     """The shape of a SaShiMi; the defaults are the paper's 8-layer model, 4.05M parameters with 256 levels.
 
     ``pool`` and ``expand`` say how much slower and wider each tier is than the one above. ``unet`` puts
-    blocks on the way down too and skips round each one; ``bidirectional`` lets every S4 see the future (for
-    diffusion).
+    blocks on the way down too and skips round each one. ``bidirectional`` gives every S4 a two-sided kernel
+    and leaves the rest as it is: a published variant, to be compared with, and nothing to generate by. For
+    diffusion there is `sashimi_lib.models.sashimi_unet`.
     """
 
     d_model: int = 64
@@ -160,7 +161,7 @@ def _tier(config: SaShiMiConfig, level: int) -> Composite:
         DownPool(width, width * config.expand, pool, normed),
         _tier(config, level + 1),
         UpPool(width * config.expand, width, pool, normed),
-        causal=not config.bidirectional,
+        causal=True,
     )
     if config.unet:
         return UNetTier(_blocks(config, width), hourglass, _blocks(config, width))
@@ -169,7 +170,8 @@ def _tier(config: SaShiMiConfig, level: int) -> Composite:
 
 def _blocks(config: SaShiMiConfig, width: int) -> Stack:
     blocks: list[SequenceModel] = []
+    directions: Directions = "two-sided" if config.bidirectional else "forward"
     for _ in range(config.n_layers):
-        blocks.append(S4Block(width, config.ssm, config.glu, config.bidirectional, config.norm))
+        blocks.append(S4Block(width, config.ssm, config.glu, config.norm, directions))
         blocks.append(FeedForward(width, config.ff, config.norm))
     return Stack(blocks)

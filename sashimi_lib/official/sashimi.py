@@ -15,29 +15,23 @@ Chapter: 12. Layouts: the code at commit e757cef.
 """
 
 import re
-from collections.abc import Callable
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models.blocks import S4Block
 from sashimi_lib.models.pooling import DownPool, UpPool
 from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig, Tier, UNetTier
+from sashimi_lib.official._s4 import StepTransform, directions, has_glu, s4_state, ssm_config
 from sashimi_lib.official._weights import Weights, ends, finish, look, matrix, take
 from sashimi_lib.quantize import MuLaw
-from sashimi_lib.ssm.kernels import untruncate
-from sashimi_lib.ssm.s4 import S4, Form, SSMConfig
-from sashimi_lib.ssm.systems import DPLR
-
-StepTransform = Literal["exp", "softplus"]
-STEPS: dict[str, Callable[[Tensor], Tensor]] = {"exp": torch.exp, "softplus": F.softplus}
+from sashimi_lib.ssm.s4 import S4
 
 
 def load_s4(weights: Weights, step: StepTransform = "exp", dtype: torch.dtype = torch.float32) -> S4:
-    """An S4 layer from a published ``S4Block``: DPLR or diagonal, with or without GLU, one direction.
+    """An S4 layer from a published ``S4Block``: DPLR or diagonal, with or without GLU, of one direction or
+    two-sided.
 
     ``step`` says how step sizes were stored, which tensors do not tell. Raises ValueError for a tensor that
     is missing, left over, or of an unexpected shape.
@@ -51,15 +45,18 @@ def load_s4(weights: Weights, step: StepTransform = "exp", dtype: torch.dtype = 
     """
     weights = dict(weights)
     layer = S4(
-        look(weights, "layer.D").shape[-1], _ssm_config(weights, "layer.kernel."), _has_glu(weights, "")
+        look(weights, "layer.D").shape[-1],
+        ssm_config(weights, "layer.kernel."),
+        has_glu(weights, ""),
+        directions(weights, "layer.kernel."),
     )
-    return finish(layer, _s4(weights, "", step), weights, dtype)
+    return finish(layer, s4_state(weights, "", step), weights, dtype)
 
 
 def load_sashimi(
     weights: Weights, step: StepTransform = "exp", dtype: torch.dtype = torch.float32
 ) -> SaShiMi:
-    """A causal SaShiMi backbone, autoregressive or U-Net; its shape is read off the tensors.
+    """A SaShiMi backbone, autoregressive or U-Net; its shape is read off the tensors.
 
     Chapter: 12. Raises ValueError as `load_s4` does.
     """
@@ -85,24 +82,6 @@ def load_audio_lm(
 # The shape of a model, read off its tensors
 
 
-def _ssm_config(weights: Weights, prefix: str) -> SSMConfig:
-    copies, modes = look(weights, f"{prefix}A_real").shape
-    form = Form.HURWITZ if f"{prefix}P" in weights else Form.DIAGONAL
-    return SSMConfig(2 * modes, form, init="legs", tied=copies == 1)
-
-
-def _linear(weights: Weights, prefix: str) -> str:
-    """The output map is ``output_linear.0`` in most versions, ``output_linear`` in those without a gate
-    before 4."""
-    name = f"{prefix}output_linear."
-    return f"{name}0." if f"{name}0.weight" in weights else name
-
-
-def _has_glu(weights: Weights, prefix: str) -> bool:
-    rows, columns, *_ = look(weights, f"{_linear(weights, prefix)}weight").shape
-    return rows == 2 * columns
-
-
 def _sashimi_config(weights: Weights) -> SaShiMiConfig:
     down, centre = _modules(weights, "d_layers"), _modules(weights, "c_layers")
     width, pool = len(look(weights, "norm.weight")), []
@@ -118,10 +97,11 @@ def _sashimi_config(weights: Weights) -> SaShiMiConfig:
         pool=tuple(pool),
         expand=expand,
         ff=len(look(weights, f"{centre[1]}layer.ff.0.0.bias")) // width,
-        glu=_has_glu(weights, block),
+        glu=has_glu(weights, block),
         unet=len(down) > len(pool),
+        bidirectional=directions(weights, f"{block}layer.kernel.") == "two-sided",
         norm="scalar" if f"{centre[0]}norm.norm.m" in weights else "layer",
-        ssm=_ssm_config(weights, f"{block}layer.kernel."),
+        ssm=ssm_config(weights, f"{block}layer.kernel."),
     )
 
 
@@ -168,7 +148,8 @@ def _module(weights: Weights, name: str, module: nn.Module, step: StepTransform)
         return _pool(weights, f"{name}linear.", module)
     state = _norm(weights, f"{name}norm.")
     if isinstance(module, S4Block):
-        return state | {f"layer.{key}": tensor for key, tensor in _s4(weights, f"{name}layer.", step).items()}
+        layer = s4_state(weights, f"{name}layer.", step)
+        return state | {f"layer.{key}": tensor for key, tensor in layer.items()}
     for ours, theirs in (("expand", "0.0"), ("contract", "2")):
         state[f"{ours}.weight"] = matrix(take(weights, f"{name}layer.ff.{theirs}.weight"))
         state[f"{ours}.bias"] = take(weights, f"{name}layer.ff.{theirs}.bias")
@@ -190,41 +171,3 @@ def _pool(weights: Weights, prefix: str, module: nn.Module) -> Weights:
     if any("parametrizations" in name for name, _ in module.named_parameters()):
         return state | {f"linear.parametrizations.weight.original{i}": x for i, x in enumerate((g, v))}
     return state | {"linear.weight": g * v / v.norm(dim=1, keepdim=True)}
-
-
-def _s4(weights: Weights, prefix: str, step: StepTransform) -> Weights:
-    """One ``S4Block``: the state space, and the linear map with or without its gate."""
-    kernel = f"{prefix}layer.kernel."
-    dt = STEPS[step](take(weights, f"{kernel}inv_dt").double().flatten())
-    A_real, A_imag = (take(weights, f"{kernel}A_{part}").double() for part in ("real", "imag"))
-    state = {
-        "ssm.Lambda": torch.stack([A_real, -A_imag], dim=-1),
-        "ssm.B": _single(take(weights, f"{kernel}B")),
-        "ssm.C": _single(take(weights, f"{kernel}C")),
-        "ssm.D": take(weights, f"{prefix}layer.D")[0],
-        "ssm.log_dt": dt.log(),
-    }
-    if f"{kernel}P" in weights:
-        state["ssm.p"] = take(weights, f"{kernel}P").permute(1, 2, 0, 3)  # (r, n, M, 2) -> (n, M, r, 2)
-    length = int(weights.pop(f"{kernel}l_kernel", torch.tensor(0)))
-    if length and "ssm.p" in state:  # the diagonal class stores the plain C whatever its length
-        state["ssm.C"] = _plain_C(state, dt, length)
-    linear = _linear(weights, prefix)
-    return state | {f"output.{part}": matrix(take(weights, linear + part)) for part in ("weight", "bias")}
-
-
-def _plain_C(state: Weights, dt: Tensor, length: int) -> Tensor:
-    H = len(dt)
-    p, B, C = (torch.view_as_complex(state[f"ssm.{x}"].double().contiguous()) for x in "pBC")
-    Lambda = torch.complex(-state["ssm.Lambda"][..., 0].exp(), state["ssm.Lambda"][..., 1])
-    Lambda, p, B = (x.expand(H, *x.shape[1:]) for x in (Lambda, p, B))
-    return torch.view_as_real(untruncate(DPLR(Lambda, p, -p, B, C, dt), length))
-
-
-def _single(tensor: Tensor) -> Tensor:
-    """Drop the axis of channels (1 in a one-directional layer) that comes first."""
-    if tensor.shape[0] != 1:
-        raise ValueError(
-            f"weights must be of a one-directional layer, got {tensor.shape[0]} kernels a channel"
-        )
-    return tensor[0]

@@ -21,10 +21,54 @@ def causal_conv(
 
     Chapter: 3. Slow twin: `causal_conv_naive`. Raises ValueError where K is shorter than u, and for no input.
     """
-    length = _length(u, K)
+    return _circular_conv(u, K[..., : _length(u, K=K)])
+
+
+def two_sided_conv(
+    u: Float[Tensor, "*batch length"], past: Float[Tensor, "*H lags"], future: Float[Tensor, "*H later"]
+) -> Float[Tensor, "*batch length"]:
+    """``y[t] = sum_{m <= t} past[t - m] u[m] + sum_{m > t} future[m - t - 1] u[m]``, by the FFTs of one side.
+
+    Both kernels lie on one circle: the past's from its start onwards, the future's from its end backwards.
+
+    >>> past, future = torch.tensor([1.0, 0.5, 0.25]), torch.tensor([10.0, 20.0, 0.0])
+    >>> two_sided_conv(torch.tensor([1.0, 0.0, 2.0]), past, future).round(decimals=4)
+    tensor([41.0000, 20.5000,  2.2500])
+
+    Chapter: 9. Slow twin: `two_sided_conv_naive`. Raises ValueError as `causal_conv` does.
+    """
+    length = _length(u, past=past, future=future)
+    gap = past.new_zeros(*past.shape[:-1], _circle(length) - 2 * length + 1)
+    return _circular_conv(u, torch.cat([past[..., :length], gap, future[..., : length - 1].flip(-1)], dim=-1))
+
+
+def two_sided_conv_naive(
+    u: Float[Tensor, "*batch length"], past: Float[Tensor, "*H lags"], future: Float[Tensor, "*H later"]
+) -> Float[Tensor, "*batch length"]:
+    """The same sums, lag by lag: O(L^2).
+
+    >>> past, future = torch.tensor([1.0, 0.5, 0.25]), torch.tensor([10.0, 20.0, 0.0])
+    >>> two_sided_conv_naive(torch.tensor([1.0, 0.0, 2.0]), past, future)
+    tensor([41.0000, 20.5000,  2.2500])
+
+    Chapter: 9. Fast twin: `two_sided_conv`. Raises what that raises.
+    """
+    length = _length(u, past=past, future=future)
+    y = causal_conv_naive(u, past)
+    for lag in range(length - 1):
+        y[..., : -lag - 1] += future[..., lag, None] * u[..., lag + 1 :]
+    return y
+
+
+def _circle(length: int) -> int:
+    """How many samples make a circle on which nothing meets what it should not."""
+    return int(next_fast_len(2 * length - 1, real=True))
+
+
+def _circular_conv(u: Tensor, K: Tensor) -> Tensor:
     with torch.autocast(u.device.type, enabled=False):
         wide = u.to(torch.promote_types(u.dtype, torch.float32))
-        return _FFTConv.apply(wide, K[..., :length].to(wide.dtype)).to(u.dtype)
+        return _FFTConv.apply(wide, K.to(wide.dtype)).to(u.dtype)
 
 
 class _FFTConv(torch.autograd.Function):
@@ -36,7 +80,7 @@ class _FFTConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, K: Tensor) -> Tensor:
-        ctx.n = next_fast_len(2 * u.shape[-1] - 1, real=True)
+        ctx.n, ctx.lags = _circle(u.shape[-1]), K.shape[-1]
         U, F = torch.fft.rfft(u, ctx.n), torch.fft.rfft(K, ctx.n)
         ctx.save_for_backward(U, F)
         return torch.fft.irfft(U * F, ctx.n)[..., : u.shape[-1]]
@@ -48,7 +92,9 @@ class _FFTConv(torch.autograd.Function):
         G, length = torch.fft.rfft(grad, ctx.n), grad.shape[-1]
         need_u, need_K = ctx.needs_input_grad
         grad_u = torch.fft.irfft((G * F.conj()).sum_to_size(U.shape), ctx.n)[..., :length] if need_u else None
-        grad_K = torch.fft.irfft((G * U.conj()).sum_to_size(F.shape), ctx.n)[..., :length] if need_K else None
+        grad_K = (
+            torch.fft.irfft((G * U.conj()).sum_to_size(F.shape), ctx.n)[..., : ctx.lags] if need_K else None
+        )
         return grad_u, grad_K
 
 
@@ -62,7 +108,7 @@ def causal_conv_naive(
 
     Chapter: 3. Fast twin: `causal_conv`. Raises what that raises.
     """
-    length = _length(u, K)
+    length = _length(u, K=K)
     y = torch.zeros_like(u)
     for lag in range(length):
         y[..., lag:] += K[..., lag, None] * u[..., : length - lag]
@@ -92,10 +138,11 @@ def scan(
     return torch.stack(y, dim=-1), x
 
 
-def _length(u: Tensor, K: Tensor) -> int:
+def _length(u: Tensor, **kernels: Tensor) -> int:
     length = u.shape[-1]
     if length == 0:
         raise ValueError("u must hold at least one sample, got length 0")
-    if K.shape[-1] < length:
-        raise ValueError(f"K must be at least as long as u ({length} samples), got {K.shape[-1]}")
+    for name, K in kernels.items():
+        if K.shape[-1] < length:
+            raise ValueError(f"{name} must be at least as long as u ({length} samples), got {K.shape[-1]}")
     return length

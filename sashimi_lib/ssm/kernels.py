@@ -82,7 +82,7 @@ def kernel_cauchy(system: DPLR, length: int) -> Float[Tensor, "H length"]:
     return torch.fft.irfft((k[..., :1, :1] + correction)[..., 0, 0], n=length)
 
 
-def truncate(system: DPLR, length: int) -> Complex[Tensor, "H M"]:
+def truncate(system: DPLR, length: int) -> Complex[Tensor, "*readings H M"]:
     """``C~ = C (I - A_bar^L)``: what the generating function of L terms wants in place of C.
 
     Chapter: 4. S4 paper, appendix C.3. Inverse: `untruncate`.
@@ -90,7 +90,7 @@ def truncate(system: DPLR, length: int) -> Complex[Tensor, "H M"]:
     return _halves(_one_minus_power(system, length).mT @ system.C_row()[..., None])
 
 
-def untruncate(system: DPLR, length: int) -> Complex[Tensor, "H M"]:
+def untruncate(system: DPLR, length: int) -> Complex[Tensor, "*readings H M"]:
     """The plain C behind a truncated one, such as published checkpoints store for one length.
 
     Chapter: 4. Inverse: `truncate`.
@@ -100,13 +100,14 @@ def untruncate(system: DPLR, length: int) -> Complex[Tensor, "H M"]:
 
 def kernel(
     recurrence: Recurrence, length: int, dtype: torch.dtype | None = None
-) -> Float[Tensor, "H length"]:
+) -> Float[Tensor, "*readings H length"]:
     """The kernel of any structured recurrence, diagonal or DPLR, without a table of length L.
 
     ``K[i T + j] = (C A_bar^(iT)) (A_bar^j B)``: the left factor for L/T values of i, the right one for T
     values of j, and one matrix product. Both tables grow by doubling (`krylov`). Give the recurrence in
     float64 and ask for a ``dtype`` of float32: powers up to A_bar^(T/2) are then squared in float64, the
-    later ones in float32, so that no lag is more than 2 L/T rounding errors off.
+    later ones in float32, so that no lag is more than 2 L/T rounding errors off. All readings C of the same
+    states share the powers.
 
     >>> one, none = torch.ones(1, 1) + 0j, torch.zeros(1, 1, 0) + 0j
     >>> kernel(bilinear_dplr(DPLR(-one, none, none, one, one / 2, torch.tensor([0.1]))), 4)
@@ -118,11 +119,13 @@ def kernel(
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
     T = _block(length)
-    B, C = (x[..., None].to(dtype or x.dtype) for x in (recurrence.B, recurrence.C))
-    right, A = krylov(recurrence.A_bar(), B, T)
+    B, C = (x.to(dtype or x.dtype) for x in (recurrence.B, recurrence.C))
+    right, A = krylov(recurrence.A_bar(), B[..., None], T)
     A = A.to(C.dtype)
-    left, _ = krylov((A @ A).mT, C, -(-length // T))
-    return (left.mT @ right).flatten(-2)[..., :length]
+    readings = C.reshape(-1, *B.shape).permute(1, 2, 0)  # as columns: (H, N, readings)
+    left, _ = krylov((A @ A).mT, readings, -(-length // T))
+    K = (left.mT @ right).unflatten(1, (-1, readings.shape[-1]))  # (H, L/T, readings, T)
+    return K.permute(2, 0, 1, 3).reshape(*C.shape[:-1], -1)[..., :length]
 
 
 def krylov(

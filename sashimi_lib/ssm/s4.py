@@ -1,8 +1,10 @@
-"""The layer S4: H state spaces side by side, then a mixing of channels (chapters 4 and 5)."""
+"""The layer S4: H state spaces side by side, then a mixing of channels (chapters 4, 5 and 9)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -10,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_lib.ssm import hippo
-from sashimi_lib.ssm.convolution import causal_conv
+from sashimi_lib.ssm.convolution import causal_conv, two_sided_conv
 from sashimi_lib.ssm.discretize import bilinear_dplr, zoh_diagonal
 from sashimi_lib.ssm.kernels import final_state, kernel, state_response
 from sashimi_lib.ssm.systems import DPLR, Recurrence
+
+Directions = Literal["forward", "two-sided", "concatenated"]
 
 
 class Form(StrEnum):
@@ -71,25 +75,21 @@ class SSMConfig:
 PAPER_SSM = SSMConfig(frozen=("p", "B", "log_dt"))  # SaShiMi trained Lambda and C alone (appendix C.2)
 
 
-class StateSpace(nn.Module):
-    """``d_model`` single-input single-output state spaces, one a channel, each with its own C, dt and skip D.
-
-    Any length, one kernel: nothing here is tied to the length it was trained at, and a sequence may come
-    whole, in frames, or sample by sample, with the same result.
-
-    >>> ssm = StateSpace(3)
-    >>> y, state = ssm(torch.randn(2, 100, 3), ssm.initial_state(2))
-    >>> y.shape, state.shape
-    (torch.Size([2, 100, 3]), torch.Size([2, 3, 64]))
+class Bank(nn.Module):
+    """Systems side by side as parameters, and the kernels that they make: ``systems`` of them for each of
+    ``d_model`` channels, each with its own C and dt. Of ``readings`` C there may be several.
 
     Chapter: 4. SaShiMi paper, section 4.1.
     """
 
-    def __init__(self, d_model: int, config: SSMConfig = SSMConfig()) -> None:
+    def __init__(
+        self, d_model: int, config: SSMConfig = SSMConfig(), systems: int = 1, readings: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
         self.config = config
         Lambda, p, B = _initial(config)
-        copies = 1 if config.tied else d_model
+        H = systems * d_model
+        copies = 1 if config.tied else H
 
         def parameter(z: Tensor) -> nn.Parameter:
             parts = torch.view_as_real(z).to(torch.get_default_dtype())
@@ -103,14 +103,16 @@ class StateSpace(nn.Module):
             self.p = parameter(p)
         if config.form is Form.UNCONSTRAINED:
             self.q = parameter(-p)
-        self.C = nn.Parameter(torch.view_as_real(torch.randn(d_model, len(B), dtype=torch.cfloat)).clone())
+        self.C = nn.Parameter(
+            torch.view_as_real(torch.randn(*readings, H, len(B), dtype=torch.cfloat)).clone()
+        )
         span = math.log(config.dt_max) - math.log(config.dt_min)
-        self.log_dt = nn.Parameter(math.log(config.dt_min) + span * torch.rand(d_model))
+        self.log_dt = nn.Parameter(math.log(config.dt_min) + span * torch.rand(H))
         self.D = nn.Parameter(torch.randn(d_model))
         for name in config.frozen:
             if hasattr(self, name):
                 getattr(self, name).requires_grad_(False)
-        self._memo: tuple[tuple, tuple[Recurrence, Recurrence]] | None = None
+        self._memo: dict[str, tuple[tuple, Any]] = {}
 
     def dynamics(self) -> list[nn.Parameter]:
         """The parameters that shape time: they train slowly, and without weight decay."""
@@ -118,7 +120,7 @@ class StateSpace(nn.Module):
 
     def system(self) -> DPLR:
         """The continuous systems, in float64, one a channel."""
-        H = len(self.D)
+        H = len(self.log_dt)
         Lambda, B, C = (_complex(x) for x in (self.Lambda, self.B, self.C))
         if self.config.form.bounded:
             Lambda = torch.complex(-Lambda.real.exp(), Lambda.imag)
@@ -131,6 +133,45 @@ class StateSpace(nn.Module):
         """The discrete systems, in float64: bilinear, or zero-order hold for the diagonal form."""
         rule = zoh_diagonal if self.config.form is Form.DIAGONAL else bilinear_dplr
         return rule(self.system())
+
+    def constants(self) -> tuple[Recurrence, Recurrence]:
+        """`recurrence` in float64 and in the layer's own precision."""
+
+        def make() -> tuple[Recurrence, Recurrence]:
+            precise = self.recurrence()
+            return precise, precise.to(self.D.dtype)
+
+        return self._kept("constants", make)
+
+    def kernels(self, recurrence: Recurrence, length: int) -> Float[Tensor, "*readings H length"]:
+        """The kernel of every system and reading, in the layer's own precision."""
+        return self._kept("kernels", lambda: kernel(recurrence, length, self.D.dtype), length)
+
+    def _kept(self, name: str, make: Callable[[], Any], *settings: Any) -> Any:
+        """What ``make`` gives, kept until a parameter or a setting changes: streaming asks for the same at
+        every step, and so does a sampler. With gradients it is part of the graph, and made anew.
+        """
+        if torch.is_grad_enabled():
+            return make()
+        key = (*settings, *((p.data_ptr(), p._version) for p in self.parameters()))
+        if name not in self._memo or self._memo[name][0] != key:
+            self._memo[name] = key, make()
+        return self._memo[name][1]
+
+
+class StateSpace(Bank):
+    """``d_model`` single-input single-output state spaces, one a channel, each with its own C, dt and skip D.
+
+    Any length, one kernel: nothing here is tied to the length it was trained at, and a sequence may come
+    whole, in frames, or sample by sample, with the same result.
+
+    >>> ssm = StateSpace(3)
+    >>> y, state = ssm(torch.randn(2, 100, 3), ssm.initial_state(2))
+    >>> y.shape, state.shape
+    (torch.Size([2, 100, 3]), torch.Size([2, 3, 64]))
+
+    Chapter: 4. SaShiMi paper, section 4.1.
+    """
 
     def initial_state(self, batch_size: int) -> Float[Tensor, "batch H N"]:
         """The state of silence: zeros."""
@@ -146,8 +187,8 @@ class StateSpace(nn.Module):
         _check_input(u, len(self.D))
         with torch.autocast(u.device.type, enabled=False):  # touchy: powers and FFTs stay in full precision
             x = u.transpose(1, 2).to(self.D.dtype)
-            recurrence, _ = self._constants()
-            y = causal_conv(x, kernel(recurrence, x.shape[-1], x.dtype)) + self.D[:, None] * x
+            recurrence, _ = self.constants()
+            y = causal_conv(x, self.kernels(recurrence, x.shape[-1])) + self.D[:, None] * x
             if state is not None:
                 y = y + state_response(recurrence, state, x.shape[-1])
                 state = final_state(recurrence, x, state)
@@ -157,82 +198,121 @@ class StateSpace(nn.Module):
         self, u_t: Float[Tensor, "batch H"], state: Float[Tensor, "batch H N"]
     ) -> tuple[Float[Tensor, "batch H"], Float[Tensor, "batch H N"]]:
         """One sample, by recurrence, in O(N) a channel and in real arithmetic."""
-        _, recurrence = self._constants()
+        _, recurrence = self.constants()
         state = recurrence.step(u_t.to(state.dtype), state)
         return torch.linalg.vecdot(recurrence.C, state) + self.D * u_t, state
 
-    def _constants(self) -> tuple[Recurrence, Recurrence]:
-        """`recurrence` in float64 and in the layer's own precision, kept until a parameter changes.
 
-        Streaming asks for them at every frame and every step. With gradients they are part of the graph and
-        made anew.
-        """
-        if torch.is_grad_enabled():
-            return self._both_precisions()
-        key = tuple((p.data_ptr(), p._version) for p in self.parameters())
-        if self._memo is None or self._memo[0] != key:
-            self._memo = key, self._both_precisions()
-        return self._memo[1]
+class TwoSided(Bank):
+    """State spaces whose kernel has a side for the future: the same states, run backwards and read by
+    another C.
 
-    def _both_precisions(self) -> tuple[Recurrence, Recurrence]:
-        precise = self.recurrence()
-        return precise, precise.to(self.D.dtype)
+    ``y[t] = sum_{m <= t} K[t - m] u[m] + sum_{m > t} K'[m - t - 1] u[m] + D u[t]``.
+
+    >>> TwoSided(3)(torch.randn(2, 100, 3)).shape
+    torch.Size([2, 100, 3])
+
+    Chapter: 9. The form of the published code that came after the paper.
+    """
+
+    def __init__(self, d_model: int, config: SSMConfig = SSMConfig()) -> None:
+        super().__init__(d_model, config, readings=(2,))
+
+    def forward(self, u: Float[Tensor, "batch length H"]) -> Float[Tensor, "batch length H"]:
+        """All samples at once."""
+        _check_input(u, len(self.D))
+        with torch.autocast(u.device.type, enabled=False):
+            x = u.transpose(1, 2).to(self.D.dtype)
+            past, future = self.kernels(self.constants()[0], x.shape[-1])
+            y = two_sided_conv(x, past, future) + self.D[:, None] * x
+        return y.transpose(1, 2).to(u.dtype)
+
+
+class Concatenated(Bank):
+    """State spaces over the sequence, and others over its reverse, side by side: twice the channels.
+
+    ``y[t] = (sum_{m <= t} K[t - m] u[m] + D u[t], sum_{m >= t} K'[m - t] u[m] + D u[t])``.
+
+    >>> Concatenated(3)(torch.randn(2, 100, 3)).shape
+    torch.Size([2, 100, 6])
+
+    Chapter: 9. SaShiMi paper, section 4.2. Both directions have one D, as the published counts of parameters
+    say.
+    """
+
+    def __init__(self, d_model: int, config: SSMConfig = SSMConfig()) -> None:
+        super().__init__(d_model, config, systems=2)
+
+    def forward(self, u: Float[Tensor, "batch length H"]) -> Float[Tensor, "batch length both"]:
+        """All samples at once."""
+        _check_input(u, len(self.D))
+        with torch.autocast(u.device.type, enabled=False):
+            x = u.transpose(1, 2).to(self.D.dtype)
+            both = torch.stack([x, x.flip(-1)], dim=1)  # (batch, 2, H, L)
+            K = self.kernels(self.constants()[0], x.shape[-1]).unflatten(0, (2, -1))
+            forward, backward = causal_conv(both, K).unbind(1)
+            y = torch.stack([forward, backward.flip(-1)], dim=1) + (self.D[:, None] * x)[:, None]
+        return y.flatten(1, 2).transpose(1, 2).to(u.dtype)
 
 
 class S4(nn.Module):
     """State spaces, GELU, and a linear mixing of channels, with a gate (GLU) if wanted.
 
-    ``bidirectional`` runs a second bank, with its own kernels, over the reversed sequence:
-    ``y = Linear(concat(SSM(x), reverse(SSM'(reverse(x)))))``. It sees the future, so it has no state and no
-    step.
+    ``directions`` says what it hears: the past (``forward``: a `StateSpace`), or past and future, by one
+    kernel of two sides (`TwoSided`) or by two whose outputs the mixing brings together (`Concatenated`).
+    What hears the future has no state and no step.
 
     >>> S4(4)(torch.randn(1, 32, 4))[0].shape
     torch.Size([1, 32, 4])
 
-    Chapter: 4. SaShiMi paper, section 4.2. Raises ValueError where a two-directional layer is asked for a
-    state.
+    Chapters: 4 and 9. SaShiMi paper, section 4.2. Raises ValueError for other directions, and where a layer
+    that hears the future is asked for a state.
     """
 
     def __init__(
-        self, d_model: int, ssm: SSMConfig = SSMConfig(), glu: bool = False, bidirectional: bool = False
+        self,
+        d_model: int,
+        ssm: SSMConfig = SSMConfig(),
+        glu: bool = False,
+        directions: Directions = "forward",
     ) -> None:
         super().__init__()
-        self.ssm = StateSpace(d_model, ssm)
-        self.reverse = StateSpace(d_model, ssm) if bidirectional else None
+        kinds = {"forward": StateSpace, "two-sided": TwoSided, "concatenated": Concatenated}
+        if directions not in kinds:
+            raise ValueError(f"directions must be one of {', '.join(kinds)}, got {directions!r}")
+        self.ssm: StateSpace | TwoSided | Concatenated = kinds[directions](d_model, ssm)
         self.glu = glu
-        self.output = nn.Linear(d_model * (1 + bidirectional), d_model * (1 + glu))
+        self.output = nn.Linear(d_model * (1 + (directions == "concatenated")), d_model * (1 + glu))
 
     def initial_state(self, batch_size: int) -> Float[Tensor, "batch H N"]:
         """The state of silence."""
-        self._one_direction()
-        return self.ssm.initial_state(batch_size)
+        return self._causal().initial_state(batch_size)
 
     def forward(
         self, x: Float[Tensor, "batch length H"], state: Float[Tensor, "batch H N"] | None = None
     ) -> tuple[Float[Tensor, "batch length H"], Float[Tensor, "batch H N"] | None]:
         """All samples at once; see `StateSpace.forward` for what a state does."""
-        if state is not None:
-            self._one_direction()
-        y, state = self.ssm(x, state)
-        if self.reverse is not None:
-            y = torch.cat([y, self.reverse(x.flip(1))[0].flip(1)], dim=-1)
+        if isinstance(self.ssm, StateSpace) or state is not None:
+            y, state = self._causal()(x, state)
+        else:
+            y = self.ssm(x)
         return self._mix(y), state
 
     def step(
         self, x_t: Float[Tensor, "batch H"], state: Float[Tensor, "batch H N"]
     ) -> tuple[Float[Tensor, "batch H"], Float[Tensor, "batch H N"]]:
         """One sample."""
-        self._one_direction()
-        y, state = self.ssm.step(x_t, state)
+        y, state = self._causal().step(x_t, state)
         return self._mix(y), state
 
     def _mix(self, y: Tensor) -> Tensor:
         y = self.output(F.gelu(y))
         return F.glu(y, dim=-1) if self.glu else y
 
-    def _one_direction(self) -> None:
-        if self.reverse is not None:
+    def _causal(self) -> StateSpace:
+        if not isinstance(self.ssm, StateSpace):
             raise ValueError("state must be None for a two-directional S4: it needs the whole sequence")
+        return self.ssm
 
 
 def _initial(config: SSMConfig) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ class DPLR(NamedTuple):
     ``dt``.
 
     ``q = -p`` is the Hurwitz form of SaShiMi; rank 0 (``r = 0``) is the diagonal form of S4D. C is not
-    conjugated: ``y = 2 Re(sum C_n x_n)``.
+    conjugated: ``y = 2 Re(sum C_n x_n)``. More than one reading C of the same states goes in front.
 
     >>> one = torch.ones(1, 1) + 0j
     >>> DPLR(-one, one[..., None], -one[..., None], one, one, torch.ones(1)).dense()[0]
@@ -32,10 +32,10 @@ class DPLR(NamedTuple):
     p: Complex[Tensor, "H M r"]
     q: Complex[Tensor, "H M r"]
     B: Complex[Tensor, "H M"]
-    C: Complex[Tensor, "H M"]
+    C: Complex[Tensor, "*readings H M"]
     dt: Float[Tensor, " H"]
 
-    def dense(self) -> tuple[Float[Tensor, "H N N"], Float[Tensor, "H N"], Float[Tensor, "H N"]]:
+    def dense(self) -> tuple[Float[Tensor, "H N N"], Float[Tensor, "H N"], Float[Tensor, "*readings H N"]]:
         """A, B and C as full real matrices and vectors, in the coordinates ``[Re x, Im x]``."""
         A = Modes(self.Lambda.real, self.Lambda.imag).dense() + real_columns(self.p) @ self.q_row()
         return A, real_vector(self.B), self.C_row()
@@ -44,7 +44,7 @@ class DPLR(NamedTuple):
         """``q*`` as a real row: summed over both halves of a pair, ``q* x`` is twice a real part."""
         return 2 * real_columns(self.q).mT
 
-    def C_row(self) -> Float[Tensor, "H N"]:
+    def C_row(self) -> Float[Tensor, "*readings H N"]:
         """C as a real row: ``2 Re(C x) = C_row . [Re x, Im x]``."""
         return 2 * real_vector(self.C.conj())
 
@@ -112,7 +112,7 @@ class Recurrence(NamedTuple):
     left: Float[Tensor, "H N r"]
     right: Float[Tensor, "H N r"]
     B: Float[Tensor, "H N"]
-    C: Float[Tensor, "H N"]
+    C: Float[Tensor, "*readings H N"]
 
     def to(self, dtype: torch.dtype) -> "Recurrence":
         """The same recurrence in another precision."""

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sashimi_lib.ssm.s4 import StateSpace
+from sashimi_lib.ssm.s4 import Bank
 from sashimi_lib.training.config import TrainingConfig
 
 
@@ -21,13 +21,13 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     """What AdamW is to train and how: state-space dynamics slowly and without weight decay, all else at
     ``lr``.
 
-    >>> groups = parameter_groups(StateSpace(2), TrainingConfig())
+    >>> groups = parameter_groups(Bank(2), TrainingConfig())
     >>> [(group["full_lr"], len(group["params"])) for group in groups]
     [(0.004, 2), (0.001, 4)]
 
     Chapter: 6. S4 paper, appendix; SaShiMi paper, appendix C.2.
     """
-    slow = {p for module in model.modules() if isinstance(module, StateSpace) for p in module.dynamics()}
+    slow = {p for module in model.modules() if isinstance(module, Bank) for p in module.dynamics()}
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {

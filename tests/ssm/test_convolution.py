@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sashimi_lib.ssm import hippo
-from sashimi_lib.ssm.convolution import causal_conv, causal_conv_naive, scan
+from sashimi_lib.ssm.convolution import (
+    causal_conv,
+    causal_conv_naive,
+    scan,
+    two_sided_conv,
+    two_sided_conv_naive,
+)
 from sashimi_lib.ssm.discretize import bilinear
 from sashimi_lib.ssm.kernels import kernel_naive
 
@@ -105,3 +111,44 @@ def test_gradients_of_the_fft_are_those_of_the_sum(shape):
     slow = torch.autograd.grad((causal_conv_naive(u, K) * weight).sum(), (u, K))
     for a, b in zip(fast, slow, strict=True):
         assert torch.allclose(a, b, atol=1e-12)
+
+
+@given(length=LENGTHS, extra=st.integers(0, 9), batch=st.lists(st.integers(1, 3), max_size=3))
+def test_two_sided_convolution_equals_the_sum_it_stands_for(length, extra, batch):
+    u = torch.randn(*batch, length, dtype=torch.float64)
+    past, future = torch.randn(2, *batch[-1:], length + extra, dtype=torch.float64)
+    fast, slow = two_sided_conv(u, past, future), two_sided_conv_naive(u, past, future)
+    assert relative(fast, slow) < 1e-12
+    t = length // 2
+    terms = [
+        u[..., m] * (past[..., t - m] if m <= t else future[..., m - t - 1]) for m in range(length)
+    ]  # as it is written
+    assert relative(slow[..., t], sum(terms)) < 1e-12
+
+
+def test_a_two_sided_convolution_mirrored_is_that_with_the_mirrored_kernel():
+    u, past, future = torch.randn(3, 40, dtype=torch.float64)
+    mirrored = torch.cat([past[:1], future[:-1]]), torch.cat([past[1:], past[:1]])
+    assert relative(two_sided_conv(u.flip(-1), *mirrored).flip(-1), two_sided_conv(u, past, future)) < 1e-12
+
+
+@pytest.mark.parametrize("length", [2, 7])
+def test_gradients_of_the_two_sided_fft_are_those_of_the_sum(length):
+    u = torch.randn(3, 2, length, dtype=torch.float64, requires_grad=True)
+    past, future = (torch.randn(2, length, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight = torch.randn(3, 2, length, dtype=torch.float64)
+    fast, slow = (
+        torch.autograd.grad((convolve(u, past, future) * weight).sum(), (u, past, future))
+        for convolve in (two_sided_conv, two_sided_conv_naive)
+    )
+    for a, b in zip(fast, slow, strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("convolve", [two_sided_conv, two_sided_conv_naive])
+def test_bad_lengths_of_either_side_are_named(convolve):
+    for name, lengths in (("past", (7, 8)), ("future", (8, 7))):
+        with pytest.raises(ValueError, match=rf"{name} must be at least as long as u \(8 samples\), got 7"):
+            convolve(torch.ones(8), *map(torch.ones, lengths))
+    with pytest.raises(ValueError, match="u must hold at least one sample"):
+        convolve(*torch.ones(3, 0))

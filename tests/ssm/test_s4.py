@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from sashimi_lib.ssm.convolution import causal_conv_naive
-from sashimi_lib.ssm.s4 import S4, Form, SSMConfig, StateSpace
+from sashimi_lib.ssm.convolution import causal_conv_naive, two_sided_conv_naive
+from sashimi_lib.ssm.kernels import kernel_naive
+from sashimi_lib.ssm.s4 import S4, Concatenated, Form, SSMConfig, StateSpace, TwoSided
 
 LENGTH = 4096
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -138,21 +139,118 @@ def test_no_step_depends_on_a_later_input(form):
     assert gradient[10:].abs().max() == 0
 
 
-def test_a_two_directional_layer_sees_past_and_future():
-    layer = S4(3, config(Form.HURWITZ), bidirectional=True).double()
-    past, future = future_gradient(layer)
+BOTH_WAYS = pytest.mark.parametrize("directions", ["two-sided", "concatenated"])
+
+
+@BOTH_WAYS
+def test_a_two_directional_layer_sees_past_and_future(directions):
+    past, future = future_gradient(S4(3, config(Form.HURWITZ), directions=directions).double())
     assert past.abs().min() > 0
     assert future.abs().min() > 0
-    assert not torch.equal(layer.ssm.C, layer.reverse.C)
 
 
-def test_a_two_directional_layer_mirrors_where_both_halves_are_equal():
-    layer = S4(3, config(Form.HURWITZ), bidirectional=True).double()
-    layer.reverse.load_state_dict(layer.ssm.state_dict())
-    with torch.no_grad():
-        layer.output.weight[:, 3:] = layer.output.weight[:, :3]
+def naive_kernels(bank, length):
+    """Every kernel of a bank, by powers of its dense matrices: one for each reading of each system."""
+    recurrence = bank.recurrence()
+    readings = recurrence.C.reshape(-1, *recurrence.B.shape)
+    return [kernel_naive(recurrence.dense(), recurrence.B, C, length) for C in readings]
+
+
+@torch.no_grad()
+def test_a_two_sided_layer_is_the_sum_that_it_stands_for(form, tied, dtype):
+    layer = TwoSided(3, config(form, tied))
+    u = torch.randn(2, 100, 3)
+    past, future = naive_kernels(layer, 100)
+    x = u.double().mT
+    slow = two_sided_conv_naive(x, past, future) + layer.D.double()[:, None] * x
+    assert difference(layer.to(dtype)(u.to(dtype)), slow.mT) < TOLERANCE[dtype]
+
+
+@torch.no_grad()
+def test_the_future_s_kernel_starts_at_the_next_sample():
+    layer = TwoSided(1, config(Form.HURWITZ)).double()
+    click = torch.zeros(1, 9, 1, dtype=torch.float64)
+    click[0, 4] = 1
+    past, future = naive_kernels(layer, 5)
+    y = layer(click)[0, :, 0]
+    assert difference(y[5:], past[0, 1:]) < 1e-12
+    assert difference(y[4], past[0, 0] + layer.D[0]) < 1e-12
+    assert difference(y[:4].flip(0), future[0, :4]) < 1e-12
+
+
+@torch.no_grad()
+def test_a_concatenated_layer_is_two_causal_ones_with_one_skip(form, tied, dtype):
+    layer = Concatenated(3, config(form, tied))
+    u = torch.randn(2, 100, 3)
+    x = u.double().mT
+    ahead, back = naive_kernels(layer, 100)[0].split(3)
+    skip = layer.D.double()[:, None] * x
+    slow = torch.cat(
+        [causal_conv_naive(x, ahead) + skip, causal_conv_naive(x.flip(-1), back).flip(-1) + skip], dim=1
+    )
+    assert difference(layer.to(dtype)(u.to(dtype)), slow.mT) < TOLERANCE[dtype]
+
+
+@torch.no_grad()
+def test_a_two_sided_layer_with_its_kernels_exchanged_hears_time_backwards():
+    """One sample later, since the present belongs to the past."""
+    layer = TwoSided(3, config(Form.HURWITZ)).double()
+    layer.D.zero_()
+    u = torch.randn(1, 40, 3, dtype=torch.float64)
+    ahead = layer(u)
+    layer.C.copy_(layer.C.flip(0))
+    assert difference(layer(u.flip(1)).flip(1)[:, 1:], ahead[:, :-1]) < 1e-12
+
+
+@torch.no_grad()
+def test_a_concatenated_layer_mirrors_where_both_halves_are_equal():
+    layer = S4(3, config(Form.HURWITZ), directions="concatenated").double()
+    for part in (layer.ssm.C, layer.ssm.log_dt):
+        part[3:] = part[:3]
+    layer.output.weight[:, 3:] = layer.output.weight[:, :3]
     u = torch.randn(1, 40, 3, dtype=torch.float64)
     assert difference(layer(u)[0].flip(1), layer(u.flip(1))[0]) < 1e-12
+
+
+@BOTH_WAYS
+def test_both_directions_train_every_parameter(form, directions):
+    layer = S4(3, config(form, tied=False), directions=directions).double()
+    layer(torch.randn(2, 40, 3, dtype=torch.float64))[0].square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_both_directions_share_what_they_should():
+    """Of a two-sided kernel only C is double; in the paper's form all is, but the skip."""
+    two_sided, concatenated = TwoSided(5), Concatenated(5, SSMConfig(tied=False))
+    assert two_sided.C.shape == (2, 5, 32, 2)
+    assert len(two_sided.log_dt) == len(two_sided.D) == 5
+    assert len(concatenated.Lambda) == len(concatenated.C) == len(concatenated.log_dt) == 10
+    assert len(concatenated.D) == 5
+
+
+@pytest.mark.parametrize("directions", ["forward", "two-sided", "concatenated"])
+def test_kernels_kept_without_gradients_are_those_made_with_them(directions):
+    layer = S4(3, config(Form.HURWITZ), directions=directions)
+    for length in (30, 50, 30):
+        u = torch.randn(1, length, 3)
+        made = layer(u)[0]
+        with torch.no_grad():
+            assert torch.equal(layer(u)[0], made)
+            assert torch.equal(layer(u)[0], made)
+            layer.ssm.C.mul_(2)
+            assert difference(layer(u)[0], made) > 0.01
+
+
+@BOTH_WAYS
+def test_both_directions_stay_in_full_precision_under_autocast(directions):
+    layer = S4(3, config(Form.HURWITZ), directions=directions).ssm
+    u = torch.randn(2, 200, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer(u), layer(u))
+        assert layer(u.bfloat16()).dtype == torch.bfloat16
+        under = layer(u)
+    assert torch.equal(under, layer(u))
 
 
 def test_gradients_of_steps_equal_gradients_of_the_whole_pass(form, tied):
@@ -304,9 +402,23 @@ def test_awkward_input_is_named():
         layer(torch.randn(1, 10, 4))
     with pytest.raises(ValueError, match="at least one sample, got length 0"):
         layer(torch.randn(1, 0, 3))
-    both = S4(3, bidirectional=True)
-    for ask in (lambda: both.initial_state(1), lambda: both(torch.randn(1, 4, 3), torch.zeros(1, 3, 64))):
+
+
+@pytest.mark.usefixtures("shapes_unchecked")  # which would object first
+def test_other_directions_are_refused():
+    with pytest.raises(ValueError, match=r"directions must be one of forward, two-sided, .* got 'both'"):
+        S4(3, directions="both")
+
+
+@BOTH_WAYS
+def test_a_layer_that_hears_the_future_has_no_state(directions):
+    both = S4(3, directions=directions)
+    for ask in (
+        lambda: both.initial_state(1),
+        lambda: both(torch.randn(1, 4, 3), torch.zeros(1, 3, 64)),
+        lambda: both.step(torch.randn(1, 3), torch.zeros(1, 3, 64)),
+    ):
         with pytest.raises(ValueError, match="state must be None for a two-directional S4"):
             ask()
-    with pytest.raises(ValueError, match="state must be None for a two-directional S4"):
-        both.step(torch.randn(1, 3), torch.zeros(1, 3, 64))
+    with pytest.raises(ValueError, match=r"u must have 3 channels last, got shape \(1, 10, 4\)"):
+        both(torch.randn(1, 10, 4))
