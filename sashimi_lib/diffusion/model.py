@@ -1,0 +1,333 @@
+"""A diffusion model of sound: it learns to hear the noise in a noisy sound, and sings by taking it away.
+
+A schedule says how noisy each step is, a network hears both ways and says what is noise, a sampler goes from
+noise to sound (chapter 9).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from sashimi_lib.audio import check_waveform
+from sashimi_lib.diffusion.objective import Predict, estimates, random_steps, target
+from sashimi_lib.diffusion.samplers import (
+    ANCESTRAL,
+    DPM_SOLVER,
+    Constrain,
+    Sampler,
+    every_step,
+    grid,
+    resampled,
+    sample,
+)
+from sashimi_lib.diffusion.schedules import PUBLISHED, Schedule, add_noise
+from sashimi_lib.mel import LogMel, check_features
+from sashimi_lib.models.build import DenoiserConfig, new_denoiser
+from sashimi_lib.models.trainable import Past, Trainable
+
+Steps = int | Float[Tensor, " n"] | None  # so many steps of `grid`, these steps, or every step there is
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The shape of the network, the noise schedule, what the network says (its ``noise``, or its ``velocity``
+    alpha noise - sigma sound), and the share of labels that training leaves out.
+
+    The published models have the defaults. A velocity is worth asking for where a schedule ends in nothing
+    but noise: there noise tells nothing about the sound. Labels are left out now and then so that the model
+    can also sing without, which guidance needs; where there are no classes that has no meaning.
+
+    Chapter: 9. Raises ValueError for another prediction, and for a share outside [0, 1).
+    """
+
+    backbone: DenoiserConfig
+    schedule: Schedule = PUBLISHED
+    predict: Predict = "noise"
+    unlabelled: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.predict not in get_args(Predict):
+            raise ValueError(f"predict must be one of {', '.join(get_args(Predict))}, got {self.predict!r}")
+        if not 0 <= self.unlabelled < 1:
+            raise ValueError(f"unlabelled must lie in [0, 1), got {self.unlabelled}")
+
+
+class LevelLoss(NamedTuple):
+    """Mean squared errors of the noise and of the clean sound, one of each for every step asked about."""
+
+    noise: Float[Tensor, " steps"]
+    clean: Float[Tensor, " steps"]
+
+
+class DiffusionModel(Trainable):
+    """A schedule and a network.
+
+    >>> from sashimi_lib.models import DiffWaveConfig
+    >>> config = DiffusionConfig(DiffWaveConfig(d_residual=8, d_skip=8, n_layers=4, cycle=4))
+    >>> model = DiffusionModel(config)
+    >>> scores, _ = model.score(torch.zeros(2, 100))
+    >>> scores.shape
+    torch.Size([2, 100])
+    >>> model.generate(100, steps=5, seed=0).shape
+    torch.Size([1, 100])
+
+    With ``config.backbone.mel`` it is a vocoder: it learns the sounds that have a spectrogram, and `sing`
+    makes one. With ``config.backbone.n_classes`` it can be told what a sound is a sound of.
+
+    Chapter: 9. DDPM paper (Ho et al., 2020); DiffWave paper (Kong et al., 2021).
+    """
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = new_denoiser(config.backbone)
+        self.log_mel = LogMel(config.backbone.mel) if config.backbone.mel else None
+
+    @property
+    def silence(self) -> float:
+        """A sample of silence."""
+        return 0.0
+
+    def beginning(self, batch_size: int) -> None:
+        """No past: sounds are heard as wholes, from both ends."""
+
+    def score(
+        self,
+        x: Float[Tensor, "batch length"],
+        past: Past | None = None,
+        label: Int[Tensor, " batch"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length"], None]:
+        """Minus the squared error of what the network is to say of each sample, each sound at a random step.
+
+        Steps, noise and the labels that are left out come from PyTorch's own random numbers of the CPU, so
+        that they are the same ones wherever the weights are. Raises ValueError for sounds that are none, for
+        a past, and for labels as `denoise` does.
+        """
+        check_waveform(x, "x")
+        if past is not None:
+            raise ValueError("past must be None: a diffusion model hears whole sounds only")
+        step, length = random_steps(self.config.schedule.steps, len(x)), x.shape[1]
+        self._check_label(label, len(x))
+        if label is not None:
+            left_out = torch.rand(len(label)) < self.config.unlabelled
+            label = torch.where(left_out.to(label.device), self.config.backbone.n_classes, label)
+        x = self._padded(x)
+        noise = torch.randn(x.shape, dtype=x.dtype).to(x.device)
+        level = self.config.schedule.log_snr(step)
+        said = self.backbone(add_noise(x, noise, level), step.to(x), label, self._features(x))
+        error = said.to(x.dtype) - target(x, noise, level, self.config.predict)
+        return -error.square()[:, :length], None
+
+    def denoise(
+        self,
+        x: Float[Tensor, "batch length"],
+        step: Float[Tensor, " batch"],
+        label: Int[Tensor, " batch"] | None = None,
+        guidance: float = 1.0,
+        features: Float[Tensor, "batch frames n_mels"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length"], Float[Tensor, "batch length"]]:
+        """Estimates of the clean sound and of the noise in noisy ones.
+
+        With ``guidance`` w, what is said without the label is drawn on through what is said with it, ``none +
+        w (told - none)``: 0 ignores it, 1 believes it, more exaggerates it. Both are asked in one pass.
+
+        Raises ValueError for labels out of range or where there are no classes; for guidance that is not
+        finite, or other than 1 without labels; and as `sashimi_lib.models.denoiser.Denoiser` does.
+
+        Chapter: 9. Ho and Salimans (2022), equation 6, whose w is one less.
+        """
+        self._check_label(label, len(x))
+        if guidance == 1:
+            said = self.backbone(x, step.to(x), label, features)
+        elif label is None or not math.isfinite(guidance):
+            raise ValueError(f"guidance must be finite, and 1 where no label is given, got {guidance}")
+        else:
+            none = torch.full_like(label, self.config.backbone.n_classes)
+            twice = None if features is None else torch.cat([features, features])
+            both = self.backbone(
+                torch.cat([x, x]), torch.cat([step, step]).to(x), torch.cat([label, none]), twice
+            )
+            told, untold = both.chunk(2)
+            said = untold + guidance * (told - untold)
+        return estimates(x, said, self.config.schedule.log_snr(step), self.config.predict)
+
+    @torch.no_grad()
+    def loss_by_level(
+        self,
+        x: Float[Tensor, "batch length"],
+        steps: Float[Tensor, " steps"],
+        label: Int[Tensor, " batch"] | None = None,
+        seed: int = 0,
+    ) -> LevelLoss:
+        """How well it hears the noise, and the sound, at each of some steps: with the same noise at all of
+        them, and for every model.
+
+        Models that say noise and models that say velocity compare by either of the two; these differ by the
+        signal-to-noise ratio of the step alone. Raises ValueError as `score` does, and for steps beyond the
+        schedule's ends.
+        """
+        check_waveform(x, "x")
+        length, x = x.shape[1], self._padded(x)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        features = self._features(x)
+        of_noise, of_clean = [], []
+        for step in steps.double().cpu():
+            noisy = add_noise(x, noise, self.config.schedule.log_snr(step))
+            clean_hat, noise_hat = self.denoise(noisy, step.expand(len(x)), label, features=features)
+            of_noise.append(F.mse_loss(noise_hat[:, :length], noise[:, :length]))
+            of_clean.append(F.mse_loss(clean_hat[:, :length], x[:, :length]))
+        return LevelLoss(torch.stack(of_noise), torch.stack(of_clean))
+
+    def generate(
+        self,
+        length: int,
+        batch_size: int = 1,
+        label: Int[Tensor, " batch"] | None = None,
+        guidance: float = 1.0,
+        sampler: Sampler = ANCESTRAL,
+        steps: Steps = None,
+        seed: int | torch.Generator = 0,
+        progress: bool = False,
+    ) -> Float[Tensor, "batch length"]:
+        """Sounds of ``length`` samples, one for each label where there are labels, in [-1, 1].
+
+        ``steps`` are every step of the schedule, or so many of `sashimi_lib.diffusion.samplers.grid`, or
+        those that are given. What goes beyond [-1, 1] is cut at the very end, not on the way. The same seed
+        gives the same sounds. Raises ValueError for a length or steps out of range, where a spectrogram is
+        missing, and as `denoise` does.
+        """
+        if length < 1:
+            raise ValueError(f"length must be at least 1 sample, got {length}")
+        shape = (batch_size if label is None else len(label), length)
+        denoise = partial(self.denoise, label=label, guidance=guidance)
+        return self._sing(shape, denoise, sampler, self._path(steps), self.generator(seed), progress)
+
+    def sing(
+        self,
+        features: Float[Tensor, "batch frames n_mels"],
+        sampler: Sampler = ANCESTRAL,
+        steps: Steps = None,
+        seed: int | torch.Generator = 0,
+        progress: bool = False,
+    ) -> Float[Tensor, "batch length"]:
+        """Sounds with these spectrograms, as `LogMel` makes them: ``hop`` samples a frame after the first.
+
+        Otherwise as `generate`. Raises ValueError for features that are not finite, of another number of
+        bands or of fewer than two frames, and where the model follows no spectrogram.
+        """
+        if self.log_mel is None:
+            raise ValueError("features must not be given: this model follows no spectrogram")
+        mel = self.log_mel.config
+        check_features(features, mel)
+        length = (features.shape[1] - 1) * mel.hop
+        more = math.ceil(self._whole(length) / mel.hop) + 1 - features.shape[1]
+        denoise = partial(self.denoise, features=F.pad(features, (0, 0, 0, more), value=-1.0))  # silence
+        shape = (len(features), length)
+        return self._sing(shape, denoise, sampler, self._path(steps), self.generator(seed), progress)
+
+    def inpaint(
+        self,
+        waveform: Float[Tensor, "batch length"],
+        known: Bool[Tensor, " length"],
+        label: Int[Tensor, " batch"] | None = None,
+        guidance: float = 1.0,
+        sampler: Sampler = ANCESTRAL,
+        steps: Steps = None,
+        resample: int = 1,
+        seed: int | torch.Generator = 0,
+        progress: bool = False,
+    ) -> Float[Tensor, "batch length"]:
+        """These sounds with other samples in place of those that are not ``known``; the known ones stay as
+        they are, bit for bit.
+
+        On the way, the known samples are put back at each step, as noisy as the step has them. With
+        ``resample`` above 1 each step is taken so many times, and undone by fresh noise in between: that
+        costs as many times more, and gap and surroundings agree better. On Gaussian sounds, where the best
+        is known, gaps are off by twice as much as they need be with 1, and by a sixth more with 10.
+
+        Otherwise as `generate`. Raises ValueError for sounds that are none, for a mask that does not tell of
+        every sample, or of none that is unknown, and for a ``resample`` below 1.
+
+        Chapter: 9. RePaint (Lugmayr et al., 2022), section 4.
+        """
+        check_waveform(waveform)
+        if known.shape != waveform.shape[1:] or known.dtype != torch.bool or bool(known.all()):
+            raise ValueError(
+                f"known must be a mask of {waveform.shape[1]} samples, not all of them known, got shape "
+                f"{tuple(known.shape)}, dtype {known.dtype}, {int(known.sum())} known"
+            )
+        generator = self.generator(seed)
+        given, mask = (self._padded(whole).to(self.device) for whole in (waveform, known))
+
+        def constrain(x: Tensor, step: float) -> Tensor:
+            noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+            level = self.config.schedule.log_snr(torch.tensor(step))
+            return torch.where(mask, add_noise(given.to(x), noise, level), x)
+
+        denoise = partial(self.denoise, label=label, guidance=guidance)
+        path, shape = resampled(self._path(steps), resample), (len(waveform), waveform.shape[1])
+        x = self._sing(shape, denoise, sampler, path, generator, progress, constrain)
+        return torch.where(known, waveform, x.to(waveform))
+
+    def sound(self, length: int, seed: int = 0) -> Float[Tensor, "batch length"]:
+        """A waveform that the model makes up, in 20 steps. Raises ValueError where it needs a spectrogram."""
+        return self.generate(length, sampler=DPM_SOLVER, steps=20, seed=seed)
+
+    def _sing(
+        self,
+        shape: tuple[int, int],
+        denoise: Callable[..., tuple[Tensor, Tensor]],
+        sampler: Sampler,
+        path: Tensor,
+        generator: torch.Generator,
+        progress: bool,
+        constrain: Constrain | None = None,
+    ) -> Tensor:
+        """From noise to sounds of that shape; ``denoise(x, steps)`` is told all there is to tell."""
+        batch, length = shape
+        weight = next(self.parameters())
+        start = torch.randn(
+            batch, self._whole(length), generator=generator, device=weight.device, dtype=weight.dtype
+        )
+
+        def at(x: Tensor, step: float) -> tuple[Tensor, Tensor]:
+            return denoise(x, torch.full((batch,), step, dtype=torch.float64))
+
+        with parametrize.cached():  # weights under weight norm are multiplied out once, not at every step
+            x = sample(at, self.config.schedule, path, start, sampler, generator, constrain, progress)
+        return x[:, :length].clamp(-1, 1)
+
+    def _path(self, steps: Steps) -> Tensor:
+        if steps is None:
+            return every_step(self.config.schedule)
+        return grid(self.config.schedule, steps) if isinstance(steps, int) else steps
+
+    def _whole(self, length: int) -> int:
+        """The next length that the network's frame divides."""
+        return length + -length % self.backbone.frame
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """Up to such a length, with silence, or with False."""
+        return F.pad(x, (0, -x.shape[-1] % self.backbone.frame))
+
+    def _features(self, x: Tensor) -> Tensor | None:
+        """The spectrogram of sounds themselves, where the model is told one."""
+        return None if self.log_mel is None else self.log_mel(x)
+
+    def _check_label(self, label: Tensor | None, batch: int) -> None:
+        n = self.config.backbone.n_classes
+        if label is None:
+            return
+        if n == 0:
+            raise ValueError("label must be None: this model knows no classes")
+        if label.shape != (batch,) or bool(((label < 0) | (label >= n)).any()):
+            raise ValueError(f"label must hold {batch} numbers in 0..{n - 1}, got {label.tolist()}")

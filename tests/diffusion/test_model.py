@@ -1,0 +1,406 @@
+"""The diffusion model around either network: what it learns, what it sings, what it leaves as it was."""
+
+import math
+
+import pytest
+import torch
+
+from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
+from sashimi_lib.diffusion.objective import estimates, random_steps, target
+from sashimi_lib.diffusion.samplers import DDIM, DPM_SOLVER, every_step, grid, six_steps
+from sashimi_lib.diffusion.schedules import (
+    CosineSchedule,
+    LinearSchedule,
+    LogSNRSchedule,
+    add_noise,
+    alpha_sigma,
+)
+from sashimi_lib.mel import LogMelConfig
+from sashimi_lib.models import DiffWaveConfig, SaShiMiUNetConfig
+from sashimi_lib.models.denoiser import Denoiser, ToldConfig
+from tests.awkward import as_a_reader
+
+MEL = LogMelConfig(8_000, n_mels=5, hop=10, window=60)
+SCHEDULE = LogSNRSchedule(6, highest=8.0, lowest=-2.0)
+TOLD = {"d_step": (8, 8, 8)}
+NETWORKS = {
+    "diffwave": lambda **told: DiffWaveConfig(d_residual=6, d_skip=6, n_layers=4, cycle=4, **TOLD, **told),
+    "sashimi": lambda **told: SaShiMiUNetConfig(d_model=4, n_layers=1, **TOLD, **told),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def new_model(request):
+    """Make a model, whose network does not say zero as new ones do."""
+
+    def make(schedule=SCHEDULE, predict="noise", **told):
+        torch.manual_seed(1)
+        model = DiffusionModel(DiffusionConfig(NETWORKS[request.param](**told), schedule, predict))
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        return model
+
+    return make
+
+
+def sounds(batch=3, length=37):
+    return (0.3 * torch.randn(batch, length)).clamp(-1, 1)
+
+
+class TestObjective:
+    @pytest.mark.parametrize("predict", ["noise", "velocity"])
+    def test_what_is_estimated_is_what_the_target_was_made_of(self, predict):
+        clean, noise, level = (
+            torch.randn(3, 9).double(),
+            torch.randn(3, 9).double(),
+            torch.tensor([4.0, 0, -4]),
+        )
+        x = add_noise(clean, noise, level)
+        clean_hat, noise_hat = estimates(x, target(clean, noise, level, predict), level, predict)
+        assert torch.allclose(clean_hat, clean)
+        assert torch.allclose(noise_hat, noise)
+
+    @pytest.mark.parametrize("predict", ["noise", "velocity"])
+    def test_estimates_make_up_what_was_heard_whatever_is_said(self, predict):
+        x, level = torch.randn(2, 9).double(), torch.tensor(0.7).double()
+        clean, noise = estimates(x, torch.randn(2, 9).double(), level, predict)
+        assert torch.allclose(add_noise(clean, noise, level), x)
+
+    def test_an_error_of_velocity_is_one_of_noise_by_alpha(self):
+        """So both forms are one estimate of the same thing, differently weighted."""
+        x, said, level = torch.randn(2, 9).double(), torch.randn(2, 9).double(), torch.tensor(0.7).double()
+        alpha, _ = alpha_sigma(level)
+        changes = [
+            estimates(x, said + 1, level, predict)[1] - estimates(x, said, level, predict)[1]
+            for predict in ("noise", "velocity")
+        ]
+        assert torch.allclose(changes[1], alpha * changes[0])
+
+    def test_random_steps_are_spread_over_the_schedule_and_each_is_uniform(self):
+        first = torch.stack([random_steps(20, 4) for _ in range(4_000)])
+        assert bool((first.sort(dim=1).values.diff(dim=1) == 5).all())
+        counts = torch.bincount(first[:, 0].long(), minlength=20)
+        assert len(counts) == 20
+        assert float(((counts - 200) ** 2 / 200).sum()) < 43.8  # chi-squared, 19 degrees: 1 in 1000
+        assert {int(n) for n in random_steps(5, 7)} == set(range(5))
+        orders = {tuple(steps.argsort().tolist()) for steps in first}
+        assert len(orders) == 24  # the order of a batch says nothing about its steps
+
+
+class TestScore:
+    def test_it_is_minus_the_squared_error_at_random_steps(self, new_model):
+        model, x = new_model(), sounds(length=48)
+        torch.manual_seed(7)
+        scores, past = model.score(x)
+        torch.manual_seed(7)
+        step, noise = random_steps(6, 3), torch.randn(3, 48)
+        noisy = add_noise(x, noise, model.config.schedule.log_snr(step))
+        assert torch.allclose(scores, -((model.backbone(noisy, step.float()) - noise) ** 2))
+        assert past is None
+
+    def test_any_length_goes(self, new_model):
+        scores, _ = new_model().score(sounds(length=37))
+        assert scores.shape == (3, 37)
+
+    def test_the_loss_by_level_is_the_score_of_every_step_together(self, new_model):
+        model, x = new_model(LinearSchedule(5)), sounds(1, 16)
+        errors = model.loss_by_level(x.expand(4_000, -1), torch.arange(5).float())
+        with torch.no_grad():
+            mean = float(-model.score(x.expand(4_000, -1))[0].mean())
+        assert float(errors.noise.mean()) == pytest.approx(mean, rel=0.03)
+
+    @pytest.mark.parametrize("predict", ["noise", "velocity"])
+    def test_both_errors_differ_by_the_ratio_of_noise_to_sound(self, new_model, predict):
+        model, steps = new_model(predict=predict), torch.tensor([1.0, 2.3, 4.0])
+        errors = model.double().loss_by_level(sounds().double(), steps)
+        ratio = (-model.config.schedule.log_snr(steps)).exp()
+        assert torch.allclose(errors.clean, ratio * errors.noise, rtol=1e-6)
+
+    def test_losses_by_level_meet_the_same_noise_each_time(self, new_model):
+        model, x, step = new_model(), sounds(), torch.tensor([3.0])
+        assert torch.equal(
+            model.loss_by_level(x, step).noise, model.loss_by_level(x, step.repeat(2)).noise[1:]
+        )
+        assert not torch.equal(model.loss_by_level(x, step).noise, model.loss_by_level(x, step, seed=1).noise)
+
+    def test_some_labels_are_left_out(self, new_model):
+        model, heard = new_model(n_classes=3), []
+        model.backbone.told.register_forward_pre_hook(lambda _, given: heard.append(given[1]))
+        for _ in range(4):
+            model.score(sounds(500, 16), label=torch.full((500,), 2))
+        heard = torch.cat(heard)
+        assert set(heard.tolist()) == {2, 3}
+        assert float((heard == 3).double().mean()) == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 2_000))
+
+    def test_a_vocoder_hears_the_spectrogram_of_each_sound(self, new_model):
+        model, heard = new_model(mel=MEL), []
+        model.backbone.register_forward_pre_hook(lambda _, given: heard.append(given[3]))
+        x = sounds(length=48)
+        model.score(x)
+        assert torch.equal(heard[0], model.log_mel(x))
+
+
+class TestGenerate:
+    def test_the_same_seed_gives_the_same_sound(self, new_model):
+        model = new_model()
+        a, b, c = (model.generate(37, 2, seed=seed) for seed in (4, 4, 5))
+        assert a.shape == (2, 37)
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+        assert float(a.abs().max()) <= 1
+        assert torch.equal(model.generate(37, 2, seed=torch.Generator().manual_seed(4)), a)
+
+    @pytest.mark.parametrize("steps", [None, 3, torch.tensor([5.0, 2.5, 0.0])])
+    @pytest.mark.parametrize("sampler", [DDIM, DPM_SOLVER])
+    def test_steps_are_all_or_so_many_or_these(self, new_model, steps, sampler):
+        model, heard = new_model(), []
+        model.backbone.register_forward_pre_hook(lambda _, given: heard.append(float(given[1][0])))
+        model.generate(16, sampler=sampler, steps=steps)
+        path = {None: every_step(model.config.schedule), 3: grid(model.config.schedule, 3)}
+        assert heard == pytest.approx((steps if isinstance(steps, torch.Tensor) else path[steps]).tolist())
+
+    def test_six_steps_of_the_published_schedule(self, new_model):
+        model = new_model(LinearSchedule())
+        assert model.generate(20, steps=six_steps(model.config.schedule)).shape == (1, 20)
+
+    def test_a_length_is_cut_from_the_next_one_that_the_frame_divides(self, new_model):
+        model = new_model()
+        frame = model.backbone.frame
+        whole = model.generate(-(-37 // frame) * frame, seed=3)
+        assert torch.equal(model.generate(37, seed=3), whole[:, :37])
+
+    def test_it_is_cut_to_full_scale_at_the_end_only(self, new_model):
+        model, heard = new_model(), []
+        model.backbone.register_forward_pre_hook(lambda _, given: heard.append(float(given[0].abs().max())))
+        sound = model.generate(64, 4)
+        assert max(heard) > 1.5
+        assert float(sound.abs().max()) <= 1
+
+    def test_a_label_is_heard_and_each_sound_has_its_own(self, new_model):
+        model = new_model(n_classes=3).double()
+        both = model.generate(32, label=torch.tensor([0, 2]), sampler=DDIM, seed=1)
+        assert both.shape == (2, 32)
+        other = model.generate(32, label=torch.tensor([0, 1]), sampler=DDIM, seed=1)
+        assert torch.allclose(both[0], other[0])
+        assert not torch.allclose(both[1], other[1])
+
+    def test_guidance_is_a_line_through_both_predictions(self, new_model):
+        model = new_model(n_classes=3).double()
+        x, step, label = torch.randn(2, 32).double(), torch.tensor([1.0, 4.0]).double(), torch.tensor([0, 2])
+        none, told = model.denoise(x, step), model.denoise(x, step, label)
+        assert not torch.allclose(none[1], told[1])
+        for w in (0.0, 1.0, 1.0001, 3.5):
+            clean, noise = model.denoise(x, step, label, guidance=w)
+            assert torch.allclose(noise, none[1] + w * (told[1] - none[1]))
+            assert torch.allclose(clean, none[0] + w * (told[0] - none[0]))
+
+    def test_guidance_one_is_the_conditional_prediction_in_one_pass(self, new_model):
+        model, passes = new_model(n_classes=3), []
+        model.backbone.register_forward_pre_hook(lambda _, given: passes.append(len(given[0])))
+        x, step, label = torch.randn(2, 32), torch.tensor([1.0, 4.0]), torch.tensor([0, 2])
+        noise = model.denoise(x, step, label)[1]
+        assert torch.equal(noise, model.backbone(x, step, label))
+        model.denoise(x, step, label, guidance=2.0)
+        assert passes == [2, 2, 4]
+
+    @pytest.mark.parametrize("length", [1, 2, 5])
+    def test_a_vocoder_sings_what_it_is_given(self, new_model, length):
+        model, heard = new_model(mel=MEL), []
+        model.backbone.register_forward_pre_hook(lambda _, given: heard.append(given[3]))
+        features = model.log_mel(sounds(2, 10 * length))
+        a, b = (model.sing(f, DDIM, seed=3) for f in (features, features + 0.5))
+        assert a.shape == (2, 10 * length)
+        assert not torch.allclose(a, b)
+        assert torch.equal(heard[0][:, : length + 1], features)
+        assert bool((heard[0][:, length + 1 :] == -1).all())  # silence up to a whole frame of the network
+
+    def test_what_training_shows_is_a_sound(self, new_model):
+        assert new_model().sound(30, seed=2).shape == (1, 30)
+
+    @pytest.mark.parametrize("schedule", [LinearSchedule(), CosineSchedule(100)])
+    def test_noise_and_velocity_of_the_same_knowledge_sing_the_same(self, new_model, schedule, monkeypatch):
+        model = new_model(schedule).double()
+        by_noise = model.generate(32, sampler=DPM_SOLVER, steps=9)
+        say, config = model.backbone.forward, model.config
+
+        def velocity(x, step, label=None, features=None):
+            alpha, sigma = (c[:, None] for c in alpha_sigma(schedule.log_snr(step)))
+            noise = say(x, step, label, features)
+            return alpha * noise - sigma * (x - sigma * noise) / alpha
+
+        monkeypatch.setattr(model.backbone, "forward", velocity)
+        model.config = DiffusionConfig(config.backbone, schedule, "velocity")
+        assert torch.allclose(model.generate(32, sampler=DPM_SOLVER, steps=9), by_noise, atol=1e-6)
+
+
+class TestInpaint:
+    @pytest.fixture
+    def known(self):
+        known = torch.ones(37, dtype=torch.bool)
+        known[10:25] = False
+        return known
+
+    @pytest.mark.parametrize("resample", [1, 3])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_known_samples_stay_bit_for_bit_and_others_do_not(self, new_model, known, resample, dtype):
+        model, x = new_model(), sounds().to(dtype)
+        y = model.inpaint(x, known, steps=5, resample=resample, seed=2)
+        assert y.dtype == dtype
+        assert torch.equal(y[:, known], x[:, known])
+        assert bool((y[:, ~known] != x[:, ~known]).all())
+        assert float(y.abs().max()) <= 1
+        assert torch.equal(model.inpaint(x, known, steps=5, resample=resample, seed=2), y)
+        x[:, ~known] = 0  # what is not known is not looked at
+        assert torch.equal(model.inpaint(x, known, steps=5, resample=resample, seed=2), y)
+
+    def test_the_network_hears_known_samples_as_noisy_as_the_step_is(self, new_model, known):
+        model, heard = new_model(), []
+        model.backbone.register_forward_pre_hook(lambda _, given: heard.append((given[1][0], given[0])))
+        x = torch.full((200, 37), 0.8)
+        model.inpaint(x, known, steps=4)
+        for step, noisy in heard:
+            alpha, sigma = alpha_sigma(model.config.schedule.log_snr(step))
+            there = noisy[:, :37][:, known]
+            assert float(there.mean()) == pytest.approx(float(0.8 * alpha), abs=0.06 * float(sigma))
+            assert float(there.std()) == pytest.approx(float(sigma), rel=0.05)
+
+    def test_nothing_known_is_allowed(self, new_model, known):
+        x = sounds()
+        assert new_model().inpaint(x, known & False, steps=3).shape == x.shape
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("call", "named"),
+        [
+            (lambda m: m.score(torch.full((1, 32), math.nan)), "x must be finite"),
+            (lambda m: m.score(torch.full((1, 32), 1.5)), r"x must lie in \[-1, 1\]"),
+            (lambda m: m.score(sounds(), label=torch.zeros(3).long()), "label must be None"),
+            (lambda m: m.score(sounds(), past=(torch.zeros(3), None)), "past must be None"),
+            (lambda m: m.loss_by_level(sounds(), torch.tensor([6.0])), r"step must lie in 0\.\.5"),
+            (lambda m: m.generate(0), "length must be at least 1 sample, got 0"),
+            (lambda m: m.generate(16, steps=1), "n must be at least 2 steps, got 1"),
+            (lambda m: m.generate(16, steps=torch.tensor([6.0])), r"step must lie in 0\.\.5"),
+            (lambda m: m.generate(16, guidance=2.0), "guidance must be finite, and 1 where no label"),
+            (lambda m: m.generate(16, label=torch.zeros(1).long()), "label must be None"),
+            (lambda m: m.sing(torch.zeros(1, 4, 5)), "features must not be given"),
+            (lambda m: m.inpaint(sounds(), torch.ones(37).bool()), "not all of them known"),
+            (lambda m: m.inpaint(sounds(), torch.zeros(36).bool()), "known must be a mask of 37 samples"),
+            (lambda m: m.inpaint(sounds(), torch.zeros(37)), "known must be a mask of 37 samples"),
+            (lambda m: m.inpaint(sounds() * math.inf, torch.zeros(37).bool()), "waveform must be finite"),
+            (lambda m: m.inpaint(sounds(), torch.zeros(37).bool(), resample=0), "times must be at least 1"),
+        ],
+    )
+    def test_of_a_plain_model_is_named(self, new_model, call, named):
+        with as_a_reader(), pytest.raises(ValueError, match=named):
+            call(new_model())
+
+    @pytest.mark.parametrize(
+        ("call", "named"),
+        [
+            (
+                lambda m: m.score(sounds(2), label=torch.tensor([0, 3])),
+                r"label must hold 2 numbers in 0\.\.2",
+            ),
+            (lambda m: m.generate(16, label=torch.tensor([-1])), r"label must hold 1 numbers in 0\.\.2"),
+            (lambda m: m.generate(16, label=torch.tensor([0]), guidance=math.nan), "guidance must be finite"),
+            (lambda m: m.generate(16, guidance=2.0), "1 where no label is given, got 2.0"),
+        ],
+    )
+    def test_of_a_model_of_classes_is_named(self, new_model, call, named):
+        with as_a_reader(), pytest.raises(ValueError, match=named):
+            call(new_model(n_classes=3))
+
+    @pytest.mark.parametrize(
+        ("call", "named"),
+        [
+            (lambda m: m.generate(16), "features must be given"),
+            (
+                lambda m: m.sing(torch.zeros(1, 4, 6)),
+                r"features must have shape \(batch, at least 2 frames, 5\)",
+            ),
+            (lambda m: m.sing(torch.zeros(1, 1, 5)), "at least 2 frames"),
+            (lambda m: m.sing(torch.full((1, 4, 5), math.nan)), "features must be finite"),
+        ],
+    )
+    def test_of_a_vocoder_is_named(self, new_model, call, named):
+        with as_a_reader(), pytest.raises(ValueError, match=named):
+            call(new_model(mel=MEL))
+
+    @pytest.mark.parametrize("settings", [{"predict": "sound"}, {"unlabelled": 1.0}, {"unlabelled": -0.1}])
+    def test_of_settings_is_named(self, settings):
+        with as_a_reader(), pytest.raises(ValueError, match=f"{next(iter(settings))} must"):
+            DiffusionConfig(NETWORKS["diffwave"](), **settings)
+
+
+class Directions(Denoiser):
+    """All that is to be known of Gaussian sounds: a gain for each direction and each whole step."""
+
+    config, frame = ToldConfig(), 1
+
+    def __init__(self, directions, steps):
+        super().__init__()
+        self.register_buffer("directions", directions.float())
+        self.gains = torch.nn.Embedding.from_pretrained(torch.zeros(steps, len(directions)), freeze=False)
+
+    def forward(self, x, step, label=None, features=None):
+        return (self.gains(step.long()) * (x @ self.directions)) @ self.directions.T
+
+
+def smooth_sounds(length):
+    """The covariance of sounds that change slowly, its eigenvalues and eigenvectors."""
+    t = torch.arange(length).double()
+    covariance = 0.04 * torch.exp(-((t[:, None] - t) ** 2) / 18) + 0.0004 * torch.eye(length)
+    return covariance, *torch.linalg.eigh(covariance)
+
+
+@pytest.mark.parametrize("predict", ["noise", "velocity"])
+def test_it_learns_the_best_denoiser_there_is_and_sings_what_it_heard(predict, shapes_unchecked):
+    """Of Gaussian sounds with a given covariance, the error of the best denoiser is known at each step."""
+    length, schedule = 8, LogSNRSchedule(30, highest=6.0, lowest=-5.0)
+    covariance, values, vectors = smooth_sounds(length)
+
+    def draw(n):
+        return (torch.randn(n, length).double() * values.sqrt() @ vectors.T).clamp(-1, 1).float()
+
+    model = DiffusionModel(DiffusionConfig(NETWORKS["diffwave"](), schedule, predict))
+    model.backbone = Directions(vectors, schedule.steps)
+    optimizer = torch.optim.Adam(model.parameters())
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=500)
+    for _ in range(500):
+        loss = -model.score(draw(300))[0].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rates.step()
+
+    steps = torch.arange(schedule.steps).double()
+    alpha, sigma = alpha_sigma(schedule.log_snr(steps)[:, None])
+    best = (alpha**2 * values / (alpha**2 * values + sigma**2)).mean(1)
+    errors = model.loss_by_level(draw(20_000), steps)
+    assert torch.allclose(errors.noise.double(), best, rtol=0.02, atol=0)
+    sung = model.generate(length, 20_000, sampler=DPM_SOLVER, seed=1).double()
+    assert float(torch.linalg.norm(sung.T.cov() - covariance) / torch.linalg.norm(covariance)) < 0.06
+
+
+def test_a_gap_taken_several_times_comes_near_to_what_can_be_known_of_it(shapes_unchecked):
+    """Of Gaussian sounds, mean and spread of a gap given the rest are known. Once down is not enough: what is
+    made up early on does not know the surroundings well."""
+    covariance, values, vectors = smooth_sounds(8)
+    schedule = LogSNRSchedule(30, highest=8.0, lowest=-5.0)
+    model = DiffusionModel(DiffusionConfig(NETWORKS["diffwave"](), schedule))
+    model.backbone = Directions(vectors, schedule.steps)
+    alpha, sigma = alpha_sigma(schedule.log_snr(torch.arange(schedule.steps))[:, None])
+    model.backbone.gains.weight.data = (sigma / (alpha**2 * values + sigma**2)).float()  # the best ones
+    known = torch.tensor([True, True, True, False, False, False, True, True])
+    x = torch.randn(1, 8).double() * values.sqrt() @ vectors.T
+    told = covariance[~known][:, known] @ covariance[known][:, known].inverse()
+    mean = told @ x[0, known]
+    spread = (covariance[~known][:, ~known] - told @ covariance[known][:, ~known]).trace().sqrt()
+
+    def off(resample):
+        y = model.inpaint(x.expand(2_000, -1), known, resample=resample)
+        return float((y[:, ~known] - mean).square().sum(1).mean().sqrt() / spread)
+
+    assert off(1) > 1.7
+    assert off(10) < 1.25
