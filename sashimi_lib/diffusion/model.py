@@ -39,25 +39,32 @@ Steps = int | Float[Tensor, " n"] | None  # so many steps of `grid`, these steps
 @dataclass(frozen=True)
 class DiffusionConfig:
     """The shape of the network, the noise schedule, what the network says (its ``noise``, or its ``velocity``
-    alpha noise - sigma sound), and the share of labels that training leaves out.
+    alpha noise - sigma sound), the share of labels that training leaves out, and the ``scale`` that sounds
+    are divided by before noise is added to them.
 
     The published models have the defaults. A velocity is worth asking for where a schedule ends in nothing
     but noise: there noise tells nothing about the sound. Labels are left out now and then so that the model
-    can also sing without, which guidance needs; where there are no classes that has no meaning.
+    can also sing without, which guidance needs; where there are no classes that has no meaning. Sounds in
+    [-1, 1] are quiet beside noise of variance 1, and half of a schedule's steps would tell nothing but noise
+    from noise: with a ``scale`` of about their root mean square they are as loud.
 
-    Chapter: 9. Raises ValueError for another prediction, and for a share outside [0, 1).
+    Chapter: 9. Raises ValueError for another prediction, for a share outside [0, 1), and for a scale that is
+    not positive.
     """
 
     backbone: DenoiserConfig
     schedule: Schedule = PUBLISHED
     predict: Predict = "noise"
     unlabelled: float = 0.1
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.predict not in get_args(Predict):
             raise ValueError(f"predict must be one of {', '.join(get_args(Predict))}, got {self.predict!r}")
         if not 0 <= self.unlabelled < 1:
             raise ValueError(f"unlabelled must lie in [0, 1), got {self.unlabelled}")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale must be positive and finite, got {self.scale}")
 
 
 class LevelLoss(NamedTuple):
@@ -120,9 +127,10 @@ class DiffusionModel(Trainable):
             left_out = torch.rand(len(label)) < self.config.unlabelled
             label = torch.where(left_out.to(label.device), self.config.backbone.n_classes, label)
         x = self._padded(x)
+        features, x = self._features(x), x / self.config.scale
         noise = torch.randn(x.shape, dtype=x.dtype).to(x.device)
         level = self.config.schedule.log_snr(step)
-        said = self.backbone(add_noise(x, noise, level), step.to(x), label, self._features(x))
+        said = self.backbone(add_noise(x, noise, level), step.to(x), label, features)
         error = said.to(x.dtype) - target(x, noise, level, self.config.predict)
         return -error.square()[:, :length], None
 
@@ -134,7 +142,7 @@ class DiffusionModel(Trainable):
         guidance: float = 1.0,
         features: Float[Tensor, "batch frames n_mels"] | None = None,
     ) -> tuple[Float[Tensor, "batch length"], Float[Tensor, "batch length"]]:
-        """Estimates of the clean sound and of the noise in noisy ones.
+        """Estimates of the clean sound and of the noise in noisy ones, both in units of ``config.scale``.
 
         With ``guidance`` w, what is said without the label is drawn on through what is said with it, ``none +
         w (told - none)``: 0 ignores it, 1 believes it, more exaggerates it. Both are asked in one pass.
@@ -176,15 +184,15 @@ class DiffusionModel(Trainable):
         """
         check_waveform(x, "x")
         length, x = x.shape[1], self._padded(x)
+        features, x = self._features(x), x / self.config.scale
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        features = self._features(x)
         of_noise, of_clean = [], []
         for step in steps.double().cpu():
             noisy = add_noise(x, noise, self.config.schedule.log_snr(step))
             clean_hat, noise_hat = self.denoise(noisy, step.expand(len(x)), label, features=features)
             of_noise.append(F.mse_loss(noise_hat[:, :length], noise[:, :length]))
-            of_clean.append(F.mse_loss(clean_hat[:, :length], x[:, :length]))
+            of_clean.append(F.mse_loss(clean_hat[:, :length], x[:, :length]) * self.config.scale**2)
         return LevelLoss(torch.stack(of_noise), torch.stack(of_clean))
 
     def generate(
@@ -266,7 +274,7 @@ class DiffusionModel(Trainable):
                 f"{tuple(known.shape)}, dtype {known.dtype}, {int(known.sum())} known"
             )
         generator = self.generator(seed)
-        given, mask = (self._padded(whole).to(self.device) for whole in (waveform, known))
+        given, mask = (self._padded(whole).to(self.device) for whole in (waveform / self.config.scale, known))
 
         def constrain(x: Tensor, step: float) -> Tensor:
             noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
@@ -304,7 +312,7 @@ class DiffusionModel(Trainable):
 
         with parametrize.cached():  # weights under weight norm are multiplied out once, not at every step
             x = sample(at, self.config.schedule, path, start, sampler, generator, constrain, progress)
-        return x[:, :length].clamp(-1, 1)
+        return (self.config.scale * x[:, :length]).clamp(-1, 1)
 
     def _path(self, steps: Steps) -> Tensor:
         if steps is None:

@@ -1,6 +1,7 @@
 """The diffusion model around either network: what it learns, what it sings, what it leaves as it was."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from tests.awkward import as_a_reader
 
 MEL = LogMelConfig(8_000, n_mels=5, hop=10, window=60)
 SCHEDULE = LogSNRSchedule(6, highest=8.0, lowest=-2.0)
-TOLD = {"d_step": (8, 8, 8)}
+TOLD, STEPS = {"d_step": (8, 8, 8)}, torch.tensor([0.0, 3.0, 5.0])
 NETWORKS = {
     "diffwave": lambda **told: DiffWaveConfig(d_residual=6, d_skip=6, n_layers=4, cycle=4, **TOLD, **told),
     "sashimi": lambda **told: SaShiMiUNetConfig(d_model=4, n_layers=1, **TOLD, **told),
@@ -214,6 +215,28 @@ class TestGenerate:
         assert torch.equal(heard[0][:, : length + 1], features)
         assert bool((heard[0][:, length + 1 :] == -1).all())  # silence up to a whole frame of the network
 
+    def test_a_scale_divides_what_is_heard_and_multiplies_what_is_sung(self, new_model):
+        plain, x, quarter = new_model(), sounds(), 0.25
+        scaled = DiffusionModel(replace(plain.config, scale=quarter))
+        scaled.load_state_dict(plain.state_dict())
+        for score in (
+            lambda model, x: model.score(x)[0],
+            lambda model, x: model.loss_by_level(x, STEPS).noise,
+        ):
+            torch.manual_seed(3)
+            expected = score(plain, x)
+            torch.manual_seed(3)
+            assert torch.allclose(score(scaled, quarter * x), expected, atol=1e-6)
+        of_clean = plain.loss_by_level(x, STEPS).clean
+        assert torch.allclose(scaled.loss_by_level(quarter * x, STEPS).clean, quarter**2 * of_clean)
+        sung, small = (model.generate(37, seed=1) for model in (plain, scaled))
+        uncut = sung.abs() < 1
+        assert torch.allclose(small[uncut], quarter * sung[uncut], atol=1e-6)
+        known = torch.arange(37) < 20
+        filled, small = plain.inpaint(x, known, seed=1), scaled.inpaint(quarter * x, known, seed=1)
+        uncut = filled.abs() < 1
+        assert torch.allclose(small[uncut], quarter * filled[uncut], atol=1e-6)
+
     def test_what_training_shows_is_a_sound(self, new_model):
         assert new_model().sound(30, seed=2).shape == (1, 30)
 
@@ -327,7 +350,9 @@ class TestBadInput:
         with as_a_reader(), pytest.raises(ValueError, match=named):
             call(new_model(mel=MEL))
 
-    @pytest.mark.parametrize("settings", [{"predict": "sound"}, {"unlabelled": 1.0}, {"unlabelled": -0.1}])
+    @pytest.mark.parametrize(
+        "settings", [{"predict": "sound"}, {"unlabelled": 1.0}, {"unlabelled": -0.1}, {"scale": 0.0}]
+    )
     def test_of_settings_is_named(self, settings):
         with as_a_reader(), pytest.raises(ValueError, match=f"{next(iter(settings))} must"):
             DiffusionConfig(NETWORKS["diffwave"](), **settings)
