@@ -94,7 +94,7 @@ def test_an_address_that_is_none_is_refused(clone):
 def test_requirements_hold_all_that_the_library_and_the_book_need():
     required = {name_of(line): line for line in lines_of("requirements.txt")}
     extras = PYPROJECT["project"]["optional-dependencies"]
-    for line in [*PYPROJECT["project"]["dependencies"], *extras["book"], *extras["vocoder"]]:
+    for line in [*PYPROJECT["project"]["dependencies"], *extras["book"], *extras["vocoder"], *extras["fast"]]:
         assert required[name_of(line)] == line
     named = [
         "torch",
@@ -125,7 +125,8 @@ def test_requirements_give_lower_bounds_only_and_constraints_exact_versions():
 
 def test_the_package_imports_nothing_it_does_not_require():
     provides = {"PIL": "pillow", "IPython": "ipython", "cycler": "matplotlib", "mpl_toolkits": "matplotlib"}
-    lines = PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional-dependencies"]["vocoder"]
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    lines = [*PYPROJECT["project"]["dependencies"], *extras["vocoder"], *extras["fast"]]
     required = {name_of(line).replace("-", "_") for line in lines}
     for path in (ROOT / "sashimi_lib").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
