@@ -159,8 +159,8 @@ class SaShiMiUNet(Denoiser):
         self.frame = math.prod(config.pool)
         self.told = Told(config)
         self.frames = Frames(config.mel) if config.mel else None
-        # Maps start as PyTorch starts them. The published code asks for larger ones, but after the weight norm,
-        # where that has no effect; asked for before it, they trained no better (at 8e-3, worse).
+        # Maps start as PyTorch starts them. The published code asks for larger ones, but after the weight
+        # norm, where that has no effect; asked for before it, a short run gained nothing.
         self.start = weight_norm(nn.Linear(1, config.d_model))
         self.tiers = Tier(config)
         self.norm = ScalarNorm()
