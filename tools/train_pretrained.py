@@ -100,9 +100,10 @@ TASKS = {
         DIGITS,
         config=WaveRNNConfig(224),
         quantizer=CoarseFine(),
+        dtype=torch.float16,
         stages=(
-            (8192, replace(RECURRENT, steps=800)),
-            (8192, replace(RECURRENT, steps=600, lr=0.002, decay="cosine")),
+            (8192, replace(RECURRENT, steps=2400)),
+            (8192, replace(RECURRENT, steps=1600, lr=0.002, decay="cosine")),
         ),
     ),
 }
