@@ -1,4 +1,4 @@
-"""Small trained models that ship with the library, and files for your own (chapters 7 and 8).
+"""Small trained models that ship with the library, and files for your own (chapters 7 to 9).
 
 A file is a safetensors file: tensors, and a header of text. The header says how the model is built, at what
 rate it sings, what it learnt from, how well it does, and what it must say once it is loaded. Nothing in a
@@ -7,37 +7,42 @@ file is executed. Credits for the models that ship lie beside them, in ``sashimi
 
 import copy
 import dataclasses
-import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
+from torch.nn import functional as F
 
 from sashimi_lib import __version__
 from sashimi_lib.audio import check_sample_rate
-from sashimi_lib.autoregressive import AudioLM, Autoregressive, ModelConfig, new_model
+from sashimi_lib.autoregressive import AudioLM, Autoregressive, new_model
 from sashimi_lib.data import bundled
+from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
+from sashimi_lib.diffusion.samplers import DPM_SOLVER
+from sashimi_lib.diffusion.schedules import CosineSchedule, LinearSchedule, LogSNRSchedule
+from sashimi_lib.mel import LogMelConfig
 from sashimi_lib.models import (
+    DiffWaveConfig,
     IsotropicConfig,
     SampleRNNConfig,
     SaShiMiConfig,
     WaveNetConfig,
     WaveRNNConfig,
 )
+from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
 from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 from sashimi_lib.ssm.s4 import Form, SSMConfig
+from sashimi_lib.tensor_file import read_tensors, write_tensors
 from sashimi_lib.training.guard import check_parameters
 from sashimi_lib.training.validation import held_out
 
 WEIGHTS = Path(__file__).parent / "weights"
 FORMAT = "1"
-DRAWN, TOLERANCE = 64, 1e-3  # codes that a model is recognised by, and by how many bits it may miss them
+DRAWN, TOLERANCE = 64, 1e-3  # samples that a model is recognised by, and how far off its figures may be
+HEARD = 8  # samples of them of which a diffusion model says more
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,27 @@ class Expected:
 
 
 @dataclass(frozen=True)
+class ExpectedSound:
+    """The same of a diffusion model: the first samples that seed 0 makes, and what the model takes for noise
+    in the first eight of them, at the middle of its schedule; a row for each class that it can be told, or
+    one alone.
+
+    The noise holds on every machine, and `load` checks it.
+    """
+
+    waveform: tuple[float, ...]
+    noise: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class Card:
     """What a file tells of its model. Bits are bits per sample, and None where nobody measured.
 
     ``data`` is what it learnt from, ``credit`` whom to thank and under which licence; ``steps`` are those of
     its training and ``samples`` what it heard in them. ``test_bits`` and ``bigram_bits`` are what recordings
-    that were kept apart cost it, and a table of pairs; ``bundled_bits`` is what `bundled_bits` gives. The
-    last three, `save` fills in.
+    that were kept apart cost it, and a table of pairs; ``bundled_bits`` is what `bundled_bits` gives.
+    ``test_loss`` is the mean squared error of a diffusion model on recordings that were kept apart. The last
+    three, `save` fills in.
     """
 
     name: str
@@ -72,24 +91,26 @@ class Card:
     test_bits: float | None = None
     bigram_bits: float | None = None
     bundled_bits: float | None = None
+    test_loss: float | None = None
     parameters: int = 0
     library: str = __version__
-    expected: Expected | None = None
+    expected: Expected | ExpectedSound | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
     """A trained model, the rate of its sound in Hz, and its card."""
 
-    model: Autoregressive
+    model: Autoregressive | DiffusionModel
     sample_rate: int
     card: Card
 
 
 # All that a header may name: plain values, which check their settings themselves.
 _VALUES = (
-    Card, CoarseFine, Expected, IsotropicConfig, Linear, MuLaw, SampleRNNConfig, SaShiMiConfig, SSMConfig,
-    WaveNetConfig, WaveRNNConfig,
+    Card, CoarseFine, CosineSchedule, DiffusionConfig, DiffWaveConfig, Expected, ExpectedSound,
+    IsotropicConfig, Linear, LinearSchedule, LogMelConfig, LogSNRSchedule, MuLaw, SampleRNNConfig,
+    SaShiMiConfig, SaShiMiUNetConfig, SSMConfig, WaveNetConfig, WaveRNNConfig,
 )  # fmt: skip
 _CLASSES: dict[str, Any] = {kind.__name__: kind for kind in _VALUES}
 
@@ -128,7 +149,7 @@ def load(name: str | Path) -> Pretrained:
 
 def save(
     path: str | Path,
-    model: Autoregressive,
+    model: Autoregressive | DiffusionModel,
     sample_rate: int,
     card: Card,
     dtype: torch.dtype = torch.float32,
@@ -145,16 +166,15 @@ def save(
     >>> load(path).card.data
     'my recordings'
 
-    Chapters: 7 and 8. Raises ValueError for a rate that is none, a backbone that is not of this library and
-    a head that is not the backbone's own; and FloatingPointError for weights that are not finite.
+    Chapters: 7 to 9. Raises ValueError for a rate that is none, a backbone or a schedule that is not of this
+    library and a head that is not the backbone's own; and FloatingPointError for weights that are not finite.
     """
     check_sample_rate(sample_rate)
-    config = _config(model)
+    shape = _shape(model)
     model = copy.deepcopy(model).cpu().to(dtype).float()  # what the file keeps is what it expects
     check_parameters(model)
     header = {
-        "backbone": config,
-        "quantizer": model.quantizer,
+        **shape,
         "sample_rate": sample_rate,
         "card": dataclasses.replace(
             card,
@@ -163,17 +183,11 @@ def save(
             expected=_expected(model),
         ),
     }
-    text = json.dumps(header, default=_as_object)
     tensors = {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-    metadata = {"sashimi_lib": FORMAT, "header": text, "sha256": _digest(text, tensors)}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(to_bytes(tensors, metadata))
-    os.replace(partial, path)  # atomic: a reader sees the old file or the new one
+    write_tensors(path, FORMAT, json.dumps(header, default=_as_object), tensors)
 
 
 def bundled_bits(model: Autoregressive, sample_rate: int) -> float:
@@ -194,8 +208,10 @@ def bundled_bits(model: Autoregressive, sample_rate: int) -> float:
     return held_out(model, [model.quantizer.encode(sound) for sound in sounds], truncate=4096)
 
 
-def _config(model: Autoregressive) -> ModelConfig:
-    """What `new_model` builds the model from. ValueError for a model that it would not build."""
+def _shape(model: Autoregressive | DiffusionModel) -> dict[str, Any]:
+    """What `_new` builds the model from, as entries of a header. ValueError for one it would not build."""
+    if isinstance(model, DiffusionModel):
+        return {"diffusion": model.config}
     core = model.backbone if isinstance(model, AudioLM) else model
     config: Any = getattr(core, "config", None)
     if type(config) not in _VALUES:
@@ -205,43 +221,76 @@ def _config(model: Autoregressive) -> ModelConfig:
             own = model.backbone.head(model.quantizer)
         if str(model.head) != str(own):  # classes and sizes, of it and of its parts
             raise ValueError(f"model must have its backbone's own head, {own}; got {model.head}")
-    return config
+    return {"backbone": config, "quantizer": model.quantizer}
+
+
+def _new(header: dict[str, Any]) -> Autoregressive | DiffusionModel:
+    if "diffusion" in header:
+        return DiffusionModel(header["diffusion"])
+    return new_model(header["backbone"], header["quantizer"])
 
 
 def _read(path: Path) -> Pretrained:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if metadata.get("sashimi_lib") != FORMAT:
-        raise ValueError(f"its format must be {FORMAT}, got {metadata.get('sashimi_lib')}")
-    if metadata.get("sha256") != _digest(metadata["header"], tensors):
-        raise ValueError("it is damaged: its checksum is another")
-    header = json.loads(metadata["header"], object_hook=_from_object)
+    header, tensors = read_tensors(path, FORMAT, _from_object)
     check_sample_rate(header["sample_rate"])
     with torch.random.fork_rng(devices=[]):  # the first weights are random, and do not last
-        model = new_model(header["backbone"], header["quantizer"])
+        model = _new(header)
     model.load_state_dict(tensors)
-    expected = header["card"].expected
-    bits = _bits(model, torch.tensor([expected.codes]))
-    if not abs(bits - expected.bits) < TOLERANCE:
-        raise ValueError(f"what it drew must cost {expected.bits} bits per sample, and costs {bits}")
+    _check(model, header["card"].expected)
     return Pretrained(model, header["sample_rate"], header["card"])
 
 
 @torch.no_grad()
-def _expected(model: Autoregressive) -> Expected:
+def _expected(model: Autoregressive | DiffusionModel) -> Expected | ExpectedSound:
+    if isinstance(model, DiffusionModel):
+        sound = _sound(model)
+        return ExpectedSound(_frozen(sound[0].tolist()), _frozen(_noise(model, sound).tolist()))
     codes = model.generate(DRAWN, seed=0)
     waveform = model.quantizer.decode(codes)
     return Expected(_frozen(codes[0].tolist()), _frozen(waveform[0].tolist()), _bits(model, codes))
 
 
 @torch.no_grad()
+def _check(model: Autoregressive | DiffusionModel, expected: Expected | ExpectedSound) -> None:
+    """Raise ValueError unless a model says what it should."""
+    if isinstance(model, DiffusionModel) and isinstance(expected, ExpectedSound):
+        wanted, noise = torch.tensor(expected.noise), _noise(model, torch.tensor([expected.waveform]))
+        if noise.shape != wanted.shape or not bool(((noise - wanted).abs() < TOLERANCE).all()):
+            raise ValueError(f"what it takes for noise must be {expected.noise}, got {noise.tolist()}")
+    elif not isinstance(model, DiffusionModel) and isinstance(expected, Expected):
+        bits = _bits(model, torch.tensor([expected.codes]))
+        if not abs(bits - expected.bits) < TOLERANCE:
+            raise ValueError(f"what it drew must cost {expected.bits} bits per sample, and costs {bits}")
+    else:
+        raise ValueError(f"what it must say is of another kind of model: {type(expected).__name__}")
+
+
 def _bits(model: Autoregressive, codes: Tensor) -> float:
     return -float(model.log_likelihood(codes).mean())
 
 
+def _sound(model: DiffusionModel) -> Tensor:
+    """What seed 0 makes; of a vocoder, out of silence."""
+    if model.log_mel is None:
+        return model.sound(DRAWN)
+    silence = model.log_mel(torch.zeros(1, DRAWN))
+    return model.sing(silence, DPM_SOLVER, steps=20)[:, :DRAWN]
+
+
+def _noise(model: DiffusionModel, sound: Tensor) -> Tensor:
+    """See `ExpectedSound`: no random number is in it."""
+    n = model.config.backbone.n_classes
+    x = F.pad(sound, (0, -sound.shape[1] % model.backbone.frame)).expand(max(n, 1), -1)
+    middle = torch.full((len(x),), (model.config.schedule.steps - 1) / 2, dtype=torch.float64)
+    features = None if model.log_mel is None else model.log_mel(x)
+    _, noise = model.denoise(x, middle, torch.arange(n) if n else None, features=features)
+    return noise[:, :HEARD]
+
+
 def _as_object(value: Any) -> dict[str, Any]:
     """A value as JSON's kind of object, which says its class. Tuples become lists by themselves."""
+    if type(value) not in _VALUES:
+        raise ValueError(f"model must be of parts of this library, got {type(value).__name__}")
     return {"class": type(value).__name__, **vars(value)}
 
 
@@ -260,11 +309,3 @@ def _from_object(entries: dict[str, Any]) -> Any:
 def _frozen(value: Any) -> Any:
     """A value with tuples in place of lists, inside as well."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-def _digest(text: str, tensors: dict[str, Tensor]) -> str:
-    sha = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
-    return sha.hexdigest()

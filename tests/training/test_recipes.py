@@ -6,9 +6,11 @@ import json
 import pytest
 import torch
 
+from sashimi_lib.diffusion.schedules import LinearSchedule
+from sashimi_lib.mel import LogMelConfig
 from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 from sashimi_lib.training import recipes
-from sashimi_lib.training.recipes import RECIPES
+from sashimi_lib.training.recipes import RECIPES, DiffusionRecipe, Recipe
 from sashimi_lib.training.trainer import train
 
 PARAMETERS = {
@@ -31,7 +33,16 @@ PARAMETERS = {
     "sc09_sashimi_unet_8": 6_820_512,
     "wavernn_896": 3_050_048,
 }
-SMALL = [name for name in RECIPES if name not in PARAMETERS]
+# Parameters that train: of each matrix A in the paper's SaShiMi, q alone does. In the published vocoder each
+# of 30 blocks has a pair of stretching layers, with weight norm; here all share one pair, without.
+DIFFUSION = {
+    "sc09_diffwave": 24_071_681,
+    "sc09_diffwave_small": 6_827_393,
+    "sc09_diffusion_sashimi": 22_964_091,
+    "sc09_diffusion_sashimi_small": 7_480_827,
+    "ljspeech_diffusion_sashimi": 3_153_459 - 30 * 196 + 194,
+}
+SMALL = [name for name, recipe in RECIPES.items() if isinstance(recipe, Recipe) and name not in PARAMETERS]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +62,48 @@ def count():
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_paper_s_models_have_their_published_parameters(name, count):
     assert count(RECIPES[name]) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", DIFFUSION)
+def test_the_paper_s_diffusion_models_have_their_published_parameters(name):
+    model = RECIPES[name].build(0)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == DIFFUSION[name]
+
+
+@pytest.mark.parametrize("name", DIFFUSION)
+def test_the_paper_s_settings_of_diffusion(name):
+    recipe, training = RECIPES[name], RECIPES[name].training
+    vocoder = name.startswith("ljspeech")
+    assert (recipe.sample_rate, recipe.length) == (22_050 if vocoder else 16_000, 16_000)
+    assert (recipe.config.predict, recipe.config.backbone.n_classes) == ("noise", 0)
+    schedule = LinearSchedule(50, beta_end=0.05) if vocoder else LinearSchedule(200, 1e-4, 0.02)
+    assert recipe.config.schedule == schedule
+    assert recipe.config.backbone.mel == (LogMelConfig(22_050, 80, 256, 1_024) if vocoder else None)
+    assert (training.steps, training.batch_size, training.decay) == (1_000_000, 32, "constant")
+    assert training.lr == training.ssm_lr == 2e-4
+    assert (training.weight_decay, training.ema, training.clip_norm) == (0, 0, None)
+
+
+def test_the_small_diffusion_models_differ_in_their_network_alone_and_are_of_one_size():
+    sashimi, diffwave = recipes.DIGITS_DIFFUSION_SASHIMI, recipes.DIGITS_DIFFWAVE
+    backbone = sashimi.config.backbone
+    assert sashimi == dataclasses.replace(
+        diffwave, config=dataclasses.replace(diffwave.config, backbone=backbone)
+    )
+    sizes = [sum(p.numel() for p in recipe.build(0).parameters()) for recipe in (sashimi, diffwave)]
+    assert sizes[0] == pytest.approx(500_000, rel=0.1)
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.02)
+    assert diffwave.config.backbone.receptive_field > sashimi.sample_rate  # more than a second
+
+
+@pytest.mark.parametrize("name", ["digits_diffusion_sashimi", "digits_diffwave"])
+def test_the_small_diffusion_models_train_on_words_of_any_length(name):
+    recipe = RECIPES[name]
+    words = [(0.17 * torch.randn(length).clamp(-1, 1), label) for length, label in ((70, 3), (33, 9))]
+    config = dataclasses.replace(recipe.training, steps=2, warmup=0)
+    history = train(recipe.build(0), words, config, valid=words, progress=False)
+    assert len(history.loss) == 2
+    assert all(0 < loss < 5 for loss in history.loss)
 
 
 @pytest.mark.parametrize(
@@ -119,10 +172,14 @@ def test_the_seed_says_which_model_and_leaves_other_random_numbers_alone():
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
     assert not torch.equal(a.embedding.weight, c.embedding.weight)
+    d, e = (recipes.DIGITS_DIFFWAVE.build(seed) for seed in (0, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    assert not torch.equal(d.backbone.start.weight, e.backbone.start.weight)
 
 
 def test_every_recipe_has_a_name_and_can_be_written_down():
-    constants = {name for name, value in vars(recipes).items() if isinstance(value, recipes.Recipe)}
-    assert {name.lower() for name in constants} == set(RECIPES) >= set(PARAMETERS)
+    kinds = Recipe | DiffusionRecipe
+    constants = {name for name, value in vars(recipes).items() if isinstance(value, kinds)}
+    assert {name.lower() for name in constants} == set(RECIPES) >= set(PARAMETERS) | set(DIFFUSION)
     for recipe in RECIPES.values():
         json.dumps(dataclasses.asdict(recipe))

@@ -1,0 +1,119 @@
+"""One trainer for diffusion models too: labels reach the model, padding does not count, a run resumes to the
+bit, and held-out sounds are judged among the same noise every time."""
+
+import pytest
+import torch
+
+from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
+from sashimi_lib.models import DiffWaveConfig
+from sashimi_lib.models.trainable import Trainable
+from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.trainer import train
+from sashimi_lib.training.validation import held_out, losses
+
+BACKBONE = DiffWaveConfig(d_residual=8, d_skip=8, n_layers=3, cycle=3, d_step=(8, 8, 8), n_classes=3)
+CONFIG = TrainingConfig(steps=9, batch_size=3, lr=0.01, ema=0.9, valid_every=3, checkpoint_every=2)
+
+
+def new_model():
+    torch.manual_seed(1)
+    return DiffusionModel(DiffusionConfig(BACKBONE))
+
+
+@pytest.fixture
+def words():
+    """Sounds of three classes, of different lengths."""
+    t = torch.arange(60)
+    return [(0.5 * torch.sin(0.3 * (1 + n % 3) * t[: 60 - 4 * n]), n % 3) for n in range(7)]
+
+
+class Told(Trainable):
+    """A model that notes what it is told, and whose score of a sample is the sample itself."""
+
+    silence = 0.25
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.heard = []
+
+    def score(self, x, past=None, label=None):
+        assert past is None
+        self.heard.append((x.clone(), label))
+        return self.weight * x, None
+
+    def beginning(self, batch_size):
+        return None
+
+    def sound(self, length, seed=0):
+        return torch.zeros(1, length)
+
+
+def test_labels_reach_the_model_with_their_sequences(words):
+    model = Told()
+    train(model, words, TrainingConfig(steps=3, batch_size=2), valid=words, progress=False)
+    seen = 0
+    for x, label in model.heard:
+        for row, number in zip(x, label.tolist(), strict=True):
+            assert any(
+                number == n and torch.equal(row[: len(word)], word) and bool((row[len(word) :] == 0.25).all())
+                for word, n in words
+            )
+            seen += 1
+    assert seen == 3 * 2 + len(words)
+
+
+def test_padding_is_heard_as_silence_and_not_scored(words):
+    sounds = [word for word, _ in words]
+    everything = torch.cat(sounds)
+    history = train(Told(), sounds, TrainingConfig(steps=1, batch_size=7), progress=False)
+    assert history.loss[0] == pytest.approx(-float(everything.mean()), abs=1e-6)
+    assert held_out(Told(), sounds, batch_size=3) == pytest.approx(-float(everything.mean()), abs=1e-6)
+    each = torch.tensor([-float(sound.mean()) for sound in sounds], dtype=torch.float64)
+    assert torch.allclose(losses(Told(), sounds, batch_size=3), each, atol=1e-6)
+
+
+def test_a_model_of_whole_sequences_hears_no_pieces(words):
+    with pytest.raises(ValueError, match="truncate must be None for a model of whole sequences, got 20"):
+        train(new_model(), words, TrainingConfig(steps=1, truncate=20), progress=False)
+    model = Told()
+    held_out(model, words, batch_size=7, truncate=20)
+    assert [x.shape for x, _ in model.heard] == [(7, 60)]
+
+
+def test_held_out_sounds_are_judged_among_the_same_noise(words):
+    model = new_model()
+    before = torch.get_rng_state()
+    first = held_out(model, words)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(7)
+    assert held_out(model, words) == first
+    # It says nothing yet, so the error is that of silence: the noise itself, of variance 1.
+    assert first == pytest.approx(1, abs=0.2)
+
+
+def test_training_lowers_the_loss(words):
+    history = train(
+        new_model(), words, TrainingConfig(steps=40, batch_size=7, lr=0.01), valid=words, progress=False
+    )
+    assert sum(history.loss[:5]) > sum(history.loss[-5:]) + 1
+    assert history.valid[-1][1] < 0.8
+
+
+def test_a_diffusion_run_resumes_to_the_bit(words, tmp_path):
+    def stop(step, loss):
+        if step == 6:
+            raise KeyboardInterrupt
+
+    whole, resumed, path = new_model(), new_model(), tmp_path / "run.pt"
+    history = train(whole, words, CONFIG, valid=words, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(new_model(), words, CONFIG, path, valid=words, on_step=stop, progress=False)
+    assert train(resumed, words, CONFIG, path, valid=words, progress=False) == history
+    weights = resumed.state_dict()
+    assert all(torch.equal(x, weights[name]) for name, x in whole.state_dict().items())
+
+
+def test_validation_does_not_disturb_training(words):
+    judged = train(new_model(), words, CONFIG, valid=words, progress=False)
+    assert judged.loss == train(new_model(), words, CONFIG, progress=False).loss
