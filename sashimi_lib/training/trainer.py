@@ -55,8 +55,8 @@ def train(
 
     Chapters: 6, 7 and 9. Raises ValueError for no data, for labels that the model cannot be told, for pieces
     where it hears only wholes, for a rate that waits for validations that do not come, and for a checkpoint
-    of another run; and FloatingPointError, naming the parameter, where training
-    diverges: the checkpoint is then still the last good one.
+    of another run; and FloatingPointError, naming the parameter, where training diverges: the checkpoint is
+    then still the last good one.
     """
     _check(model, data, valid, config)
     torch.manual_seed(config.seed)
