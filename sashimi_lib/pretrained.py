@@ -119,7 +119,7 @@ def names() -> list[str]:
     """The models that ship.
 
     >>> names()
-    ['digits', 'digits16', 'piano', 'wavernn']
+    ['digits', 'digits16', 'digits_diffusion', 'piano', 'wavernn']
 
     Chapter: 7.
     """

@@ -19,7 +19,9 @@ from sashimi_lib import __version__
 from sashimi_lib.autoregressive import AudioLM, new_model, sample
 from sashimi_lib.data import bundled
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
+from sashimi_lib.diffusion.samplers import DPM_SOLVER
 from sashimi_lib.diffusion.schedules import CosineSchedule, LinearSchedule, LogSNRSchedule
+from sashimi_lib.evaluation.classifier import load_classifier
 from sashimi_lib.mel import LogMelConfig
 from sashimi_lib.models import (
     DiffWaveConfig,
@@ -39,7 +41,8 @@ from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 from sashimi_lib.ssm.s4 import Form, SSMConfig
 from sashimi_lib.tensor_file import write_tensors
 
-SHIPPED = ["digits", "digits16", "piano", "wavernn"]
+SINGERS = ["digits", "digits16", "piano", "wavernn"]  # which draw one sample after the other
+SHIPPED = sorted([*SINGERS, "digits_diffusion"])
 FLAT = [248, 181, 117, 235, 165]  # what seed 0 draws here where all codes are equally likely
 DIAGONAL = SSMConfig(d_state=8, form=Form.DIAGONAL, init="lin", tied=False)
 BACKBONES = {
@@ -112,7 +115,7 @@ def test_what_ships_is_what_is_named():
         assert f"`{name}.safetensors`" in (WEIGHTS / "CREDITS.md").read_text()
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", SINGERS)
 def test_a_shipped_model_knows_itself(name, shipped):
     card, lm = shipped[name].card, shipped[name].model
     assert card.name == name
@@ -125,7 +128,7 @@ def test_a_shipped_model_knows_itself(name, shipped):
     assert shipped[name].sample_rate == (16_000 if name == "piano" else 8000)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", SINGERS)
 @torch.no_grad()
 def test_a_shipped_model_gives_its_expected_bits_and_waveform(name, shipped):
     lm, expected = shipped[name].model, shipped[name].card.expected
@@ -135,7 +138,7 @@ def test_a_shipped_model_gives_its_expected_bits_and_waveform(name, shipped):
     assert torch.equal(lm.quantizer.decode(codes)[0], torch.tensor(expected.waveform))
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", SINGERS)
 @torch.no_grad()
 def test_a_shipped_model_draws_its_expected_waveform_again(name, shipped):
     flat = sample(torch.zeros(5, 256), generator=torch.Generator().manual_seed(0)).tolist()
@@ -148,7 +151,20 @@ def test_a_shipped_model_draws_its_expected_waveform_again(name, shipped):
     assert torch.equal(copy.deepcopy(lm).double().generate(64, seed=0)[0], drawn)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_diffusion_model_says_what_it_is_asked_for(shipped):
+    model, card = shipped["digits_diffusion"].model, shipped["digits_diffusion"].card
+    assert card.parameters == sum(p.numel() for p in model.parameters())
+    assert card.steps > 1000
+    assert 0 < card.test_loss < 0.5
+    assert all(word in card.credit for word in ("Zohar Jackson", "CC BY-SA 4.0"))
+    asked = torch.arange(10).repeat(2)
+    said = model.generate(4096, label=asked, guidance=2.0, sampler=DPM_SOLVER, steps=12, seed=1)
+    heard, _ = load_classifier().classify(said)
+    right = (heard == asked).view(2, 10).any(0)
+    assert int(right.sum()) >= 8
+
+
+@pytest.mark.parametrize("name", SINGERS)
 def test_a_shipped_model_gives_its_expected_bits_on_clips_that_ship(name, shipped):
     given = bundled_bits(shipped[name].model, shipped[name].sample_rate)
     assert given == pytest.approx(shipped[name].card.bundled_bits, abs=1e-3)
@@ -333,7 +349,7 @@ def test_other_kinds_of_files_are_refused(model, tmp_path):
 
 
 def test_a_name_that_is_none_is_refused_with_those_that_are():
-    with pytest.raises(ValueError, match=r"one of digits, digits16, piano, wavernn, or a file's path"):
+    with pytest.raises(ValueError, match=r"one of digits, digits16, digits_diffusion, piano, wavernn, or a file's path"):
         load("violin")
 
 
