@@ -19,6 +19,7 @@ sys.path += [str(ROOT), str(ROOT / "benchmarks")]
 
 from corpus import sounds
 
+from sashimi_lib.models import SaShiMiUNetConfig
 from sashimi_lib.pretrained import WEIGHTS, Card, save
 from sashimi_lib.training.checkpoint import load_checkpoint
 from sashimi_lib.training.recipes import DIGITS_DIFFUSION_SASHIMI, DiffusionRecipe
@@ -28,15 +29,18 @@ from sashimi_lib.training.validation import held_out
 NAME = "digits_diffusion"
 CHECKPOINT = ROOT / "runs" / "pretrained" / f"{NAME}.pt"
 SMALL = DIGITS_DIFFUSION_SASHIMI
-# One tier more than the recipe has, and as many channels at the bottom as the paper's small network at its
-# second: thinner where samples are many, wider where they are few.
+NETWORK = SMALL.config.backbone
+assert isinstance(NETWORK, SaShiMiUNetConfig)
+# One tier more than the recipe has, and thinner at the top: few channels where samples are many, and many
+# where they are few. Twice the batch at a smaller rate, for a longer run.
 RECIPE: DiffusionRecipe = replace(
     SMALL,
-    config=replace(SMALL.config, backbone=replace(SMALL.config.backbone, d_model=16, pool=(4, 4, 4))),
+    config=replace(SMALL.config, backbone=replace(NETWORK, d_model=16, pool=(4, 4, 4))),
     training=replace(
-        SMALL.training, steps=3_000, batch_size=16, warmup=100, valid_every=300, checkpoint_every=300
+        SMALL.training, steps=3_000, batch_size=16, lr=0.002, ssm_lr=0.001, warmup=100, valid_every=300,
+        checkpoint_every=300,
     ),
-)
+)  # fmt: skip
 
 
 def main() -> None:

@@ -84,11 +84,13 @@ def test_the_paper_s_settings_of_diffusion(name):
     assert (training.weight_decay, training.ema, training.clip_norm) == (0, 0, None)
 
 
-def test_the_small_diffusion_models_differ_in_their_network_alone_and_are_of_one_size():
+def test_the_small_diffusion_models_differ_in_network_and_rate_alone_and_are_of_one_size():
     sashimi, diffwave = recipes.DIGITS_DIFFUSION_SASHIMI, recipes.DIGITS_DIFFWAVE
-    backbone = sashimi.config.backbone
+    rates = {name: getattr(sashimi.training, name) for name in ("lr", "ssm_lr")}
     assert sashimi == dataclasses.replace(
-        diffwave, config=dataclasses.replace(diffwave.config, backbone=backbone)
+        diffwave,
+        config=dataclasses.replace(diffwave.config, backbone=sashimi.config.backbone),
+        training=dataclasses.replace(diffwave.training, **rates),
     )
     sizes = [sum(p.numel() for p in recipe.build(0).parameters()) for recipe in (sashimi, diffwave)]
     assert sizes[0] == pytest.approx(291_123)
