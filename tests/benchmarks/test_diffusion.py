@@ -73,7 +73,8 @@ def run(benchmark, monkeypatch, *command):
 def test_both_backbones_are_of_a_size_and_learn_alike(benchmark):
     for models in (benchmark.SMALL, benchmark.FULL):
         a, b = models.values()
-        assert replace(a, config=b.config) == b
+        rates = {name: getattr(b.training, name) for name in ("lr", "ssm_lr")}  # each has its own
+        assert replace(a, config=b.config, training=replace(a.training, **rates)) == b
         assert replace(a.config, backbone=b.config.backbone) == b.config
         assert a.config.backbone.n_classes == b.config.backbone.n_classes == 10
     sizes = [sum(p.numel() for p in recipe.build(0).parameters()) for recipe in benchmark.SMALL.values()]
