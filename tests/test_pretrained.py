@@ -349,7 +349,7 @@ def test_other_kinds_of_files_are_refused(model, tmp_path):
 
 
 def test_a_name_that_is_none_is_refused_with_those_that_are():
-    with pytest.raises(ValueError, match=r"one of digits, digits16, digits_diffusion, piano, wavernn, or a file's path"):
+    with pytest.raises(ValueError, match=f"one of {', '.join(SHIPPED)}, or a file's path"):
         load("violin")
 
 
