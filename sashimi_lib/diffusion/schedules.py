@@ -65,8 +65,9 @@ class _Betas(Schedule):
 
 @dataclass(frozen=True)
 class LinearSchedule(_Betas):
-    """Betas on a straight line: the published one, of DDPM, DiffWave and SaShiMi. The default is for
-    unconditional sound; the vocoder's is ``LinearSchedule(50, beta_end=0.05)``.
+    """Betas on a straight line, as DDPM, DiffWave and SaShiMi have them. The default is the published one for
+    unconditional sound, in 200 steps where DDPM had 1,000; the vocoder's is
+    ``LinearSchedule(50, beta_end=0.05)``.
 
     >>> LinearSchedule().log_snr(torch.tensor([0, 99, 199])).sigmoid()  # alpha squared
     tensor([0.9999, 0.6025, 0.1322], dtype=torch.float64)

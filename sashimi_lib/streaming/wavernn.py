@@ -18,11 +18,12 @@ class Layer(NamedTuple):
 
 
 class Half(NamedTuple):
-    """What either half has of its own: the rows of I* and of the bias, by gate, and its two output layers."""
+    """What either half has of its own: the rows of I* and of the bias, by gate, and its two output layers.
 
-    heard: (
-        np.ndarray
-    )  # (3 inputs, 3 gates, half): columns c_{t-1}, f_{t-1}, c_t; zeros where c_t is not heard
+    The inputs are c_{t-1}, f_{t-1} and c_t, with zeros where c_t is not heard.
+    """
+
+    heard: np.ndarray  # (3 inputs, 3 gates, half)
     bias: np.ndarray  # (3 gates, half)
     first: Layer
     second: Layer
