@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
 from sashimi_lib.models.sampling import Sampler, distribution, invert
 from sashimi_lib.models.sparse import LAYERS
 from sashimi_lib.streaming import compiled
-from sashimi_lib.streaming.kernels import Blocks, choose, exp, multiply, pack, room
-from sashimi_lib.streaming.kernels import compiled as jit
+from sashimi_lib.streaming.kernels import HOW, Blocks, add_product, choose, exp, pack, room
 from sashimi_lib.training.pruning import Pruner, Pruning
 
 
@@ -39,9 +39,9 @@ def pruned(d_hidden=64):
 # Kernels
 
 
-@jit
-def times(matrix, x, y):
-    multiply(matrix, x, y)
+@njit(**HOW)
+def add_times(matrix, x, y):
+    add_product(matrix, x, y)
 
 
 @given(st.integers(1, 70), st.integers(1, 50), st.integers(1, 4), st.sampled_from([0.0, 0.05, 0.15, 1.0]))
@@ -51,10 +51,10 @@ def test_products_by_either_layout(rows, columns, batch, share):
     weight = chance.normal(size=(rows, columns)) * (chance.random((rows, columns)) < share / 4)
     x = np.zeros((batch, room(columns)), np.float32)
     x[:, :columns] = chance.normal(size=(batch, columns))
-    y = np.full((batch, room(rows)), np.nan, np.float32)
-    times(pack(weight), x, y)
-    assert np.allclose(y[:, :rows], x[:, :columns] @ weight.T, atol=1e-5)
-    assert not y[:, rows:].any()
+    y = np.ones((batch, room(rows)), np.float32)
+    add_times(pack(weight), x, y)
+    assert np.allclose(y[:, :rows], 1 + x[:, :columns] @ weight.T, atol=1e-5)
+    assert (y[:, rows:] == 1).all()
 
 
 def test_little_left_makes_blocks_and_much_does_not():
@@ -67,7 +67,7 @@ def test_little_left_makes_blocks_and_much_does_not():
     assert isinstance(pack(np.ones((64, 64))), np.ndarray)
 
 
-@jit
+@njit(**HOW)
 def powers(x, y):
     for i in range(len(x)):
         y[i] = exp(x[i])
@@ -80,6 +80,11 @@ def test_the_exponential():
     assert np.abs(y / np.exp(x.astype(np.float64)) - 1).max() < 3e-7
 
 
+@njit(**HOW)
+def chosen(logits, uniform, temperature, top_p, buffer):
+    return choose(logits, uniform, temperature, top_p, buffer)
+
+
 @given(st.integers(0, 10_000), st.floats(0.2, 3), st.sampled_from([1.0, 0.9, 0.3]), st.integers(2, 300))
 @settings(max_examples=50, deadline=None)
 def test_a_draw_is_that_of_sample(seed, temperature, top_p, levels):
@@ -88,7 +93,7 @@ def test_a_draw_is_that_of_sample(seed, temperature, top_p, levels):
     uniform = torch.rand(1, generator=generator, dtype=torch.float64)
     expected = invert(distribution(logits, temperature, top_p), uniform)
     buffer = np.empty(levels, np.float32)
-    assert choose(logits[0].numpy(), float(uniform), temperature, top_p, buffer) == expected
+    assert chosen(logits[0].numpy(), float(uniform), temperature, top_p, buffer) == expected
 
 
 # The engine

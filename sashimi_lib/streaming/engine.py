@@ -4,16 +4,28 @@ The extra ``fast``. Its wheels bring the compiler along, so that a user needs no
 the first time, and what comes of it is kept on disk.
 """
 
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models.autoregression import Autoregressive
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import Choose, Sampler
+from sashimi_lib.models.sashimi import SaShiMi
 from sashimi_lib.models.trainable import Past
+from sashimi_lib.models.wavenet import WaveNet
 from sashimi_lib.models.wavernn import WaveRNN
+
+if TYPE_CHECKING:
+    from sashimi_lib.streaming.kernels import Orders
+    from sashimi_lib.streaming.loop import Loop, Tree
 
 PIECE = 1024  # samples that are made between two looks at the progress bar
 
@@ -22,19 +34,14 @@ class Compiled(Autoregressive):
     """A model whose samples are drawn by a compiled loop, on the CPU and in single precision; in all else it
     is the model that it was made from. `compiled` makes it.
 
-    Its weights are packed once: after training on, make another.
+    Its weights are packed once: after training on, make another. A batch is shared among as many threads as
+    ``torch.get_num_threads()`` says; one sequence by itself takes one thread.
     """
 
-    def __init__(self, model: WaveRNN) -> None:
+    def __init__(self, model: Autoregressive) -> None:
         super().__init__()
-        try:
-            from sashimi_lib.streaming.wavernn import WaveRNNLoop
-        except ImportError as error:
-            raise ImportError("numba is missing: pip install sashimi_lib[fast]") from error
-        if model.device.type != "cpu":
-            raise ValueError(f"model must be on the CPU, got one on {model.device}")
+        self.loop = _loop_of(model)
         self.model, self.quantizer = model, model.quantizer
-        self.loop = WaveRNNLoop(model)
 
     def initial_state(self, batch_size: int) -> State:
         """The state of silence."""
@@ -61,23 +68,69 @@ class Compiled(Autoregressive):
         self, past: Past, length: int, choose: Sampler, progress: bool = False
     ) -> tuple[Int[Tensor, "batch length *two"], Past]:
         """The next ``length`` codes after a past, and the past after them, by the compiled loop."""
+        from sashimi_lib.streaming.kernels import Orders
+
         code, state = past
-        pieces, chance = [], (*code.shape[1:], len(code))  # the order in which `sample` would ask for it
+        pieces, memory = [], self.loop.begin(state)
+        nothing = np.zeros((len(code), 0, self.loop.codes))
         with tqdm(total=length, unit="sample", unit_scale=True, disable=not progress) as bar:
             for start in range(0, length, PIECE):
                 samples = min(PIECE, length - start)
-                uniform = torch.rand(samples, *chance, generator=choose.generator, dtype=torch.float64)
-                codes, state = self.loop(code, state, uniform, choose.temperature, choose.top_p)
-                pieces.append(codes)
-                code = codes[:, -1]
+                # In the order in which `sample` would ask for them.
+                chance = torch.rand(
+                    samples, self.loop.codes, len(code), generator=choose.generator, dtype=torch.float64
+                )
+                uniform = chance.movedim(-1, 0).contiguous().numpy()
+                no_logits = nothing[..., None].astype(np.float32)
+                orders = Orders(uniform, choose.temperature, choose.top_p, nothing.astype(np.int64), no_logits)
+                pieces.append(self._run(code, samples, memory, orders))
+                code = pieces[-1][:, -1]
                 bar.update(samples)
-        return torch.cat(pieces, dim=1), (code, state)
+        return torch.cat(pieces, dim=1), (code, self.loop.end(memory))
+
+    @torch.no_grad()
+    def forced(
+        self, codes: Int[Tensor, "batch length *two"], past: Past
+    ) -> tuple[Float[Tensor, "batch length *two levels"], Past]:
+        """The logits that the compiled loop gives each of some codes, sample by sample; and the past after
+        them."""
+        from sashimi_lib.streaming.kernels import Orders
+
+        self.quantizer.check(codes)
+        code, state = past
+        memory = self.loop.begin(state)
+        given = codes.reshape(*codes.shape[:2], self.loop.codes).contiguous().numpy()
+        logits = np.empty((*given.shape, self.loop.levels), np.float32)
+        orders = Orders(np.zeros((len(given), 0, self.loop.codes)), 1.0, 1.0, given, logits)
+        self._run(code, codes.shape[1], memory, orders)
+        after = codes[:, -1], self.loop.end(memory)
+        return torch.from_numpy(logits).reshape(*codes.shape, self.loop.levels), after
+
+    def _run(self, code: Tensor, samples: int, memory: "Tree", orders: "Orders") -> Tensor:
+        """The loop, on some rows of the batch in each thread."""
+        from sashimi_lib.streaming.loop import each
+
+        batch = len(code)
+        codes = np.empty((batch, 1 + samples, self.loop.codes), np.int64)
+        codes[:, 0] = code.reshape(batch, self.loop.codes).numpy()
+
+        def run(rows: slice) -> bool:
+            mine = each(lambda x: x[rows], (codes, memory, orders))
+            return self.loop.run(*mine)
+
+        edges = np.linspace(0, batch, min(batch, torch.get_num_threads()) + 1).astype(int)
+        shares = [slice(first, last) for first, last in zip(edges[:-1], edges[1:], strict=True)]
+        with ThreadPoolExecutor(len(shares)) as threads:
+            if not all(threads.map(run, shares)):
+                raise ValueError("logits must be finite: the state has blown up")
+        return torch.from_numpy(codes[:, 1:]).reshape(batch, samples, *code.shape[1:])
 
 
-def compiled(model: WaveRNN) -> Compiled:
+def compiled(model: Autoregressive) -> Compiled:
     """The same model for generating on a CPU, many times as fast; the same seed draws the same codes.
 
-    Matrices of which little is left after pruning (`sashimi_lib.training.pruning`) are multiplied without
+    There are loops for a WaveRNN, and for a SaShiMi or a WaveNet with one softmax or the dual one. Matrices
+    of a WaveRNN of which little is left after pruning (`sashimi_lib.training.pruning`) are multiplied without
     their zeros.
 
     >>> from sashimi_lib.models import WaveRNNConfig
@@ -85,7 +138,31 @@ def compiled(model: WaveRNN) -> Compiled:
     >>> torch.equal(compiled(model).generate(50, seed=0), model.generate(50, seed=0))
     True
 
-    Chapter: 8. Raises ImportError, saying what to install, where Numba is missing; and ValueError for a model
-    that is not on the CPU, or for which there is no loop.
+    Chapters: 7 and 8. Raises ImportError, saying what to install, where Numba is missing; and ValueError for
+    a model that is not on the CPU, or for which there is no loop.
     """
     return Compiled(model)
+
+
+def _loop_of(model: Autoregressive) -> "Loop":
+    """The loop for a model."""
+    backbone = model.backbone if isinstance(model, AudioLM) else model
+    if not isinstance(backbone, (SaShiMi, WaveNet, WaveRNN)):
+        raise ValueError(f"model must be a SaShiMi, a WaveNet or a WaveRNN, got {type(backbone).__name__}")
+    if model.device.type != "cpu":
+        raise ValueError(f"model must be on the CPU, got one on {model.device}")
+    try:
+        import numba  # noqa: F401
+    except ImportError as error:
+        raise ImportError("numba is missing: pip install sashimi_lib[fast]") from error
+    if isinstance(model, WaveRNN):
+        from sashimi_lib.streaming.wavernn import WaveRNNLoop
+
+        return WaveRNNLoop(model)
+    if isinstance(backbone, SaShiMi):
+        from sashimi_lib.streaming.sashimi import SaShiMiLoop
+
+        return SaShiMiLoop(model)
+    from sashimi_lib.streaming.wavenet import WaveNetLoop
+
+    return WaveNetLoop(model)

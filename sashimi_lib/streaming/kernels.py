@@ -9,15 +9,19 @@ from typing import Any, NamedTuple, no_type_check
 import numpy as np
 from numba import njit, types
 from numba.extending import overload
+from torch import Tensor, nn
 
-_HOW: dict[str, Any] = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
+from sashimi_lib.streaming.vectors import LANES, load, spread, store
 
-# Compiled code is kept beside its source, and is as old as that file alone: after a change here, remove
-# __pycache__.
-compiled = njit(**_HOW, cache=True, nogil=True)
+HOW: dict[str, Any] = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
 
-LANES = 16  # rows of a block of a sparse matrix: the floats of one vector register
-UNROLL = 4  # columns that a product takes at once, so that its result is read and written less often
+# A loop, to be called from Python; and what it is made of, to be called by compiled code alone, without the
+# wrappers that take as long to compile. What is compiled of a loop is kept beside its source, and is as old
+# as that file alone: after a change here, remove __pycache__.
+compiled = njit(**HOW, cache=True, nogil=True)
+inner = njit(**HOW, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+UNROLL = 4  # columns at once, each into a sum of its own, so that none waits for the one before it
 DENSE = 0.25  # the share of blocks from which on it is faster not to skip the others
 
 
@@ -36,6 +40,13 @@ class Blocks(NamedTuple):
 Matrix = np.ndarray | Blocks
 
 
+class Layer(NamedTuple):
+    """A linear layer: a matrix as `pack` makes it, and the bias, with zeros up to `room`."""
+
+    matrix: Matrix
+    bias: np.ndarray
+
+
 @compiled
 @no_type_check
 def room(width: int) -> int:
@@ -43,47 +54,69 @@ def room(width: int) -> int:
     return width + -width % LANES
 
 
+def numbers(x: Tensor) -> np.ndarray:
+    """A copy of a tensor for compiled code: float32, in the order of its axes."""
+    return np.array(x.detach().float().cpu().numpy(), order="C")
+
+
+def padded(x: np.ndarray, axis: int) -> np.ndarray:
+    """An array with zeros up to `room` of one axis."""
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, room(x.shape[axis]) - x.shape[axis])
+    return np.pad(x.astype(np.float32), widths)
+
+
+def dense(weight: np.ndarray) -> np.ndarray:
+    """A matrix (outputs, inputs) in bands of 16 rows, each column by column: (bands, inputs, 16), with zeros
+    up to `room` of both. A product reads it once from its beginning to its end."""
+    weight = padded(padded(weight, 0), 1)
+    return np.ascontiguousarray(weight.reshape(-1, LANES, weight.shape[1]).transpose(0, 2, 1))
+
+
 def pack(weight: np.ndarray) -> Matrix:
-    """A matrix (outputs, inputs) as `multiply` wants it, with zeros up to `room` of both: its transpose; or
-    blocks, where few of them are not zero."""
-    rows, columns = weight.shape
-    weight = np.pad(weight.astype(np.float32), ((0, room(rows) - rows), (0, room(columns) - columns)))
-    groups = weight.reshape(-1, LANES, weight.shape[1])
-    used = np.any(groups, axis=1)
+    """A matrix (outputs, inputs) as `multiply` wants it: `dense`, or `Blocks` where few of them are not
+    zero."""
+    bands = dense(weight)
+    used = np.any(bands, axis=2)
     if used.mean() > DENSE:
-        return np.ascontiguousarray(weight.T)
+        return bands
     column = [np.flatnonzero(row) for row in used]
-    column = [np.pad(numbers, (0, -len(numbers) % UNROLL), constant_values=-1) for numbers in column]
+    column = [np.pad(where, (0, -len(where) % UNROLL), constant_values=-1) for where in column]
     values = [
-        np.where(numbers[:, None] < 0, 0, group.T[numbers])
-        for numbers, group in zip(column, groups, strict=True)
+        np.where(where[:, None] < 0, 0, band[where]) for where, band in zip(column, bands, strict=True)
     ]
     start = np.cumsum([0, *map(len, column)])
     flat = np.concatenate(column).clip(min=0)
-    return Blocks(start.astype(np.int32), flat.astype(np.int32), np.concatenate(values).astype(np.float32))
+    return Blocks(start.astype(np.int64), flat.astype(np.int64), np.concatenate(values).astype(np.float32))
 
 
-def multiply(matrix: Matrix, x: np.ndarray, y: np.ndarray) -> None:
-    """``y[b] = W x[b]`` for every row of a batch, W as `pack` made it. For compiled code to call."""
+def pack_layer(linear: nn.Linear) -> Layer:
+    """A linear layer as `affine` wants it."""
+    return Layer(pack(numbers(linear.weight)), padded(numbers(linear.bias), 0))
+
+
+def add_product(matrix: Matrix, x: np.ndarray, y: np.ndarray) -> None:
+    """``y[b] += W x[b]`` for every row of a batch, W as `pack` made it. For compiled code to call."""
     raise NotImplementedError
 
 
-@overload(multiply, jit_options=_HOW)
+@overload(add_product, jit_options=HOW)
 @no_type_check
-def _multiply(matrix, x, y):
+def _add_product(matrix, x, y):
     return _dense if isinstance(matrix, types.Array) else _blocks
 
 
 @no_type_check
 def _dense(matrix, x, y):
-    y[:] = 0
-    for j in range(0, matrix.shape[0], 4):
+    for g in range(matrix.shape[0]):
         for b in range(x.shape[0]):
-            p, q, r, s = x[b, j], x[b, j + 1], x[b, j + 2], x[b, j + 3]
-            for i in range(matrix.shape[1]):
-                y[b, i] += (
-                    matrix[j, i] * p + matrix[j + 1, i] * q + matrix[j + 2, i] * r + matrix[j + 3, i] * s
-                )
+            s0, s1, s2, s3 = spread(0), spread(0), spread(0), load(y[b], g)
+            for j in range(0, matrix.shape[1], 4):
+                s0 += load(matrix[g], j) * spread(x[b, j])
+                s1 += load(matrix[g], j + 1) * spread(x[b, j + 1])
+                s2 += load(matrix[g], j + 2) * spread(x[b, j + 2])
+                s3 += load(matrix[g], j + 3) * spread(x[b, j + 3])
+            store(s0 + s1 + s2 + s3, y[b], g)
 
 
 @no_type_check
@@ -91,17 +124,26 @@ def _blocks(matrix, x, y):
     start, column, values = matrix
     for g in range(len(start) - 1):
         for b in range(x.shape[0]):
-            z = y[b, 16 * g : 16 * g + 16]
-            z[:] = 0
+            s0, s1, s2, s3 = spread(0), spread(0), spread(0), load(y[b], g)
             for k in range(start[g], start[g + 1], 4):
-                p, q, r, s = x[b, column[k]], x[b, column[k + 1]], x[b, column[k + 2]], x[b, column[k + 3]]
-                for i in range(16):
-                    z[i] += (
-                        values[k, i] * p + values[k + 1, i] * q + values[k + 2, i] * r + values[k + 3, i] * s
-                    )
+                s0 += load(values, k) * spread(x[b, column[k]])
+                s1 += load(values, k + 1) * spread(x[b, column[k + 1]])
+                s2 += load(values, k + 2) * spread(x[b, column[k + 2]])
+                s3 += load(values, k + 3) * spread(x[b, column[k + 3]])
+            store(s0 + s1 + s2 + s3, y[b], g)
 
 
-@njit(**_HOW, inline="always")
+@inner
+@no_type_check
+def affine(layer, x, y):
+    """``y[b] = W x[b] + bias`` for every row of a batch."""
+    for b in range(len(x)):
+        for i in range(len(layer.bias)):
+            y[b, i] = layer.bias[i]
+    add_product(layer.matrix, x, y)
+
+
+@njit(**HOW, inline="always")
 @no_type_check
 def exp(x):
     """``e^x`` to 1e-7 of itself, between 1e-38 and 1e38, in operations that go 16 at a time."""
@@ -114,21 +156,35 @@ def exp(x):
     return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)  # times 2^n
 
 
-@njit(**_HOW, inline="always")
+@njit(**HOW, inline="always")
 @no_type_check
 def sigmoid(x):
     """``1 / (1 + e^-x)``."""
     return np.float32(1) / (np.float32(1) + exp(-x))
 
 
-@njit(**_HOW, inline="always")
+@njit(**HOW, inline="always")
 @no_type_check
 def tanh(x):
     """``(e^2x - 1) / (e^2x + 1)``."""
     return np.float32(2) * sigmoid(np.float32(2) * x) - np.float32(1)
 
 
-@compiled
+@njit(**HOW, inline="always")
+@no_type_check
+def gelu(x):
+    """``x (1 + erf(x / sqrt 2)) / 2``, erf to 2e-7 by a polynomial in ``1 / (1 + 0.33 |x|)`` and an exponential
+    (Abramowitz and Stegun, 7.1.26)."""
+    z = abs(x) * np.float32(0.70710678)
+    t = np.float32(1) / (np.float32(1) + np.float32(0.3275911) * z)
+    p = np.float32(1.061405429)
+    for c in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        p = p * t + np.float32(c)
+    tail = np.float32(0.5) * p * t * exp(-z * z)
+    return x * tail if x < 0 else x - x * tail
+
+
+@inner
 @no_type_check
 def choose(logits, uniform, temperature, top_p, p):
     """The code that `sashimi_lib.models.sampling.sample` draws by this random number; -1 where the logits are
@@ -155,7 +211,7 @@ def choose(logits, uniform, temperature, top_p, p):
     return len(p) - 1
 
 
-@compiled
+@inner
 @no_type_check
 def _nucleus(p, top_p):
     """Zero what is outside the smallest set of likeliest codes that reaches ``top_p``."""
@@ -167,3 +223,36 @@ def _nucleus(p, top_p):
         if before >= top_p * total:
             p[i] = 0
         before += here
+
+
+class Orders(NamedTuple):
+    """What a loop is asked for: codes drawn by these random numbers, or the logits of codes that are given.
+
+    Of ``uniform`` and ``given`` one has a number for each code and the other none.
+    """
+
+    uniform: np.ndarray  # (batch, samples, codes)
+    temperature: float
+    top_p: float
+    given: np.ndarray  # (batch, samples, codes)
+    logits: np.ndarray  # (batch, samples, codes, levels): written where codes are given
+
+
+@inner
+@no_type_check
+def decide(orders, t, k, logits, levels, codes):
+    """The k-th code of sample t, for every row of a batch: drawn from its logits, or as given, and written as
+    ``codes[b, t + 1, k]``. False where logits are not finite."""
+    buffer = np.empty(levels, np.float32)
+    for b in range(len(codes)):
+        if orders.given.shape[1]:
+            for i in range(levels):
+                orders.logits[b, t, k, i] = logits[b, i]
+            codes[b, t + 1, k] = orders.given[b, t, k]
+        else:
+            codes[b, t + 1, k] = choose(
+                logits[b, :levels], orders.uniform[b, t, k], orders.temperature, orders.top_p, buffer
+            )
+            if codes[b, t + 1, k] < 0:
+                return False
+    return True
