@@ -36,8 +36,8 @@ def pack_head(head: Head) -> One | Two:
     if isinstance(head, Softmax):
         return One(pack_layer(head), head.out_features, 0)
     if isinstance(head, DualSoftmax):
-        layers = map(pack_layer, (head.O1, head.O2, head.O3, head.O4))
-        return Two(*layers, numbers(head.E.weight), *head.O4.weight.shape)
+        O1, O2, O3, O4 = map(pack_layer, (head.O1, head.O2, head.O3, head.O4))
+        return Two(O1, O2, O3, O4, numbers(head.E.weight), *head.O4.weight.shape)
     raise ValueError(f"model must have one softmax or the dual one, got {type(head).__name__}")
 
 
@@ -53,7 +53,7 @@ def pack_embedding(embedding: nn.Module) -> np.ndarray:
 @inner
 @no_type_check
 def embed(codes, t, table, x):
-    """The sum of the vectors of the codes before sample t, ``codes[:, t]``, as the first features of ``x``."""
+    """The sum of the vectors of the codes before sample t, ``codes[:, t]``, into the first of ``x``."""
     for b in range(len(codes)):
         for h in range(table.shape[2]):
             x[b, h] = table[0, codes[b, t, 0], h]

@@ -19,7 +19,7 @@ HOW: dict[str, Any] = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "erro
 # wrappers that take as long to compile. What is compiled of a loop is kept beside its source, and is as old
 # as that file alone: after a change here, remove __pycache__.
 compiled = njit(**HOW, cache=True, nogil=True)
-inner = njit(**HOW, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner = njit(**{**HOW, "no_cpython_wrapper": True, "no_cfunc_wrapper": True})
 
 UNROLL = 4  # columns at once, each into a sum of its own, so that none waits for the one before it
 DENSE = 0.25  # the share of blocks from which on it is faster not to skip the others
@@ -82,9 +82,7 @@ def pack(weight: np.ndarray) -> Matrix:
         return bands
     column = [np.flatnonzero(row) for row in used]
     column = [np.pad(where, (0, -len(where) % UNROLL), constant_values=-1) for where in column]
-    values = [
-        np.where(where[:, None] < 0, 0, band[where]) for where, band in zip(column, bands, strict=True)
-    ]
+    values = [np.where(where[:, None] < 0, 0, band[where]) for where, band in zip(column, bands, strict=True)]
     start = np.cumsum([0, *map(len, column)])
     flat = np.concatenate(column).clip(min=0)
     return Blocks(start.astype(np.int64), flat.astype(np.int64), np.concatenate(values).astype(np.float32))
@@ -173,8 +171,8 @@ def tanh(x):
 @njit(**HOW, inline="always")
 @no_type_check
 def gelu(x):
-    """``x (1 + erf(x / sqrt 2)) / 2``, erf to 2e-7 by a polynomial in ``1 / (1 + 0.33 |x|)`` and an exponential
-    (Abramowitz and Stegun, 7.1.26)."""
+    """``x (1 + erf(x / sqrt 2)) / 2``, erf to 2e-7 by a polynomial in ``1 / (1 + 0.33 |x|)`` and an
+    exponential (Abramowitz and Stegun, 7.1.26)."""
     z = abs(x) * np.float32(0.70710678)
     t = np.float32(1) / (np.float32(1) + np.float32(0.3275911) * z)
     p = np.float32(1.061405429)

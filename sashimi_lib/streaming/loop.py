@@ -33,10 +33,9 @@ class Loop(ABC):
 
     @abstractmethod
     def run(self, codes: np.ndarray, memory: Tree, orders: Orders) -> bool:
-        """Write codes, (batch, 1 + samples, codes), after the first ones, which are there already. False where
-        logits were not finite.
+        """Write codes, (batch, 1 + samples, codes), after the first ones, which are there already.
 
-        Holds no lock while it runs.
+        Holds no lock while it runs. False where logits were not finite.
         """
 
 

@@ -39,8 +39,8 @@ Module = sashimi.Tier | sashimi.UNetTier | sashimi.Centre
 
 
 class Norms(NamedTuple):
-    """``gain (x - mean + shift) / sqrt(variance + epsilon) + bias``, which is either kind of norm: (norms, H),
-    and (norms,) of epsilon."""
+    """``gain (x - mean + shift) / sqrt(variance + epsilon) + bias``, which is either kind of norm: (norms,
+    H), and (norms,) of epsilon."""
 
     shift: np.ndarray
     gain: np.ndarray
@@ -49,14 +49,13 @@ class Norms(NamedTuple):
 
 
 class Spaces(NamedTuple):
-    """Recurrences ``x <- R (x + s B u + p g) - x`` with ``g = s G q* R (x + s B u) / 2``, for sixteen channels at
-    once.
+    """Recurrences ``x <- R (x + s B u + p g) - x`` with ``g = s G q* R (x + s B u) / 2``.
 
     That is the bilinear rule: ``w = (I - dt/2 A)^-1 (x + dt/2 B u)`` is the state halfway through a step, the
     next one is ``2 w - x``, and the inverse is Woodbury's, with ``s = dt/2`` and ``R = 2 / (1 - s Lambda)``.
     Where channels share p, q and B, only R, C and s are read for every channel: half of what ``A_bar`` and
-    ``B_bar`` would take, and reading is what costs. A diagonal A under zero-order hold, ``x <- a x + b u``, is
-    of this form as well: ``R = a + 1``, ``B = b / R``, no p, and ``s = 1``.
+    ``B_bar`` would take, and reading is what costs. A diagonal A under zero-order hold, ``x <- a x + b u``,
+    is of this form as well: ``R = a + 1``, ``B = b / R``, no p, and ``s = 1``.
 
     Vectors are [real, imaginary], 2 M numbers, and lie in groups of sixteen channels, (groups, 2 M, 16); or
     (2 M), where channels share.
@@ -73,10 +72,11 @@ class Spaces(NamedTuple):
 
 
 class Tier(NamedTuple):
-    """The weights of a tier: pairs of an S4 block and a feed-forward block, of which the first ``down`` are on
-    the way down; and the pools to and from the next tier, where there is one."""
+    """The weights of a tier: pairs of an S4 block and a feed-forward block, of which the first ``down`` are
+    on the way down; and the pools to and from the next tier, where there is one."""
 
     down: int
+    gated: bool  # the mixing of channels, by a GLU
     norm: Norms  # of the blocks, in turn
     space: Spaces
     mix: Layer  # of all pairs: their axis comes first, in matrix and bias
@@ -122,11 +122,9 @@ class SaShiMiLoop(Loop):
         for module in self.modules:
             blocks, hourglass = _opened(module, state)
             states = np.stack([_grouped(numbers(x).swapaxes(0, 1)) for x in blocks[::2]], axis=1)
-            if hourglass is None:
-                frame, phase = (np.zeros((len(states), 0, 0), np.float32),) * 2, 0
-            else:
-                gathered, pending, phase, state = hourglass
-                frame = tuple(padded(numbers(part), 2) for part in (gathered, pending))
+            no_frame = torch.zeros(len(states), 0, 0)
+            gathered, pending, phase, state = hourglass or (no_frame, no_frame, 0, None)
+            frame = padded(numbers(gathered), 2), padded(numbers(pending), 2)
             memory.append(Memory(states, *frame, np.full(len(states), int(phase))))
         return side_by_side(tuple(memory))
 
@@ -148,11 +146,9 @@ class SaShiMiLoop(Loop):
         layers = [(tier.mix, tier.expand, tier.contract) for tier in self.tiers]
         widest = max(layer.bias.shape[1] for three in layers for layer in three)
         pairs, rank = self.tiers[0].space.G.shape[:2]
-        desk = Desk(
-            *np.zeros((3, len(codes), widest), np.float32),
-            scratch=np.zeros((1 + 2 * rank, widest), np.float32),
-            skips=np.zeros((1 + 2 * pairs, len(codes), widest), np.float32),
-        )
+        x, y, wide = np.zeros((3, len(codes), widest), np.float32)
+        scratch = np.zeros((1 + 2 * rank, widest), np.float32)
+        desk = Desk(x, y, wide, scratch, np.zeros((1 + 2 * pairs, len(codes), widest), np.float32))
         tables = self.table, self.tiers, self.norm, self.head, side_by_side(desk)
         return _loop(codes, memory, orders, *tables)
 
@@ -196,7 +192,7 @@ def _advance(memory):
 @inner
 @no_type_check
 def _through(tier, memory, desk):
-    """The features ``desk.x`` through a tier, with what the slower ones have said; puts them into its frame."""
+    """The features ``desk.x`` through a tier, into its frame, and with what the slower ones have said."""
     down, (pairs, H) = tier.down, tier.space.D.shape
     for i in range(pairs):
         if i == down:
@@ -252,12 +248,12 @@ def _s4_block(desk, tier, i, states):
     _recur(y, tier.space, i, states, desk.scratch)
     affine(Layer(mix.matrix[i], mix.bias[i]), y, wide)
     for b in range(len(x)):
-        if mix.bias.shape[1] == room(H):
-            for h in range(H):
-                x[b, h] += wide[b, h]
-        else:
+        if tier.gated:
             for h in range(H):
                 x[b, h] += wide[b, h] * sigmoid(wide[b, H + h])
+        else:
+            for h in range(H):
+                x[b, h] += wide[b, h]
 
 
 @inner
@@ -403,6 +399,7 @@ def _pack_tier(module: Module) -> Tier:
     H = feed_forward[0].contract.out_features
     return Tier(
         down,
+        s4[0].layer.glu,
         _pack_norms([block.norm for block in blocks], H),
         _pack_spaces([block.layer.ssm for block in s4]),
         _pack_layers([block.layer.output for block in s4]),
@@ -413,7 +410,8 @@ def _pack_tier(module: Module) -> Tier:
 
 
 def _pack_pools(module: Module, H: int) -> tuple[Layer, Layer]:
-    """To the next tier and from it; from channel by channel to sample by sample, each with room of its own."""
+    """To the next tier and from it. What came channel by channel comes sample by sample, with room for
+    each."""
     if isinstance(module, sashimi.Centre):
         nothing = Layer(np.zeros((0, 0, LANES), np.float32), np.zeros(0, np.float32))
         return nothing, nothing
@@ -452,7 +450,7 @@ def _pack_spaces(spaces: list[StateSpace]) -> Spaces:
 @torch.no_grad()
 def _space(space: StateSpace) -> tuple[np.ndarray, ...]:
     """R, C, B, p, q, s G, D and s of one block, with an axis for the rank in front of B, p and q."""
-    Lambda, p, q, B, _, dt = system = space.system()
+    Lambda, p, _, B, _, dt = system = space.system()
     if space.config.form is Form.DIAGONAL:
         s = torch.ones_like(dt)
         R = torch.exp(dt[:, None] * Lambda) + 1

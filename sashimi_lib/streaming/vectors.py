@@ -70,8 +70,9 @@ def spread(context, number):
     """Sixteen times the same number."""
 
     def generate(target, builder, signature, arguments):
-        first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), arguments[0], ir.IntType(32)(0))
-        return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+        position = ir.IntType(32)
+        first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), arguments[0], position(0))
+        return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(position, LANES), [0] * LANES))
 
     return _sixteen(types.float32), generate
 
