@@ -1,0 +1,153 @@
+"""WaveNet's compiled loop against the model: any stacks and widths, either head, any past."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import WaveNet, WaveNetConfig
+from sashimi_lib.models.autoregression import preceded
+from sashimi_lib.models.sampling import Sampler
+from sashimi_lib.quantize import CoarseFine, MuLaw
+from sashimi_lib.streaming import compiled
+from tests.streaming import error
+
+pytestmark = pytest.mark.xdist_group("compiled WaveNet")  # one process compiles for all of these
+
+SMALL = WaveNetConfig(stacks=2, layers=4, d_residual=20, d_dilation=12, d_skip=24, d_end=16, d_model=10)
+RECEPTIVE_FIELD = 31
+QUANTIZERS = {"one softmax": MuLaw(), "dual softmax": CoarseFine()}
+either_head = pytest.mark.parametrize("quantizer", QUANTIZERS.values(), ids=QUANTIZERS)
+
+
+def a_wavenet(quantizer=QUANTIZERS["one softmax"], config=SMALL, scale=2.5, seed=0):
+    """With weights large enough that what it draws depends on what it heard."""
+    torch.manual_seed(seed)
+    model = AudioLM(quantizer, WaveNet(config))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(scale)
+    return model
+
+
+def some_codes(model, length, batch=1):
+    two = (2,) if isinstance(model.quantizer, CoarseFine) else ()
+    return torch.randint(0, 256, (batch, length, *two), generator=torch.Generator().manual_seed(7))
+
+
+def after(length, past, *who):
+    """Codes drawn in pieces of 1, 2, 4 ... by each of these in turn; and the past after them."""
+    generator, pieces = torch.Generator().manual_seed(1), []
+    for i, one in enumerate(itertools.cycle(who)):
+        piece, past = one.go_on(past, min(2**i, length), Sampler(generator=generator))
+        pieces.append(piece)
+        length -= piece.shape[1]
+        if not length:
+            return torch.cat(pieces, dim=1), past
+
+
+widths = st.sampled_from([5, 8, 16, 20, 33])  # narrower ones compile to another loop: the next test's
+
+
+@given(
+    st.sampled_from(sorted(QUANTIZERS)), st.integers(1, 3), st.integers(1, 5), widths, widths, widths, widths,
+    widths, st.integers(1, 4), st.integers(0, 80), st.sampled_from([(1.0, 1.0), (0.7, 1.0), (1.2, 0.8)]),
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_the_same_seed_draws_the_same_codes(
+    kind, stacks, layers, residual, dilation, skip, end, d_model, batch, heard, setting
+):
+    config = WaveNetConfig(stacks, layers, residual, dilation, skip, end, d_model)
+    model, (temperature, top_p) = a_wavenet(QUANTIZERS[kind], config, seed=heard), setting
+    order = {"prompt": some_codes(model, heard, batch), "temperature": temperature, "top_p": top_p}
+    assert torch.equal(compiled(model).generate(60, **order), model.generate(60, **order))
+
+
+def test_widths_of_which_padding_makes_mostly_zeros():
+    """Their products leave zeros out."""
+    model = a_wavenet(config=WaveNetConfig(2, 3, d_residual=2, d_dilation=1, d_skip=3, d_end=2, d_model=4))
+    assert torch.equal(compiled(model).generate(100, 3), model.generate(100, 3))
+
+
+def test_the_papers_shape():
+    model = a_wavenet(config=WaveNetConfig())
+    assert torch.equal(compiled(model).generate(300), model.generate(300))
+
+
+@either_head
+@torch.no_grad()
+def test_logits_are_those_of_the_parallel_pass(quantizer):
+    """In double precision, over 4,003 forced samples of two sequences, after some that were absorbed."""
+    model = a_wavenet(quantizer)
+    codes, past = some_codes(model, 4_003, 2), model.absorb(some_codes(model, 20, 2), model.beginning(2))
+    actual, (last, state) = compiled(model).forced(codes, past)
+    (_, expected_state), (before, state_before) = model.absorb(codes, past), past
+    model = model.double()
+    doubled = tuple(tuple(x.double() for x in queue) for queue in state_before)
+    y, _ = model.features(preceded(codes, before), doubled)
+    expected = model.head(y)
+    if isinstance(quantizer, CoarseFine):
+        expected = torch.stack([expected, model.head.fine(y, codes[..., 0])], dim=2)
+    assert error(actual, expected) < 1e-5
+    assert torch.equal(last, codes[:, -1])
+    for queue, expected_queue in zip(state, expected_state, strict=True):
+        assert error(torch.stack(queue), torch.stack(expected_queue)) < 1e-5
+
+
+@either_head
+@pytest.mark.parametrize("length", [RECEPTIVE_FIELD - 8, 3 * RECEPTIVE_FIELD], ids=["short", "long"])
+def test_after_a_prompt_shorter_or_longer_than_it_can_hear(quantizer, length):
+    model = a_wavenet(quantizer)
+    assert model.backbone.config.receptive_field == RECEPTIVE_FIELD
+    prompt = some_codes(model, length, 2)
+    assert torch.equal(compiled(model).generate(400, prompt=prompt), model.generate(400, prompt=prompt))
+
+
+@either_head
+@torch.no_grad()
+def test_the_model_goes_on_from_it_and_it_from_the_model(quantizer):
+    model = a_wavenet(quantizer)
+    engine, past = compiled(model), model.beginning(2)
+    whole, (last, state) = after(200, past, model)
+    for order in ((model, engine), (engine, model)):
+        codes, (last_here, state_here) = after(200, past, *order)
+        assert torch.equal(codes, whole)
+        assert torch.equal(last_here, last)
+        for queue, expected in zip(state_here, state, strict=True):
+            assert error(torch.stack(queue), torch.stack(expected)) < 1e-5
+
+
+@torch.no_grad()
+def test_it_goes_on_in_pieces_in_any_number_of_threads(monkeypatch):
+    engine = compiled(a_wavenet())
+    whole, _ = engine.go_on(engine.beginning(5), 3_000, Sampler(generator=torch.Generator().manual_seed(1)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(after(3_000, engine.beginning(5), engine)[0], whole)
+
+
+@torch.no_grad()
+def test_a_past_that_was_gone_on_from_stays_as_it_was():
+    engine = compiled(a_wavenet())
+    _, past = after(50, engine.beginning(1), engine)
+    first, second = (after(50, past, engine)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@torch.no_grad()
+def test_a_model_in_double_precision_keeps_its_state_so():
+    model = a_wavenet().double()
+    _, (code, state) = after(20, model.beginning(1), compiled(model))
+    assert all(x.dtype == torch.float64 for queue in state for x in queue)
+    model.draw(code, state, Sampler())
+
+
+@either_head
+def test_an_infinite_weight_is_reported(quantizer):
+    model = a_wavenet(quantizer)
+    with torch.no_grad():
+        model.backbone.end[3].bias[3] = torch.inf
+    with pytest.raises(ValueError, match="logits must be finite"):
+        compiled(model).generate(5)
