@@ -106,14 +106,29 @@ def _add_product(matrix, x, y):
 
 @no_type_check
 def _dense(matrix, x, y):
+    batch = x.shape[0]
+    fours = batch - batch % 4
     for g in range(matrix.shape[0]):
-        for b in range(x.shape[0]):
+        band = matrix[g]
+        for b in range(0, fours, 4):  # four sequences hear a column that is read once
+            s0, s1, s2, s3 = load(y[b], g), load(y[b + 1], g), load(y[b + 2], g), load(y[b + 3], g)
+            for j in range(matrix.shape[1]):
+                column = load(band, j)
+                s0 += column * spread(x[b, j])
+                s1 += column * spread(x[b + 1, j])
+                s2 += column * spread(x[b + 2, j])
+                s3 += column * spread(x[b + 3, j])
+            store(s0, y[b], g)
+            store(s1, y[b + 1], g)
+            store(s2, y[b + 2], g)
+            store(s3, y[b + 3], g)
+        for b in range(fours, batch):  # one sequence hears four columns at once
             s0, s1, s2, s3 = spread(0), spread(0), spread(0), load(y[b], g)
             for j in range(0, matrix.shape[1], 4):
-                s0 += load(matrix[g], j) * spread(x[b, j])
-                s1 += load(matrix[g], j + 1) * spread(x[b, j + 1])
-                s2 += load(matrix[g], j + 2) * spread(x[b, j + 2])
-                s3 += load(matrix[g], j + 3) * spread(x[b, j + 3])
+                s0 += load(band, j) * spread(x[b, j])
+                s1 += load(band, j + 1) * spread(x[b, j + 1])
+                s2 += load(band, j + 2) * spread(x[b, j + 2])
+                s3 += load(band, j + 3) * spread(x[b, j + 3])
             store(s0 + s1 + s2 + s3, y[b], g)
 
 
