@@ -38,5 +38,5 @@ $(STAMP): pyproject.toml requirements.txt constraints.txt
 		|| { echo "Python 3.11 or newer is needed: try make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --requirement requirements.txt --editable '.[book,train,vocoder,fast,dev]'
+		--constraint constraints.txt --requirement requirements.txt --editable '.[book,train,vocoder,fast,data,dev]'
 	touch $@

@@ -11,6 +11,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import soundfile
 import torch
@@ -21,6 +22,7 @@ from torch.utils.data import Dataset
 from sashimi_lib.audio import check_sample_rate, read, resample
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+File = TypeVar("File")
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,31 @@ def find_audio(folder: str | Path) -> list[AudioFile]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
         raise ValueError(f"folder must hold {', '.join(SUFFIXES)} files, found none in {folder}")
-    found, bad = [], []
-    for path in paths:
-        try:
-            found.append(_look(path))
-        except ValueError as error:
-            bad.append(str(error))
+    found, bad = look_at(paths)
     if not found:
         raise ValueError(f"folder {folder} holds no usable audio: {'; '.join(bad)}")
     if bad:
         warnings.warn(f"left out {len(bad)} of {len(paths)} files: {'; '.join(bad)}", stacklevel=2)
     return found
+
+
+def look_at(paths: list[Path]) -> tuple[list[AudioFile], list[str]]:
+    """The usable ones of these files, in their order; and of each other one, what is wrong with it.
+
+    Only headers, and the last sample of each, are read.
+
+    >>> look_at([Path("missing.wav")])[0]
+    []
+
+    Chapter: 1.
+    """
+    found, bad = [], []
+    for path in paths:
+        try:
+            found.append(_look(path))
+        except (ValueError, FileNotFoundError) as error:
+            bad.append(str(error))
+    return found, bad
 
 
 def _look(path: Path) -> AudioFile:
@@ -76,10 +92,10 @@ def _look(path: Path) -> AudioFile:
 
 
 def split_files(
-    files: list[AudioFile],
+    files: list[File],
     fractions: tuple[float | int, float | int, float | int] = (0.88, 0.06, 0.06),
     seed: int = 0,
-) -> dict[str, list[AudioFile]]:
+) -> dict[str, list[File]]:
     """Deal whole files into "train", "valid" and "test": pieces of one recording never face each other.
 
     A seeded shuffle; ``fractions`` are shares of the number of files, and any above zero gets at least one

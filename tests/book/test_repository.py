@@ -94,7 +94,8 @@ def test_an_address_that_is_none_is_refused(clone):
 def test_requirements_hold_all_that_the_library_and_the_book_need():
     required = {name_of(line): line for line in lines_of("requirements.txt")}
     extras = PYPROJECT["project"]["optional-dependencies"]
-    for line in [*PYPROJECT["project"]["dependencies"], *extras["book"], *extras["vocoder"], *extras["fast"]]:
+    needed = [extras[name] for name in ("book", "vocoder", "fast", "data")]
+    for line in [*PYPROJECT["project"]["dependencies"], *itertools.chain(*needed)]:
         assert required[name_of(line)] == line
     named = [
         "torch",
@@ -126,7 +127,12 @@ def test_requirements_give_lower_bounds_only_and_constraints_exact_versions():
 def test_the_package_imports_nothing_it_does_not_require():
     provides = {"PIL": "pillow", "IPython": "ipython", "cycler": "matplotlib", "mpl_toolkits": "matplotlib"}
     extras = PYPROJECT["project"]["optional-dependencies"]
-    lines = [*PYPROJECT["project"]["dependencies"], *extras["vocoder"], *extras["fast"]]
+    lines = [
+        *PYPROJECT["project"]["dependencies"],
+        *extras["vocoder"],
+        *extras["fast"],
+        *extras["data"],
+    ]
     required = {name_of(line).replace("-", "_") for line in lines}
     for path in (ROOT / "sashimi_lib").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,0 +1,206 @@
+"""What is known of a corpus, and how it is read: fetched, split as published, cut, and turned into codes.
+
+Chapter: 10.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from sashimi_lib.audio import check_waveform, read, resample
+from sashimi_lib.data.clips import AudioFile, look_at
+from sashimi_lib.data.corpora.archive import Archive, download, unpack
+from sashimi_lib.data.corpora.layouts import PARTS, Split, named
+from sashimi_lib.quantize import Quantizer
+
+
+def stretched(waveform: Float[Tensor, " length"]) -> Float[Tensor, " length"]:
+    """A clip stretched to its own extremes: its lowest sample becomes -1, its highest just under 1.
+
+    So the published code treats every segment before it quantises it, whether of training or of test. It
+    shifts the zero and the loudness of each segment by another amount, and makes silence the lowest code.
+
+    >>> stretched(torch.tensor([0.1, 0.2, 0.5]))
+    tensor([-1.0000, -0.5000,  1.0000])
+
+    Chapter: 10. Raises ValueError as `sashimi_lib.audio.check_waveform` does.
+    """
+    check_waveform(waveform)
+    low, high = torch.aminmax(waveform)
+    return -1 + 2 * (waveform - low) / (high - low + 1e-6)
+
+
+class Codes(Dataset[Tensor]):
+    """Sequences of codes as training takes them, int64 (length,) or (length, 2), kept as one byte a code.
+
+    Ten hours at 16 kHz take half a gigabyte so, and four and a half as int64.
+
+    >>> codes = Codes([torch.tensor([1, 2, 255])], levels=256)
+    >>> len(codes), codes[0]
+    (1, tensor([  1,   2, 255]))
+
+    Chapter: 10.
+    """
+
+    def __init__(self, sequences: list[Int[Tensor, "..."]], levels: int) -> None:
+        kept = torch.uint8 if levels <= 256 else torch.int32
+        self.sequences = [sequence.to(kept) for sequence in sequences]
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, index: int) -> Int[Tensor, "..."]:
+        return self.sequences[index].long()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Recordings that models are compared on, and the choices without which their likelihoods do not compare.
+
+    ``scaled`` is the trap. The published code stretches every segment to its own extremes before quantising
+    it (`stretched`); whoever leaves that out gets other codes, other likelihoods, and no comparison with the
+    paper. So it is part of a corpus, beside ``quantizer``, ``sample_rate`` and ``length``, the samples of a
+    segment (None: recordings go whole). To read it another way, say so:
+    ``dataclasses.replace(SC09, scaled=False)``.
+
+    ``marker`` is a pattern of files that tells where the corpus lies below the folder that is given, and
+    ``split`` says by their names which of them are for what. ``recordings`` is how many there should be.
+
+    >>> from sashimi_lib.data.bundled import AUDIO
+    >>> from sashimi_lib.data.corpora import FOLDER
+    >>> {part: len(paths) for part, paths in FOLDER.paths(AUDIO).items()}
+    {'train': 11, 'valid': 1, 'test': 1}
+    >>> codes = FOLDER.codes(AUDIO, "test")
+    >>> codes[0].dtype
+    torch.int64
+
+    Chapter: 10.
+    """
+
+    name: str
+    about: str
+    page: str
+    licence: str
+    sample_rate: int
+    quantizer: Quantizer
+    scaled: bool
+    length: int | None
+    marker: str
+    split: Callable[[Path], Split]
+    archive: Archive | None = None
+    recordings: int | None = None
+
+    def fetch(self, folder: str | Path, progress: bool = True) -> Path:
+        """Download and unpack into ``folder/NAME``, unless it is there; returns that folder.
+
+        The archive stays in ``folder``, and one that was put there by hand is used. Raises as
+        `sashimi_lib.data.corpora.archive.download` and `sashimi_lib.data.corpora.archive.unpack` do, and
+        ValueError for a corpus of one's own, which is nowhere to be fetched.
+        """
+        if self.archive is None:
+            raise ValueError(f"{self.name} is a folder of your own recordings: there is nothing to fetch")
+        home = Path(folder) / self.name
+        if not home.is_dir():  # it has this name only when it is whole
+            path = download(self.archive, folder, progress)
+            unpack(path, home, self.archive.only, progress)
+        return home
+
+    def root(self, folder: str | Path) -> Path:
+        """Where the corpus lies: in ``folder/NAME`` or a folder in that, or in ``folder`` itself.
+
+        Raises FileNotFoundError, saying what is missing, where it comes from and where to put it.
+        """
+        folder = Path(folder)
+        home = folder / self.name
+        for root in (home, *sorted(path for path in home.glob("*") if path.is_dir()), folder):
+            if next(root.glob(self.marker), None) is not None:
+                return root
+        if self.archive is None:
+            raise FileNotFoundError(f"{folder} must be a folder of recordings; it is missing, or empty")
+        raise FileNotFoundError(
+            f"{self.name} is not in {folder}: no {self.marker} there, nor in {home}. Fetch it; or get "
+            f"{self.archive.file} ({self.archive.size}) from {self.archive.url}, put it at "
+            f"{folder / self.archive.file}, and fetch it then, which unpacks it"
+        )
+
+    def paths(self, folder: str | Path) -> Split:
+        """The paths of "train", "valid" and "test", by their names alone.
+
+        Warns of another number of recordings than there should be. Raises FileNotFoundError for a corpus, or
+        a list of its split, that is not there.
+        """
+        split = self.split(self.root(folder))
+        found = sum(map(len, split.values()))
+        if self.recordings not in (None, found):
+            warnings.warn(
+                f"{self.name} in {folder} has {found:,} recordings instead of {self.recordings:,}: another "
+                "version, or not all of it; likelihoods do not compare with published ones",
+                stacklevel=2,
+            )
+        return split
+
+    def files(self, folder: str | Path, part: str) -> list[AudioFile]:
+        """The usable files of one part; others are left out and named in a warning, the rest stays in place.
+
+        Warns too of files of a published corpus that are not as published. Raises ValueError for another part
+        than "train", "valid" and "test", and for one without usable audio; and as `paths` does.
+        """
+        if part not in PARTS:
+            raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
+        paths = self.paths(folder)[part]
+        found, bad = look_at(paths)
+        if not found:
+            raise ValueError(
+                f"{self.name} in {folder} has no usable audio for {part}{': ' if bad else ''}{named(bad)}"
+            )
+        if bad:
+            warnings.warn(f"left out {len(bad)} of {len(paths)} files: {named(bad)}", stacklevel=2)
+        if self.archive is not None:
+            odd = [f"{file.path} ({what})" for file in found if (what := self._oddity(file))]
+            if odd:
+                warnings.warn(f"not as published, but read all the same: {named(odd)}", stacklevel=2)
+        return found
+
+    def _oddity(self, file: AudioFile) -> str:
+        """What about a file is not as in the published archive, all of 16-bit mono, in words; or nothing."""
+        info = soundfile.info(file.path, verbose=True)
+        found = {
+            f"{info.samplerate} Hz": info.samplerate != self.sample_rate,
+            f"{info.channels} channels": info.channels != 1,
+            info.subtype: info.subtype != "PCM_16",
+            "cut short": "should be" in info.extra_info,  # libsndfile's log, where a header promises more
+        }
+        return ", ".join(what for what, is_so in found.items() if is_so)
+
+    def waveforms(
+        self, folder: str | Path, part: str, progress: bool = False
+    ) -> list[Float[Tensor, " length"]]:
+        """One part in pieces of ``length`` samples at ``sample_rate``, mono, as loud as they are.
+
+        What is left at the end of a recording is a shorter piece, as in the published configurations of 2022.
+        Raises and warns as `files` does.
+        """
+        return list(self._pieces(folder, part, progress))
+
+    def codes(self, folder: str | Path, part: str, progress: bool = False) -> Codes:
+        """The same as codes of ``quantizer``, each piece `stretched` on its own where ``scaled`` says so."""
+        sequences = [
+            self.quantizer.encode(stretched(piece) if self.scaled else piece)
+            for piece in self._pieces(folder, part, progress)
+        ]
+        return Codes(sequences, self.quantizer.levels)
+
+    def _pieces(self, folder: str | Path, part: str, progress: bool) -> Iterator[Tensor]:
+        files = self.files(folder, part)
+        for file in tqdm(files, desc=f"{self.name} {part}", unit="file", disable=not progress):
+            waveform, rate = read(file.path)
+            whole = resample(waveform, rate, self.sample_rate)
+            yield from whole.split(self.length or len(whole))

@@ -1,0 +1,122 @@
+"""The corpora by name: three of the SaShiMi paper, two more, and any folder of recordings.
+
+The paper's are the authors' own archives' content: the split and the quantizer of each are those of the
+published configurations, and so is stretching every segment to its own extremes (`Corpus.scaled`). Quantizer
+and scale of the other two are ours, for the paper has none: mu-law, as loud as they are.
+
+Hashes are published ones: SC09's in torchaudio and in many loaders, LJSpeech's likewise, FSDD's in TensorFlow
+Datasets. Nobody published any of the authors' archives of Beethoven and YouTubeMix, which lie behind a login.
+
+Chapter: 10.
+"""
+
+from sashimi_lib.data.corpora.archive import Archive
+from sashimi_lib.data.corpora.corpus import Corpus
+from sashimi_lib.data.corpora.layouts import DIGITS, by_chapter, by_take, in_order, listed, of_ones_own
+from sashimi_lib.quantize import Linear, MuLaw
+
+SC09 = Corpus(
+    name="sc09",
+    about="the words zero to nine, at most a second each, thousands of voices: Speech Commands, version 0.02",
+    page="https://huggingface.co/datasets/krandiash/sc09",
+    licence="CC BY 4.0",
+    sample_rate=16_000,
+    quantizer=MuLaw(),
+    scaled=True,
+    length=16_000,
+    marker="zero/*.wav",
+    split=listed,
+    # Google's own archive, with 25 more words, whose hash many give. The authors' holds the same ten.
+    archive=Archive(
+        "https://storage.googleapis.com/download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
+        "speech_commands_v0.02.tar.gz",
+        "2.4 GB",
+        "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
+        only=(*DIGITS, "validation_list.txt", "testing_list.txt", "LICENSE", "README.md"),
+    ),
+    recordings=38_908,  # 31,158 + 3,643 + 4,107; version 0.01 has fewer
+)
+BEETHOVEN = Corpus(
+    name="beethoven",
+    about="Beethoven's 32 piano sonatas, joined and cut into 4,328 clips of 8 seconds",
+    page="https://huggingface.co/datasets/krandiash/beethoven",
+    licence="that of each recording, on archive.org: see before you pass any on",
+    sample_rate=16_000,
+    quantizer=Linear(),
+    scaled=True,
+    length=128_000,
+    marker="[0-9]*.wav",
+    split=in_order,  # 3,808, 260 and 260
+    archive=Archive(
+        "https://huggingface.co/datasets/krandiash/beethoven", "beethoven.zip", "1.1 GB unpacked", None
+    ),
+    recordings=4_328,
+)
+YOUTUBEMIX = Corpus(
+    name="youtubemix",
+    about="four hours of piano, one video, cut into 241 clips of a minute",
+    page="https://huggingface.co/datasets/krandiash/youtubemix",
+    licence="the uploader's copyright; for academic use only, say the authors of the paper",
+    sample_rate=16_000,
+    quantizer=MuLaw(),
+    scaled=True,
+    length=131_072,
+    marker="out[0-9]*.wav",
+    split=in_order,  # 212, 14 and 15
+    archive=Archive(
+        "https://huggingface.co/datasets/krandiash/youtubemix", "youtubemix.zip", "0.5 GB unpacked", None
+    ),
+    recordings=241,
+)
+FSDD = Corpus(
+    name="fsdd",
+    about="the Free Spoken Digit Dataset, version 1.0.9: five voices, fifty times each digit",
+    page="https://github.com/Jakobovski/free-spoken-digit-dataset",
+    licence="CC BY-SA 4.0: credit Zohar Jackson and contributors, share adaptations alike",
+    sample_rate=8_000,
+    quantizer=MuLaw(),
+    scaled=False,
+    length=None,
+    marker="recordings/*.wav",
+    split=by_take,
+    archive=Archive(
+        "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/v1.0.9.tar.gz",
+        "free-spoken-digit-dataset-1.0.9.tar.gz",
+        "12 MB",
+        "8bc44cde129d505cbbb6b365c09f80c663f2aa77578afc634e6141a2f87100c0",
+    ),
+    recordings=2_500,
+)
+LJSPEECH = Corpus(
+    name="ljspeech",
+    about="LJSpeech 1.1: one reader, seven books, 24 hours, with transcripts",
+    page="https://keithito.com/LJ-Speech-Dataset",
+    licence="public domain",
+    sample_rate=22_050,
+    quantizer=MuLaw(),
+    scaled=False,
+    length=None,
+    marker="wavs/LJ*.wav",
+    split=by_chapter,
+    archive=Archive(
+        "https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2",
+        "LJSpeech-1.1.tar.bz2",
+        "2.7 GB",
+        "be1a30453f28eb8dd26af4101ae40cbf2c50413b1bb21936cbcdc6fae3de8aa5",
+    ),
+    recordings=13_100,
+)
+FOLDER = Corpus(
+    name="folder",
+    about="recordings of your own: WAV, FLAC, MP3 or OGG, of any rate, in any folders below",
+    page="",
+    licence="yours",
+    sample_rate=16_000,
+    quantizer=MuLaw(),
+    scaled=False,
+    length=None,
+    marker="*",
+    split=of_ones_own,
+)
+
+CORPORA = {corpus.name: corpus for corpus in (SC09, BEETHOVEN, YOUTUBEMIX, FSDD, LJSPEECH, FOLDER)}

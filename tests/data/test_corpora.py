@@ -1,0 +1,603 @@
+"""Corpora from small archives of the real layout, whole and damaged; downloads from a server of our own."""
+
+import hashlib
+import io
+import re
+import stat
+import tarfile
+import threading
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sashimi_lib.audio import read
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.data.corpora import (
+    BEETHOVEN,
+    CORPORA,
+    FOLDER,
+    FSDD,
+    LJSPEECH,
+    SC09,
+    YOUTUBEMIX,
+    Archive,
+    Codes,
+    Corpus,
+    stretched,
+)
+from sashimi_lib.data.corpora.archive import unpack
+from sashimi_lib.data.corpora.layouts import DIGITS, PARTS, in_order
+from sashimi_lib.models import SaShiMi, SaShiMiConfig
+from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
+from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.recipes import RECIPES, Recipe
+from sashimi_lib.training.trainer import train
+
+
+def wav(
+    length: int = 400, rate: int = 16_000, channels: int = 1, kind: str = "PCM_16", seed: int = 0
+) -> bytes:
+    noise = np.random.default_rng(seed).uniform(-0.3, 0.5, (length, channels))
+    file = io.BytesIO()
+    soundfile.write(file, noise, rate, subtype=kind, format="WAV")
+    return file.getvalue()
+
+
+def pack(path: Path, members: dict[str, bytes], links: tuple[str, ...] = ()) -> Path:
+    """A zip or tar file, by its name; ``links`` are members that point at /etc/passwd."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+            for name in links:
+                entry = zipfile.ZipInfo(name)
+                entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+                archive.writestr(entry, "/etc/passwd")
+        return path
+    with tarfile.open(path, f"w:{path.suffix[1:]}") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        for name in links:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(member)
+    return path
+
+
+def sc09_members() -> dict[str, bytes]:
+    takes = {f"./{word}/{who}_nohash_0.wav": wav(seed=n) for n, word in enumerate(DIGITS) for who in "abcd"}
+    return {
+        **takes,
+        "./happy/a_nohash_0.wav": wav(),
+        "./_background_noise_/white_noise.wav": wav(),
+        "./validation_list.txt": b"zero/a_nohash_0.wav\nhappy/a_nohash_0.wav\none/b_nohash_0.wav\n",
+        "./testing_list.txt": b"two/c_nohash_0.wav\n",
+        "./LICENSE": b"CC BY",
+    }
+
+
+def miniatures() -> list[tuple[Corpus, dict[str, bytes], tuple[int, int, int]]]:
+    """Each corpus with the files of a small one in the real layout, and how many are in each part."""
+    top = "free-spoken-digit-dataset-1.0.9"
+    digits = {f"{top}/recordings/{d}_theo_{take}.wav": wav(rate=8_000) for d in (0, 7) for take in range(10)}
+    books = [f"LJ00{chapter}-000{n}" for chapter in (1, 2, 3, 4, 5) for n in (1, 2)]
+    return [
+        (SC09, sc09_members(), (37, 2, 1)),
+        (BEETHOVEN, {f"beethoven/{n}.wav": wav() for n in range(50)}, (44, 3, 3)),
+        (YOUTUBEMIX, {f"youtubemix/out{n:03}.wav": wav() for n in range(50)}, (44, 3, 3)),
+        (FSDD, {**digits, f"{top}/README.md": b"digits"}, (4, 6, 10)),
+        (
+            LJSPEECH,
+            {
+                **{f"LJSpeech-1.1/wavs/{b}.wav": wav(rate=22_050) for b in books},
+                "LJSpeech-1.1/metadata.csv": b"",
+            },
+            (4, 2, 4),
+        ),
+    ]
+
+
+def small(corpus: Corpus, recordings: int | None = None, sha256: str | None = None) -> Corpus:
+    """The corpus with another archive of the same name."""
+    assert corpus.archive is not None
+    return replace(corpus, recordings=recordings, archive=replace(corpus.archive, sha256=sha256))
+
+
+def put(folder: Path, corpus: Corpus, members: dict[str, bytes]) -> Corpus:
+    """Lay an archive of these members where a person would; the corpus that it is."""
+    assert corpus.archive is not None
+    folder.mkdir(exist_ok=True)
+    data = pack(folder / corpus.archive.file, members).read_bytes()
+    return small(corpus, sha256=hashlib.sha256(data).hexdigest())
+
+
+@contextmanager
+def nothing_to_warn_of() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+# --- every corpus, from archive to codes
+
+
+@pytest.mark.parametrize(("corpus", "members", "counts"), miniatures(), ids=lambda x: getattr(x, "name", ""))
+def test_every_corpus_is_unpacked_split_and_read(
+    tmp_path: Path, corpus: Corpus, members: dict[str, bytes], counts: tuple[int, int, int]
+) -> None:
+    corpus = replace(put(tmp_path, corpus, members), recordings=sum(counts))
+    with nothing_to_warn_of():
+        assert corpus.fetch(tmp_path, progress=False) == tmp_path / corpus.name
+        parts = [corpus.codes(tmp_path, part) for part in PARTS]
+        assert corpus.fetch(tmp_path, progress=False) == tmp_path / corpus.name  # is there: nothing to do
+    assert tuple(map(len, parts)) == counts
+    assert all(
+        codes[n].dtype == torch.int64 and len(codes[n]) == 400 for codes in parts for n in range(len(codes))
+    )
+    paths = [path for part in corpus.paths(tmp_path).values() for path in part]
+    assert len(set(paths)) == sum(counts)
+
+
+def test_of_speech_commands_only_the_ten_words_are_unpacked(tmp_path: Path) -> None:
+    put(tmp_path, SC09, sc09_members()).fetch(tmp_path, progress=False)
+    there = {path.name for path in (tmp_path / "sc09").iterdir()}
+    assert there == {*DIGITS, "validation_list.txt", "testing_list.txt", "LICENSE"}
+
+
+def test_the_lists_say_what_is_held_out(tmp_path: Path) -> None:
+    corpus = put(tmp_path, SC09, sc09_members())
+    corpus.fetch(tmp_path, progress=False)
+    paths = corpus.paths(tmp_path)
+    assert [f"{path.parent.name}/{path.stem[0]}" for path in paths["valid"]] == ["zero/a", "one/b"]
+    assert [f"{path.parent.name}/{path.stem[0]}" for path in paths["test"]] == ["two/c"]
+
+
+@pytest.mark.parametrize(("names", "counts"), [("{}.wav", (3808, 260, 260)), ("out{:03}.wav", (212, 14, 15))])
+def test_the_papers_split_of_numbered_files(tmp_path: Path, names: str, counts: tuple[int, int, int]) -> None:
+    for number in range(sum(counts)):
+        (tmp_path / names.format(number)).touch()
+    (tmp_path / "._0.wav").touch()  # a Mac's
+    split = in_order(tmp_path)
+    assert tuple(len(split[part]) for part in PARTS) == counts
+    numbers = [int(re.sub(r"\D", "", path.stem)) for part in PARTS for path in split[part]]
+    assert numbers == list(range(sum(counts)))
+
+
+def test_the_digits_split_is_by_take_and_the_readers_by_chapter(tmp_path: Path) -> None:
+    for corpus, members, _ in miniatures()[3:]:
+        put(tmp_path, corpus, members).fetch(tmp_path, progress=False)
+    with pytest.warns(UserWarning, match="recordings instead of"):
+        digits, reader = FSDD.paths(tmp_path), LJSPEECH.paths(tmp_path)
+    assert {int(path.stem[-1]) for path in digits["test"]} == {0, 1, 2, 3, 4}
+    assert {int(path.stem[-1]) for path in digits["valid"]} == {5, 6, 7}
+    assert {path.name[:5] for path in reader["test"]} == {"LJ001", "LJ002"}
+    assert {path.name[:5] for path in reader["valid"]} == {"LJ003"}
+
+
+def test_a_corpus_is_found_where_it_was_unpacked_by_hand(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "LJSpeech-1.1.tar.bz2", miniatures()[4][1])
+    unpack(archive, tmp_path / "elsewhere", progress=False)
+    assert LJSPEECH.root(tmp_path / "elsewhere" / "LJSpeech-1.1") == tmp_path / "elsewhere" / "LJSpeech-1.1"
+    with pytest.raises(FileNotFoundError):
+        LJSPEECH.root(tmp_path)
+
+
+@pytest.mark.parametrize("corpus", CORPORA.values(), ids=CORPORA)
+def test_every_corpus_says_whose_it_is_and_no_hash_is_half_a_hash(corpus: Corpus) -> None:
+    assert corpus.about
+    assert corpus.licence
+    if corpus.archive is None:
+        assert corpus is FOLDER
+        return
+    assert corpus.page.startswith("https://")
+    assert corpus.archive.url.startswith("https://")
+    assert corpus.archive.sha256 is None or re.fullmatch("[0-9a-f]{64}", corpus.archive.sha256)
+    assert corpus.recordings
+
+
+def test_recipes_and_corpora_agree() -> None:
+    seen = set()
+    for name, recipe in RECIPES.items():
+        corpus = CORPORA.get(name.split("_")[0])
+        if corpus is not None:
+            seen.add(corpus.name)
+            assert recipe.sample_rate == corpus.sample_rate
+            if isinstance(recipe, Recipe):
+                assert (recipe.quantizer, recipe.length) == (corpus.quantizer, corpus.length)
+    assert seen == {"beethoven", "youtubemix", "sc09", "ljspeech"}
+
+
+# --- what becomes of a recording
+
+
+def published_codes(x: torch.Tensor, linear: bool) -> torch.Tensor:
+    """The published formulas once more, in float32 as there."""
+    low, high = x.min(), x.max()
+    if linear:
+        y = (x - low) / (high - low + 1e-6)
+    else:
+        x = -1 + 2 * (x - low) / (high - low + 1e-6)
+        y = (torch.sign(x) * torch.log1p(255 * torch.abs(x + 1e-8)) / np.log1p(255) + 1) / 2
+    return (y * (256 - 0.01) + 0.01 / 2).long()
+
+
+@pytest.mark.parametrize("corpus", [BEETHOVEN, YOUTUBEMIX], ids=lambda corpus: corpus.name)
+def test_codes_are_those_of_the_published_code(tmp_path: Path, corpus: Corpus) -> None:
+    linear = corpus is BEETHOVEN
+    name = "{}.wav" if linear else "out{:03}.wav"
+    for number in range(20):
+        (tmp_path / name.format(number)).write_bytes(wav(20_000, seed=number))
+    corpus = replace(corpus, recordings=None, length=6_000)
+    codes = corpus.codes(tmp_path, "test")
+    assert [len(codes[n]) for n in range(4)] == [6_000, 6_000, 6_000, 2_000]
+    recording, _ = read(tmp_path / name.format(18))
+    for number, piece in enumerate(recording.split(6_000)):
+        theirs = published_codes(piece, linear)
+        differ = codes[number] != theirs
+        assert differ.float().mean() < 1e-3  # they round in float32
+        assert (codes[number] - theirs).abs().max() <= 1
+        assert codes[number].min() == 0
+        assert codes[number].max() == 255
+
+
+def test_whether_clips_are_stretched_can_be_said_and_matters(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.wav").write_bytes(wav(seed=number))
+    corpus = replace(BEETHOVEN, recordings=None)
+    plain = replace(corpus, scaled=False).codes(tmp_path, "test")[0]
+    assert torch.equal(plain, Linear().encode(read(tmp_path / "18.wav")[0]))
+    assert (plain != corpus.codes(tmp_path, "test")[0]).float().mean() > 0.5
+    assert torch.equal(corpus.waveforms(tmp_path, "test")[0], read(tmp_path / "18.wav")[0])
+
+
+@pytest.mark.parametrize("low", [-0.8, 0.1])
+def test_stretching_fills_the_range_and_makes_silence_the_lowest_code(low: float) -> None:
+    x = stretched(torch.tensor([low, low + 0.3, low + 0.1]))
+    assert x.min() == -1
+    assert 0.99 < x.max() < 1
+    assert torch.equal(stretched(torch.full((5,), low)), torch.full((5,), -1.0))
+    with pytest.raises(ValueError, match="finite"):
+        stretched(torch.tensor([0.0, float("nan")]))
+
+
+@pytest.mark.parametrize("quantizer", [MuLaw(), CoarseFine(), Linear(65_536)])
+def test_codes_are_kept_small_and_come_out_whole(quantizer: MuLaw | CoarseFine | Linear) -> None:
+    waveform = torch.linspace(-1, 1, 300)
+    codes = Codes([quantizer.encode(waveform)], quantizer.levels)
+    assert torch.equal(codes[0], quantizer.encode(waveform))
+    assert codes.sequences[0].element_size() == (1 if quantizer.levels == 256 else 4)
+
+
+def test_training_takes_them(tmp_path: Path) -> None:
+    corpus = put(tmp_path, SC09, sc09_members())
+    corpus.fetch(tmp_path, progress=False)
+    model = AudioLM(corpus.quantizer, SaShiMi(SaShiMiConfig(d_model=8, n_layers=1)))
+    config = TrainingConfig(steps=2, batch_size=2, valid_every=1)
+    parts = corpus.codes(tmp_path, "train"), corpus.codes(tmp_path, "valid")
+    history = train(model, parts[0], config, valid=parts[1], progress=False)
+    assert len(history.valid) == 2
+
+
+# --- damaged recordings, and such as are not as published
+
+
+def test_unusable_recordings_are_named_and_the_others_keep_their_place(tmp_path: Path) -> None:
+    for number in range(50):
+        (tmp_path / f"{number}.wav").write_bytes(wav())
+    whole = BEETHOVEN.split(tmp_path)
+    (tmp_path / "3.wav").write_bytes(b"")
+    (tmp_path / "4.wav").write_bytes(wav(0))
+    (tmp_path / "5.wav").write_text("a text")
+    (tmp_path / "6.wav").write_bytes(wav()[:30])
+    corpus = replace(BEETHOVEN, recordings=None)
+    with pytest.warns(UserWarning, match="left out 4 of 44 files") as caught:
+        files = corpus.files(tmp_path, "train")
+    assert all(f"{number}.wav" in str(caught[0].message) for number in (3, 4, 5, 6))
+    assert len(files) == 40
+    with nothing_to_warn_of():
+        assert [file.path for file in corpus.files(tmp_path, "test")] == whole["test"]
+    for path in whole["valid"]:
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no usable audio for valid.*44\.wav"):
+        corpus.files(tmp_path, "valid")
+
+
+def test_recordings_that_are_not_as_published_are_read_and_named(tmp_path: Path) -> None:
+    odd = {
+        "0.wav": (wav(kind="PCM_U8"), "PCM_U8", 400),
+        "1.wav": (wav(channels=2), "2 channels", 400),
+        "2.wav": (wav(rate=44_100), "44100 Hz", 146),
+        "3.wav": (wav(1_000)[:-1_000], "cut short", 500),
+    }
+    for number in range(50):
+        (tmp_path / f"{number}.wav").write_bytes(wav())
+    for name, (data, _, _) in odd.items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.warns(UserWarning, match="not as published") as caught:
+        codes = replace(BEETHOVEN, recordings=None).codes(tmp_path, "train")
+    message = str(caught[0].message)
+    assert message.count(".wav") == len(odd)
+    for number, (name, (_, word, length)) in enumerate(odd.items()):
+        assert re.search(rf"{name} \([^)]*{word}", message)
+        assert len(codes[number]) == length
+
+
+@pytest.mark.parametrize("missing", ["validation_list.txt", "testing_list.txt", "seven"])
+def test_without_a_list_or_a_word_there_is_no_split(tmp_path: Path, missing: str) -> None:
+    members = {name: data for name, data in sc09_members().items() if name.split("/")[1] != missing}
+    corpus = put(tmp_path, SC09, members)
+    corpus.fetch(tmp_path, progress=False)
+    with pytest.raises(FileNotFoundError, match=f"{missing} is missing"):
+        corpus.codes(tmp_path, "train")
+
+
+def test_files_that_are_listed_but_not_there_are_named(tmp_path: Path) -> None:
+    members = sc09_members()
+    del members["./two/c_nohash_0.wav"]
+    corpus = put(tmp_path, SC09, members)
+    corpus.fetch(tmp_path, progress=False)
+    with pytest.warns(UserWarning, match=r"not there: two/c_nohash_0\.wav$"):
+        corpus.paths(tmp_path)
+
+
+def test_another_number_of_recordings_is_another_corpus(tmp_path: Path) -> None:
+    put(tmp_path, SC09, sc09_members()).fetch(tmp_path, progress=False)
+    with pytest.warns(UserWarning, match="40 recordings instead of 38,908: another version"):
+        SC09.paths(tmp_path)
+
+
+def test_a_digit_with_another_name_is_named(tmp_path: Path) -> None:
+    (tmp_path / "recordings").mkdir()
+    for name in ("7_theo_0.wav", "7_theo_8.wav", "seven.wav"):
+        (tmp_path / "recordings" / name).write_bytes(wav(rate=8_000))
+    with pytest.warns(UserWarning, match=r"not DIGIT_SPEAKER_TAKE\.wav: seven\.wav"):
+        paths = replace(FSDD, recordings=None).paths(tmp_path)
+    assert [len(paths[part]) for part in PARTS] == [1, 0, 1]
+    with pytest.raises(ValueError, match="part must be one of train, valid, test, got 'dev'"):
+        FSDD.files(tmp_path, "dev")
+
+
+# --- archives by hand
+
+
+@pytest.mark.parametrize("corpus", [BEETHOVEN, YOUTUBEMIX], ids=lambda corpus: corpus.name)
+def test_gated_corpora_say_what_to_do(tmp_path: Path, corpus: Corpus) -> None:
+    with pytest.raises(FileNotFoundError, match="by hand") as caught:
+        corpus.fetch(tmp_path, progress=False)
+    assert corpus.page in str(caught.value)
+    assert str(tmp_path / f"{corpus.name}.zip") in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("corpus", [c for c in CORPORA.values() if c.archive], ids=lambda corpus: corpus.name)
+def test_a_corpus_that_is_not_there_says_where_to_put_it(tmp_path: Path, corpus: Corpus) -> None:
+    with pytest.raises(FileNotFoundError, match=f"{corpus.name} is not in") as caught:
+        corpus.codes(tmp_path, "train")
+    assert corpus.archive is not None
+    assert corpus.archive.url in str(caught.value)
+    assert str(tmp_path / corpus.archive.file) in str(caught.value)
+
+
+def test_a_file_with_another_hash_is_refused_and_kept(tmp_path: Path) -> None:
+    path = pack(tmp_path / "LJSpeech-1.1.tar.bz2", {"LJSpeech-1.1/wavs/LJ001-0001.wav": wav()})
+    with pytest.raises(ValueError, match=r"LJSpeech-1.1.tar.bz2 is damaged, cut short, or another version"):
+        LJSPEECH.fetch(tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar.gz", "tar.bz2"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])
+def test_truncated_archives_are_named_and_leave_nothing(tmp_path: Path, suffix: str, share: float) -> None:
+    path = pack(tmp_path / f"a.{suffix}", {f"{n}.wav": wav(2_000, seed=n) for n in range(30)})
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ValueError, match=rf"a\.{suffix} is (damaged|neither)"):
+        unpack(path, tmp_path / "home", progress=False)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar.gz"])
+@pytest.mark.parametrize(
+    "name", ["../evil.wav", "a/../../evil.wav", "/tmp/evil.wav", "a\\..\\..\\evil.wav", "."]
+)
+def test_nothing_is_written_outside_the_folder(tmp_path: Path, suffix: str, name: str) -> None:
+    path = pack(tmp_path / f"a.{suffix}", {"good.wav": wav(), name: b"evil"})
+    with pytest.raises(ValueError, match="outside the folder") as caught:
+        unpack(path, tmp_path / "deep" / "home", progress=False)
+    assert f"{path}: {name}" in str(caught.value)
+    assert not list(tmp_path.rglob("*evil*"))
+    assert not list(tmp_path.rglob("good.wav"))
+    assert not Path("/tmp/evil.wav").exists()
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar.gz"])
+def test_links_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = pack(tmp_path / f"a.{suffix}", {"good.wav": wav()}, links=("zero",))
+    with pytest.raises(ValueError, match="zero is a link"):
+        unpack(path, tmp_path / "home", progress=False)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_web_page_that_was_saved_for_the_archive_is_no_archive(tmp_path: Path) -> None:
+    (tmp_path / "beethoven.zip").write_text("<html>log in</html>")
+    with pytest.raises(ValueError, match="web page"):
+        BEETHOVEN.fetch(tmp_path, progress=False)
+    pack(tmp_path / "speech_commands_v0.02.tar.gz", {"happy/a.wav": wav()})
+    with pytest.raises(ValueError, match="nothing of use; expected zero"):
+        small(SC09).fetch(tmp_path, progress=False)
+
+
+def test_a_full_disk_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pack(tmp_path / "a.zip", {"good.wav": wav()})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        unpack(path, tmp_path / "home", progress=False)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@given(data=st.binary(max_size=300), suffix=st.sampled_from(["zip", "tar.gz"]))
+def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes, suffix: str) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    (folder / f"a.{suffix}").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"a\.{suffix}"):
+        unpack(folder / f"a.{suffix}", folder / "home", progress=False)
+    assert len(list(folder.iterdir())) == 1
+
+
+# --- downloads
+
+
+class Server:
+    """Sends ``content``, from where it is asked for if ``ranges``, and hangs up after ``most`` bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.ranges, self.most = content, True, len(content)
+        self.asked: list[str | None] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                begin = self.headers.get("Range")
+                outer.asked.append(begin)
+                start = int(begin[6:-1]) if begin and outer.ranges else 0
+                if start and start >= len(outer.content):
+                    self.send_error(416)
+                    return
+                self.send_response(206 if start else 200)
+                self.send_header("Content-Length", str(len(outer.content) - start))
+                self.end_headers()
+                self.wfile.write(outer.content[start : start + outer.most])
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}/a.zip"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    pytest.importorskip("pooch")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    made = pack(tmp_path / "made.zip", {f"{n}.wav": wav(2_000, seed=n) for n in range(50)})
+    server = Server(made.read_bytes())
+    made.unlink()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def served(server: Server) -> Corpus:
+    sha256 = hashlib.sha256(server.content).hexdigest()
+    return replace(BEETHOVEN, archive=Archive(server.url, "a.zip", "little", sha256), recordings=50)
+
+
+def test_a_corpus_is_downloaded_once(
+    tmp_path: Path, server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    corpus = served(server)
+    corpus.fetch(tmp_path)
+    assert "100%" in capfd.readouterr().err  # of a bar
+    assert (tmp_path / "a.zip").read_bytes() == server.content
+    assert len(corpus.codes(tmp_path, "train")) == 44
+    (tmp_path / "beethoven").rename(tmp_path / "away")
+    corpus.fetch(tmp_path, progress=False)
+    assert server.asked == [None]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "away", "beethoven"]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_download_goes_on_where_it_stopped(tmp_path: Path, server: Server, ranges: bool) -> None:
+    corpus, server.most, server.ranges = served(server), 150_000, ranges
+    with pytest.raises(ConnectionError, match=r"could not be fetched.*try again") as caught:
+        corpus.fetch(tmp_path, progress=False)
+    assert str(tmp_path / "a.zip") in str(caught.value)
+    assert not (tmp_path / "a.zip").exists()
+    (part,) = tmp_path.glob("*.part")
+    have = part.stat().st_size
+    assert 0 < have <= 150_000 < len(server.content)
+    server.most = len(server.content)
+    corpus.fetch(tmp_path, progress=False)
+    assert server.asked == [None, f"bytes={have}-"]
+    assert (tmp_path / "a.zip").read_bytes() == server.content
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_download_that_was_whole_but_not_yet_named_is_taken(tmp_path: Path, server: Server) -> None:
+    corpus = served(server)
+    assert corpus.archive is not None
+    (tmp_path / f"a.zip.{str(corpus.archive.sha256)[:8]}.part").write_bytes(server.content)
+    corpus.fetch(tmp_path, progress=False)
+    assert len(corpus.codes(tmp_path, "test")) == 3
+
+
+def test_a_download_with_another_hash_is_thrown_away(tmp_path: Path, server: Server) -> None:
+    corpus = served(server)
+    server.content = server.content[:-1] + b"x"
+    with pytest.raises(ValueError, match=r"a\.zip.*does not match"):
+        corpus.fetch(tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_offline_it_says_what_to_bring_and_where_to_put_it(tmp_path: Path, server: Server) -> None:
+    corpus = served(server)
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(ConnectionError, match="Without a connection, bring the file") as caught:
+        corpus.fetch(tmp_path, progress=False)
+    assert server.url in str(caught.value)
+    assert str(tmp_path / "a.zip") in str(caught.value)
+
+
+def test_without_pooch_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pooch", None)
+    with pytest.raises(ImportError, match=r"pip install sashimi_lib\[data\]"):
+        FSDD.fetch(tmp_path, progress=False)
+
+
+# --- folders of one's own
+
+
+def test_a_folder_is_dealt_out_by_whole_files(tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        (tmp_path / "deep" / f"{number}.wav").write_bytes(wav(800, rate=8_000, channels=2, seed=number))
+    with nothing_to_warn_of():
+        parts = {part: FOLDER.codes(tmp_path, part) for part in PARTS}
+    assert [len(parts[part]) for part in PARTS] == [8, 1, 1]
+    assert len(parts["test"][0]) == 1_600
+
+
+def test_a_folder_with_parts_keeps_them(tmp_path: Path) -> None:
+    for part, count in zip(PARTS, (1, 2, 3), strict=True):
+        (tmp_path / part).mkdir()
+        for number in range(count):
+            (tmp_path / part / f"{number}.wav").write_bytes(wav())
+    assert [len(FOLDER.codes(tmp_path, part)) for part in PARTS] == [1, 2, 3]
+
+
+def test_folders_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="missing, or empty"):
+        FOLDER.codes(tmp_path / "missing", "train")
+    (tmp_path / "a.wav").write_bytes(wav())
+    with pytest.raises(ValueError, match=r"at least three recordings \(\.wav.*got 1"):
+        FOLDER.codes(tmp_path, "train")
+    with pytest.raises(ValueError, match="nothing to fetch"):
+        FOLDER.fetch(tmp_path)
