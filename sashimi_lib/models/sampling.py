@@ -24,9 +24,22 @@ def distribution(
     Chapter: 7. Raises ValueError for a temperature that is not positive or a top_p outside (0, 1].
     """
     _check(temperature, top_p)
-    probability = (logits.float() / temperature).softmax(-1)
+    probability = cut_softmax(logits, temperature, top_p)
     if not bool(probability.isfinite().all()):
         raise ValueError("logits must be finite: the state has blown up")
+    return probability
+
+
+def cut_softmax(
+    logits: Float[Tensor, "batch levels"], temperature: float, top_p: float
+) -> Float[Tensor, "batch levels"]:
+    """`distribution` without its checks, so that nothing waits for a GPU to answer. Logits that are not
+    finite give NaN.
+
+    >>> cut_softmax(torch.tensor([[0.0, torch.nan]]), 1.0, 1.0)
+    tensor([[nan, nan]])
+    """
+    probability = (logits.float() / temperature).softmax(-1)
     if top_p < 1:
         ordered, order = probability.sort(dim=-1, descending=True)
         outside = ordered.cumsum(-1) - ordered >= top_p

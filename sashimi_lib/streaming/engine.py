@@ -4,6 +4,8 @@ The extra ``fast``. Its wheels bring the compiler along, so that a user needs no
 the first time, and what comes of it is kept on disk.
 """
 
+import functools
+import itertools
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -12,25 +14,23 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models.autoregression import Autoregressive
-from sashimi_lib.models.blocks import State
-from sashimi_lib.models.sampling import Choose, Sampler
+from sashimi_lib.models.sampling import Sampler
 from sashimi_lib.models.sashimi import SaShiMi
 from sashimi_lib.models.trainable import Past
 from sashimi_lib.models.wavenet import WaveNet
 from sashimi_lib.models.wavernn import WaveRNN
+from sashimi_lib.streaming.base import Engine, in_pieces
+from sashimi_lib.streaming.graph import graphed
 
 if TYPE_CHECKING:
     from sashimi_lib.streaming.kernels import Orders
     from sashimi_lib.streaming.loop import Loop, Tree
 
-PIECE = 1024  # samples that are made between two looks at the progress bar
 
-
-class Compiled(Autoregressive):
+class Compiled(Engine):
     """A model whose samples are drawn by a compiled loop, on the CPU and in single precision; in all else it
     is the model that it was made from. `compiled` makes it.
 
@@ -39,29 +39,8 @@ class Compiled(Autoregressive):
     """
 
     def __init__(self, model: Autoregressive) -> None:
-        super().__init__()
+        super().__init__(model)
         self.loop = _loop_of(model)
-        self.model, self.quantizer = model, model.quantizer
-
-    def initial_state(self, batch_size: int) -> State:
-        """The state of silence."""
-        return self.model.initial_state(batch_size)
-
-    def log_likelihood_from(
-        self, codes: Int[Tensor, "batch length *two"], past: Past
-    ) -> tuple[Float[Tensor, "batch length"], Past]:
-        """As of the model."""
-        return self.model.log_likelihood_from(codes, past)
-
-    def absorb(self, codes: Int[Tensor, "batch length *two"], past: Past) -> Past:
-        """As of the model: all at once."""
-        return self.model.absorb(codes, past)
-
-    def draw(
-        self, code: Int[Tensor, "batch *two"], state: State, choose: Choose
-    ) -> tuple[Int[Tensor, "batch *two"], State]:
-        """As of the model: one sample, not compiled."""
-        return self.model.draw(code, state, choose)
 
     @torch.no_grad()
     def go_on(
@@ -73,19 +52,16 @@ class Compiled(Autoregressive):
         code, state = past
         pieces, memory = [], self.loop.begin(state)
         nothing = np.zeros((len(code), 0, self.loop.codes))
-        with tqdm(total=length, unit="sample", unit_scale=True, disable=not progress) as bar:
-            for start in range(0, length, PIECE):
-                samples = min(PIECE, length - start)
-                # In the order in which `sample` would ask for them.
-                chance = torch.rand(
-                    samples, self.loop.codes, len(code), generator=choose.generator, dtype=torch.float64
-                )
-                uniform = chance.movedim(-1, 0).contiguous().numpy()
-                no_logits = nothing[..., None].astype(np.float32)
-                orders = Orders(uniform, choose.temperature, choose.top_p, nothing.astype(np.int64), no_logits)
-                pieces.append(self._run(code, samples, memory, orders))
-                code = pieces[-1][:, -1]
-                bar.update(samples)
+        for samples in in_pieces(length, progress):
+            # In the order in which `sample` would ask for them.
+            chance = torch.rand(
+                samples, self.loop.codes, len(code), generator=choose.generator, dtype=torch.float64
+            )
+            uniform = chance.movedim(-1, 0).contiguous().numpy()
+            no_logits = nothing[..., None].astype(np.float32)
+            orders = Orders(uniform, choose.temperature, choose.top_p, nothing.astype(np.int64), no_logits)
+            pieces.append(self._run(code, samples, memory, orders))
+            code = pieces[-1][:, -1]
         return torch.cat(pieces, dim=1), (code, self.loop.end(memory))
 
     @torch.no_grad()
@@ -119,7 +95,7 @@ class Compiled(Autoregressive):
             return self.loop.run(*mine)
 
         edges = np.linspace(0, batch, min(batch, torch.get_num_threads()) + 1).astype(int)
-        shares = [slice(first, last) for first, last in zip(edges[:-1], edges[1:], strict=True)]
+        shares = [slice(first, last) for first, last in itertools.pairwise(edges)]
         with ThreadPoolExecutor(len(shares)) as threads:
             if not all(threads.map(run, shares)):
                 raise ValueError("logits must be finite: the state has blown up")
@@ -144,6 +120,32 @@ def compiled(model: Autoregressive) -> Compiled:
     return Compiled(model)
 
 
+def fastest(model: Autoregressive) -> Autoregressive:
+    """The same model by the fastest engine that there is for it here: the compiled one on a CPU, graphs on a
+    GPU; the model itself where neither can be had.
+
+    >>> from sashimi_lib.models import WaveRNNConfig
+    >>> type(fastest(WaveRNN(WaveRNNConfig(d_hidden=32)))).__name__
+    'Compiled'
+
+    Chapters: 7 and 8. Without Numba it warns once, and says what to install.
+    """
+    if isinstance(model, Engine):
+        return model
+    try:
+        return graphed(model) if model.device.type == "cuda" else compiled(model)
+    except ValueError:  # no loop for such a model, or none on such a device
+        return model
+    except ImportError as error:
+        _warn_once(f"samples are drawn slowly, since {error}")
+        return model
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
+
+
 def _loop_of(model: Autoregressive) -> "Loop":
     """The loop for a model."""
     backbone = model.backbone if isinstance(model, AudioLM) else model
@@ -159,6 +161,7 @@ def _loop_of(model: Autoregressive) -> "Loop":
         from sashimi_lib.streaming.wavernn import WaveRNNLoop
 
         return WaveRNNLoop(model)
+    assert isinstance(model, AudioLM)
     if isinstance(backbone, SaShiMi):
         from sashimi_lib.streaming.sashimi import SaShiMiLoop
 

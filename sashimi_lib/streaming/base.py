@@ -1,0 +1,57 @@
+"""What every engine is: a model that draws its samples in another way, and in all else is the model it was
+made from.
+"""
+
+from collections.abc import Iterator
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sashimi_lib.models.autoregression import Autoregressive
+from sashimi_lib.models.blocks import State
+from sashimi_lib.models.sampling import Choose
+from sashimi_lib.models.trainable import Past
+
+PIECE = 1024  # samples that are made between two looks at the progress bar
+
+
+class Engine(Autoregressive):
+    """A model with a `go_on` of its own: the same codes for the same seed, sooner."""
+
+    def __init__(self, model: Autoregressive) -> None:
+        super().__init__()
+        self.model, self.quantizer = model, model.quantizer
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state of silence."""
+        return self.model.initial_state(batch_size)
+
+    def log_likelihood_from(
+        self, codes: Int[Tensor, "batch length *two"], past: Past
+    ) -> tuple[Float[Tensor, "batch length"], Past]:
+        """As of the model."""
+        return self.model.log_likelihood_from(codes, past)
+
+    def absorb(self, codes: Int[Tensor, "batch length *two"], past: Past) -> Past:
+        """As of the model: all at once."""
+        return self.model.absorb(codes, past)
+
+    def draw(
+        self, code: Int[Tensor, "batch *two"], state: State, choose: Choose
+    ) -> tuple[Int[Tensor, "batch *two"], State]:
+        """As of the model: one sample, and no faster."""
+        return self.model.draw(code, state, choose)
+
+
+def in_pieces(length: int, progress: bool) -> Iterator[int]:
+    """How many samples to make next, until there are ``length``, under a progress bar if wanted.
+
+    >>> list(in_pieces(3_000, progress=False))
+    [1024, 1024, 952]
+    """
+    with tqdm(total=length, unit="sample", unit_scale=True, disable=not progress) as bar:
+        for start in range(0, length, PIECE):
+            samples = min(PIECE, length - start)
+            yield samples
+            bar.update(samples)
