@@ -1,0 +1,209 @@
+"""The live stream: sound as it is made, for as long as anybody listens.
+
+Nothing is kept of the past but the model's state, so a stream takes the same memory after an hour as after a
+second; and that state can be copied, to go on in many ways, or saved, to go on another day.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sashimi_lib.audio import check_sample_rate
+from sashimi_lib.models.autoregression import Autoregressive
+from sashimi_lib.models.sampling import Sampler
+from sashimi_lib.models.trainable import Past
+from sashimi_lib.streaming.engine import fastest
+from sashimi_lib.streaming.states import state_of, tensors_of
+from sashimi_lib.tensor_file import read_tensors, write_tensors
+
+KIND = "stream 1"  # of a file, and the version of that
+SETTINGS = ("sample_rate", "chunk", "left", "temperature", "top_p")
+
+
+@dataclass(eq=False)
+class Stream(Iterator[Float[Tensor, "batch samples"]]):
+    """Waveforms, a chunk at a time: each is what comes next. `stream` begins one.
+
+    ``past`` is all that it remembers. ``chunk`` is how many samples it gives at once and ``left`` how many
+    are still to come, None without end; these two, ``temperature`` and ``top_p`` may be changed at any time.
+
+    >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
+    >>> one = stream(WaveRNN(WaveRNNConfig(d_hidden=32)), seconds=0.02, chunk=0.01)
+    >>> first = next(one)
+    >>> other = one.copy(seed=1)
+    >>> [chunk.shape for chunk in one], [chunk.shape for chunk in other]
+    ([torch.Size([1, 160])], [torch.Size([1, 160])])
+
+    Chapter: 7.
+    """
+
+    model: Autoregressive
+    past: Past
+    generator: torch.Generator
+    sample_rate: int
+    chunk: int
+    left: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __next__(self) -> Float[Tensor, "batch samples"]:
+        """The next chunk, whole; where it is interrupted, it is as if it had not been begun."""
+        if self.left == 0:
+            raise StopIteration
+        length = self.chunk if self.left is None else min(self.chunk, self.left)
+        choose, before = Sampler(self.temperature, self.top_p, self.generator), self.generator.get_state()
+        try:
+            codes, self.past = self.model.go_on(self.past, length, choose)
+        except BaseException:
+            self.generator.set_state(before)
+            raise
+        self.left = None if self.left is None else self.left - length
+        return self.model.quantizer.decode(codes)
+
+    @torch.no_grad()
+    def hear(self, codes: Int[Tensor, "batch length *two"]) -> None:
+        """Go on as though it had just made these codes. They are taken in by the parallel pass, all at once.
+
+        Raises ValueError for codes that are none of its model's, and for another number of sequences.
+        """
+        self.model.quantizer.check(codes)
+        if len(codes) != len(self.past[0]):
+            raise ValueError(f"codes must be of {len(self.past[0])} sequences, got {len(codes)}")
+        self.past = self.model.absorb(codes, self.past)
+
+    def copy(self, seed: int | None = None) -> "Stream":
+        """A stream that goes on from here by itself: the same sound, or, with a seed, another one."""
+        if seed is not None:
+            return dataclasses.replace(self, generator=self.model.generator(seed))
+        generator = torch.Generator(self.generator.device)
+        generator.set_state(self.generator.get_state())
+        return dataclasses.replace(self, generator=generator)
+
+    def save(self, path: str | Path) -> None:
+        """Write what it takes to go on, its random numbers included, but not the model; an interruption
+        leaves the old file as it was.
+
+        >>> import tempfile
+        >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
+        >>> model, path = WaveRNN(WaveRNNConfig(d_hidden=32)), Path(tempfile.mkdtemp()) / "here.safetensors"
+        >>> today = stream(model, seconds=0.02, chunk=0.01)
+        >>> _ = next(today)
+        >>> today.save(path)
+        >>> torch.equal(next(Stream.load(model, path)), next(today))
+        True
+        """
+        code, state = self.past
+        header = {
+            "quantizer": repr(self.model.quantizer),
+            "device": self.generator.device.type,
+            **{name: getattr(self, name) for name in SETTINGS},
+        }
+        tensors = {"code": code, "random": self.generator.get_state()} | _numbered(state)
+        # Each in memory of its own: the format has no tensors that share theirs.
+        tensors = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
+        write_tensors(path, KIND, json.dumps(header), tensors)
+
+    @classmethod
+    def load(cls, model: Autoregressive, path: str | Path, seed: int | None = None) -> "Stream":
+        """The stream that `save` wrote, as it was; with a seed, its random numbers are new ones.
+
+        Raises ValueError, naming the file and what is wrong, for one that is damaged or of another kind, and
+        for the state of another model than this: of other tensors, or over other codes.
+        """
+        try:
+            header, tensors = read_tensors(path, KIND)
+            past = _past_of(model, header, tensors)
+            generator = _generator_of(model, header, tensors) if seed is None else model.generator(seed)
+            settings = {name: header[name] for name in SETTINGS}
+        except Exception as error:  # a foreign file may fail anywhere, and a reader asks which it was
+            raise ValueError(f"path must be a stream of such a model, got {path}: {error}") from error
+        return cls(fastest(model), past, generator, **settings)
+
+
+def stream(
+    model: Autoregressive,
+    seconds: float | int | None = None,
+    chunk: float | int = 0.1,
+    sample_rate: int = 16_000,
+    prompt: Int[Tensor, "batch prompt *two"] | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int | torch.Generator = 0,
+    batch_size: int = 1,
+) -> Stream:
+    """A model's sound as it is made, by its `fastest` engine: so many seconds of it, in chunks of so many;
+    or, where ``seconds`` is None, without end.
+
+    ``prompt`` is what it goes on from, in codes; it is heard first, not given back. All chunks together are
+    what `Autoregressive.generate` draws with the same seed.
+
+    >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
+    >>> model = WaveRNN(WaveRNNConfig(d_hidden=32))
+    >>> chunks = list(stream(model, seconds=0.25))
+    >>> [chunk.shape[1] for chunk in chunks]
+    [1600, 1600, 800]
+    >>> torch.equal(torch.cat(chunks, dim=1), model.quantizer.decode(model.generate(4_000, seed=0)))
+    True
+
+    Chapter: 7. Raises ValueError for settings out of range, and for a prompt that is no codes of this model.
+    """
+    check_sample_rate(sample_rate)
+    Sampler(temperature, top_p)  # checks them
+    left = None if seconds is None else _samples("seconds", seconds, sample_rate)
+    engine = fastest(model)
+    past = engine.beginning(batch_size if prompt is None else len(prompt))
+    settings = sample_rate, _samples("chunk", chunk, sample_rate), left, temperature, top_p
+    begun = Stream(engine, past, engine.generator(seed), *settings)
+    if prompt is not None and prompt.shape[1] > 0:
+        begun.hear(prompt)
+    return begun
+
+
+def _samples(name: str, seconds: float | int, sample_rate: int) -> int:
+    samples = seconds * sample_rate
+    if not 0.5 < samples < math.inf:
+        raise ValueError(f"{name} must be at least a sample's at {sample_rate} Hz, got {seconds}")
+    return round(samples)
+
+
+def _numbered(state: Any) -> dict[str, Tensor]:
+    return {f"state.{number}": x for number, x in enumerate(tensors_of(state))}
+
+
+def _past_of(model: Autoregressive, header: dict[str, Any], tensors: dict[str, Tensor]) -> Past:
+    """The past in a file, where the model wants it. Raises ValueError for one that is not the model's."""
+    if header["quantizer"] != repr(model.quantizer):
+        raise ValueError(f"its codes are those of {header['quantizer']}, the model's of {model.quantizer}")
+    model.quantizer.check(tensors["code"][:, None])
+    code, state = model.beginning(len(tensors["code"]))
+    wanted = {"code": code} | _numbered(state)
+    found = {name: x for name, x in tensors.items() if name != "random"}
+    if _shapes(found) != _shapes(wanted):
+        raise ValueError("it is the state of a model of another shape")
+    code, *parts = (found[name].to(x.device) for name, x in wanted.items())
+    return code, state_of(parts, like=state)
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (x.shape, x.dtype) for name, x in tensors.items()}
+
+
+def _generator_of(
+    model: Autoregressive, header: dict[str, Any], tensors: dict[str, Tensor]
+) -> torch.Generator:
+    if header["device"] != model.device.type:
+        raise ValueError(
+            f"its random numbers are of {header['device']}, the model is on {model.device.type}: "
+            "give a seed for new ones"
+        )
+    generator = torch.Generator(model.device)
+    generator.set_state(tensors["random"])
+    return generator

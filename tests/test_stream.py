@@ -1,0 +1,293 @@
+"""The live stream gives what one draw gives, from any past, for ever; it can be branched and carried over."""
+
+import itertools
+import json
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import (
+    IsotropicConfig,
+    IsotropicS4,
+    SampleRNN,
+    SampleRNNConfig,
+    SaShiMi,
+    SaShiMiConfig,
+    WaveNet,
+    WaveNetConfig,
+    WaveRNN,
+    WaveRNNConfig,
+)
+from sashimi_lib.models.heads import Logistics
+from sashimi_lib.pretrained import Card, save
+from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
+from sashimi_lib.streaming import Stream, fastest, stream
+from sashimi_lib.streaming.base import Engine
+from sashimi_lib.streaming.engine import Compiled, _warn_once
+from sashimi_lib.streaming.states import tensors_of
+
+RATE = 1_000  # so that seconds are few samples
+MODELS = {
+    "sashimi": lambda: AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(8, 1))),
+    "wavenet": lambda: AudioLM(CoarseFine(), WaveNet(WaveNetConfig(1, 3, 4, 4, 8, 8, 4))),
+    "wavernn": lambda: WaveRNN(WaveRNNConfig(d_hidden=16)),
+    "samplernn": lambda: AudioLM(MuLaw(), SampleRNN(SampleRNNConfig((4, 2), d_hidden=8, d_embedding=4))),
+    "isotropic": lambda: AudioLM(Linear(), IsotropicS4(IsotropicConfig(d_model=8, n_layers=1))),
+}
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def uncompiled(model):
+    """An engine that is none: the model's own steps."""
+    return Engine(model)
+
+
+def together(chunks):
+    return torch.cat(list(chunks), dim=1)
+
+
+def a_prompt(model, batch=1, length=21):
+    return model.quantizer.encode(2 * torch.rand(batch, length) - 1)
+
+
+# Chunks
+
+
+@every_model
+def test_chunks_are_one_draw(name, shapes_unchecked):
+    model = uncompiled(MODELS[name]())
+    settings = {"prompt": a_prompt(model, batch=2), "temperature": 0.8, "top_p": 0.9, "seed": 3}
+    chunks = list(stream(model, seconds=0.1, chunk=0.007, sample_rate=RATE, **settings))
+    assert [chunk.shape for chunk in chunks] == [(2, 7)] * 14 + [(2, 2)]
+    assert torch.equal(together(chunks), model.quantizer.decode(model.generate(100, **settings)))
+
+
+def test_it_draws_by_the_fastest_engine():
+    model = MODELS["wavernn"]()
+    live = stream(model, seconds=3, chunk=0.75, sample_rate=RATE, batch_size=2)
+    assert isinstance(live.model, Compiled)
+    assert torch.equal(together(live), model.quantizer.decode(model.generate(3_000, batch_size=2)))
+
+
+@every_model
+def test_without_end_it_keeps_nothing_but_the_state(name, shapes_unchecked):
+    def kept(live):
+        return {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors_of(live.past)}
+
+    live = stream(uncompiled(MODELS[name]()), chunk=0.016, sample_rate=RATE)
+    sizes = [sum(kept(live).values()) for _ in itertools.islice(live, 20)]
+    assert len(sizes) == 20
+    assert max(sizes[-2:]) <= max(sizes[2:4])
+
+
+def test_its_settings_can_be_changed_as_it_goes():
+    model = uncompiled(MODELS["wavernn"]())
+    live = stream(model, seconds=0.01, sample_rate=RATE)
+    assert next(live).shape == (1, 10)
+    assert list(live) == []
+    live.left, live.chunk, live.temperature = 20, 15, 1e-3
+    assert [chunk.shape[1] for chunk in live] == [15, 5]
+    live.left, live.top_p = 1, 0.0
+    with pytest.raises(ValueError, match="top_p must lie in"):
+        next(live)
+
+
+def test_what_is_heard_in_between_is_as_a_prompt(shapes_unchecked):
+    model = uncompiled(MODELS["samplernn"]())
+    prompt = a_prompt(model)
+    live = stream(model, seconds=0.05, sample_rate=RATE)
+    live.hear(prompt[:, :8])
+    live.hear(prompt[:, 8:])
+    assert torch.equal(next(live), model.quantizer.decode(model.generate(50, prompt=prompt)))
+    with pytest.raises(ValueError, match="codes must be of 1 sequences, got 2"):
+        live.hear(a_prompt(model, batch=2))
+    with pytest.raises(ValueError, match=r"codes must lie in 0\.\.255"):
+        live.hear(prompt + 256)
+
+
+@pytest.mark.parametrize(
+    ("settings", "because"),
+    [({"seconds": 0}, "seconds must be at least"), ({"chunk": -1}, "chunk must be at least"),
+     ({"seconds": float("nan")}, "seconds must be at least"), ({"sample_rate": 0}, "sample_rate must be"),
+     ({"temperature": 0.0}, "temperature must be positive"), ({"top_p": 1.5}, "top_p must lie in"),
+     ({"prompt": torch.full((1, 5, 2), 256)}, "codes must lie in")],
+)  # fmt: skip
+def test_bad_requests_are_refused_before_a_sample_is_made(settings, because):
+    with pytest.raises(ValueError, match=because):
+        stream(uncompiled(MODELS["wavernn"]()), **settings)
+
+
+def test_a_chunk_that_is_interrupted_is_as_if_not_begun(monkeypatch):
+    model = uncompiled(MODELS["wavernn"]())
+    wanted = together(stream(model, 0.1, sample_rate=RATE))
+    live, draw, calls = stream(model, 0.1, 0.02, RATE), model.draw, itertools.count()
+
+    def interrupted(*arguments):
+        if next(calls) == 30:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    monkeypatch.setattr(model, "draw", interrupted)
+    first = next(live)
+    with pytest.raises(KeyboardInterrupt):
+        next(live)
+    assert torch.equal(together([first, *live]), wanted)
+
+
+# Copies and files
+
+
+@every_model
+def test_a_copy_goes_on_by_itself(name, shapes_unchecked):
+    live = stream(uncompiled(MODELS[name]()), 0.1, 0.03, RATE, batch_size=2)
+    next(live)
+    same, other, another = live.copy(), live.copy(seed=1), live.copy(seed=1)
+    assert torch.equal(next(other), next(another))
+    rest = together(live)
+    assert rest.shape == (2, 70)
+    assert torch.equal(together(same), rest)
+    assert not torch.equal(together(other), rest[:, 30:])
+
+
+@every_model
+def test_saved_and_loaded_it_goes_on(name, tmp_path, shapes_unchecked):
+    model = uncompiled(MODELS[name]())
+    live = stream(model, 0.1, 0.03, RATE, temperature=0.9, top_p=0.8, batch_size=2)
+    next(live)
+    live.save(tmp_path / "live.safetensors")
+    again = Stream.load(model, tmp_path / "live.safetensors")
+    anew = Stream.load(model, tmp_path / "live.safetensors", seed=0)
+    assert (again.sample_rate, again.chunk, again.left) == (RATE, 30, 70)
+    assert (again.temperature, again.top_p) == (0.9, 0.8)
+    rest = together(live)
+    assert torch.equal(together(again), rest)
+    assert not torch.equal(together(anew), rest)
+    assert [path.name for path in tmp_path.iterdir()] == ["live.safetensors"]
+
+
+def test_one_without_end_is_saved_as_such_and_goes_on_by_another_engine(tmp_path):
+    model = MODELS["wavernn"]()
+    live = stream(uncompiled(model), chunk=0.05, sample_rate=RATE)
+    next(live)
+    live.save(tmp_path / "live")
+    again = Stream.load(model, tmp_path / "live")
+    assert isinstance(again.model, Compiled)
+    assert again.left is None
+    assert torch.equal(next(again), next(live))
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    model = uncompiled(MODELS["wavernn"]())
+    live = stream(model, sample_rate=RATE)
+    live.save(tmp_path / "live")
+    before = (tmp_path / "live").read_bytes()
+    next(live)
+
+    def full(self, content):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="no space left"):
+        live.save(tmp_path / "live")
+    assert (tmp_path / "live").read_bytes() == before
+
+
+@pytest.fixture
+def saved(tmp_path):
+    live = stream(uncompiled(MODELS["wavernn"]()), sample_rate=RATE)
+    live.save(tmp_path / "live")
+    return tmp_path / "live"
+
+
+@pytest.mark.parametrize("where", [4, 300, -1])
+def test_a_damaged_file_is_refused_by_name(saved, where):
+    content = bytearray(saved.read_bytes())
+    content[where] ^= 1
+    saved.write_bytes(content)
+    with pytest.raises(ValueError, match=f"path must be a stream of such a model, got {saved}: "):
+        Stream.load(MODELS["wavernn"](), saved)
+
+
+def test_half_a_file_and_none_are_refused(saved):
+    saved.write_bytes(saved.read_bytes()[:-100])
+    for path in (saved, saved.with_name("none")):
+        with pytest.raises(ValueError, match="path must be a stream of such a model"):
+            Stream.load(MODELS["wavernn"](), path)
+
+
+@pytest.mark.parametrize(
+    ("model", "because"),
+    [(lambda: WaveRNN(WaveRNNConfig(18)), "another shape"), (MODELS["wavenet"], "another shape"),
+     (MODELS["sashimi"], "its codes are those of CoarseFine"),
+     (lambda: MODELS["wavernn"]().double(), "another shape"),
+     (lambda: WaveRNN(WaveRNNConfig(16, levels=16)), "its codes are those of")],
+)  # fmt: skip
+def test_the_state_of_another_model_is_refused(saved, model, because):
+    with pytest.raises(ValueError, match=because):
+        Stream.load(model(), saved)
+
+
+def test_files_of_other_kinds_are_refused(tmp_path):
+    model = MODELS["wavernn"]()
+    save(tmp_path / "model.safetensors", model, RATE, Card("one"))
+    save_file({"code": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    for path in tmp_path.iterdir():
+        with pytest.raises(ValueError, match="its format must be stream 1"):
+            Stream.load(model, path)
+
+
+def test_random_numbers_of_another_device_need_a_seed(saved, monkeypatch):
+    real = json.loads
+    monkeypatch.setattr(json, "loads", lambda *a, **k: real(*a, **k) | {"device": "cuda"})
+    with pytest.raises(ValueError, match="give a seed for new ones"):
+        Stream.load(MODELS["wavernn"](), saved)
+    assert next(Stream.load(MODELS["wavernn"](), saved, seed=1)).shape == (1, 100)
+
+
+def test_a_file_holds_tensors_and_text_alone(saved):
+    assert set(load_file(saved)) == {"code", "random", "state.0"}
+
+
+# The fastest engine
+
+
+@pytest.mark.parametrize(
+    ("make", "installed"),
+    [(MODELS["samplernn"], True), (MODELS["samplernn"], False), (MODELS["isotropic"], False),
+     (lambda: AudioLM(CoarseFine(), SaShiMi(SaShiMiConfig(4, 1)), head=Logistics(4)), True)],
+)  # fmt: skip
+def test_a_model_without_a_loop_stays_itself_without_a_word(make, installed, monkeypatch):
+    if not installed:
+        monkeypatch.setitem(sys.modules, "numba", None)
+    model = make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fastest(model) is model
+
+
+def test_an_engine_stays_itself():
+    engine = fastest(MODELS["wavernn"]())
+    assert isinstance(engine, Compiled)
+    assert fastest(engine) is engine
+
+
+def test_without_numba_it_says_once_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    _warn_once.cache_clear()
+    model = MODELS["wavernn"]()
+    with pytest.warns(UserWarning, match=r"pip install sashimi_lib\[fast\]"):
+        assert fastest(model) is model
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fastest(model) is model
+        assert next(stream(model, sample_rate=RATE)).shape == (1, 100)
+
+
+def test_importing_engines_imports_neither_compiler_nor_player():
+    code = "import sys, sashimi_lib.cli; sys.exit(bool({'numba', 'sounddevice'} & sys.modules.keys()))"
+    subprocess.run([sys.executable, "-c", code], check=True)
