@@ -8,8 +8,12 @@ Chapter: 1.
 
 import io
 import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 from jaxtyping import Float, Shaped
@@ -116,10 +120,8 @@ def encode_bytes(waveform: Float[Tensor, " length"], sample_rate: int, file_form
         raise ValueError(f'file_format must be "flac", "wav" or "mp3", got {file_format!r}')
     if file_format == "mp3" and sample_rate not in MP3_RATES:
         raise ValueError(f"sample_rate must be one of {MP3_RATES} for MP3, got {sample_rate}")
-    # soundfile scales floats by 32767, which loses the last bit of a 16-bit clip; integers it leaves alone.
-    pcm = torch.round(waveform.detach().cpu().double() * 32768).clamp(-32768, 32767).to(torch.int16)
     buffer = io.BytesIO()
-    soundfile.write(buffer, pcm.numpy(), sample_rate, format=file_format.upper())
+    soundfile.write(buffer, _pcm(waveform), sample_rate, format=file_format.upper())
     return buffer.getvalue()
 
 
@@ -136,6 +138,50 @@ def write(path: str | Path, waveform: Float[Tensor, " length"], sample_rate: int
     """
     path = Path(path)
     path.write_bytes(encode_bytes(waveform, sample_rate, path.suffix.lower().lstrip(".")))
+
+
+@contextmanager
+def writing(path: str | Path, sample_rate: int) -> Iterator[Callable[[Float[Tensor, " length"]], None]]:
+    """Write one clip as it comes, in pieces of any length: to a ``.wav`` or ``.flac`` file, 16 bits a sample,
+    which gets its name when all of it is there.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     with writing(Path(folder, "a.wav"), 8000) as write_on:
+    ...         write_on(torch.zeros(100))
+    ...         write_on(torch.zeros(20))
+    ...     len(read(Path(folder, "a.wav"))[0])
+    120
+
+    Until then it is called ``NAME.partial``, and after an error it stays so, with what came before. Of no
+    samples there is no file.
+
+    Chapter: 1. Raises ValueError for another suffix, a rate that is none, and audio outside [-1, 1]; and
+    OSError where nothing can be written.
+    """
+    path = Path(path)
+    check_sample_rate(sample_rate)
+    file_format = path.suffix.lower().lstrip(".")
+    if file_format not in ("flac", "wav"):
+        raise ValueError(f"path must end in .wav or .flac, got {path}")
+    partial, length = path.with_name(path.name + ".partial"), 0
+
+    def write_on(waveform: Float[Tensor, " length"]) -> None:
+        nonlocal length
+        check_waveform(waveform)
+        file.write(_pcm(waveform))
+        length += len(waveform)
+
+    try:
+        with soundfile.SoundFile(partial, "w", sample_rate, 1, "PCM_16", format=file_format.upper()) as file:
+            yield write_on
+        if length:
+            os.replace(partial, path)  # atomic: a reader sees the old file or the new one
+    except soundfile.SoundFileError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        if not length:
+            partial.unlink(missing_ok=True)
 
 
 def resample(
@@ -222,3 +268,8 @@ def spectrogram_db(
     spectrum = torch.fft.rfft(padded.unfold(0, window, hop) * w)
     amplitude = 2 * spectrum.abs() / w.sum()
     return (20 * torch.log10(amplitude.clamp_min(1e-6))).float()
+
+
+def _pcm(waveform: Tensor) -> np.ndarray:
+    """16-bit samples. soundfile would scale floats by 32767, which loses the last bit of a 16-bit clip."""
+    return torch.round(waveform.detach().cpu().double() * 32768).clamp(-32768, 32767).to(torch.int16).numpy()

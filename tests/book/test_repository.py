@@ -125,13 +125,20 @@ def test_requirements_give_lower_bounds_only_and_constraints_exact_versions():
 
 
 def test_the_package_imports_nothing_it_does_not_require():
-    provides = {"PIL": "pillow", "IPython": "ipython", "cycler": "matplotlib", "mpl_toolkits": "matplotlib"}
+    provides = {
+        "PIL": "pillow",
+        "IPython": "ipython",
+        "cycler": "matplotlib",
+        "mpl_toolkits": "matplotlib",
+        "llvmlite": "numba",
+    }
     extras = PYPROJECT["project"]["optional-dependencies"]
     lines = [
         *PYPROJECT["project"]["dependencies"],
         *extras["vocoder"],
         *extras["fast"],
         *extras["data"],
+        *extras["play"],
     ]
     required = {name_of(line).replace("-", "_") for line in lines}
     for path in (ROOT / "sashimi_lib").rglob("*.py"):
