@@ -439,6 +439,15 @@ def test_a_web_page_that_was_saved_for_the_archive_is_no_archive(tmp_path: Path)
         small(SC09).fetch(tmp_path, progress=False)
 
 
+def test_an_archive_with_a_password_is_named(tmp_path: Path) -> None:
+    data = bytearray(pack(tmp_path / "a.zip", {"good.wav": wav()}).read_bytes())
+    data[6] |= 1  # the flag in front of the member, and in the table at the end
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.zip is damaged.*password"):
+        unpack(tmp_path / "a.zip", tmp_path / "home", progress=False)
+
+
 def test_a_full_disk_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pack(tmp_path / "a.zip", {"good.wav": wav()})
 
@@ -577,8 +586,9 @@ def test_without_pooch_it_says_what_to_install(tmp_path: Path, monkeypatch: pyte
 
 def test_a_folder_is_dealt_out_by_whole_files(tmp_path: Path) -> None:
     for number in range(10):
-        (tmp_path / "deep").mkdir(exist_ok=True)
-        (tmp_path / "deep" / f"{number}.wav").write_bytes(wav(800, rate=8_000, channels=2, seed=number))
+        deep = tmp_path / ("folder" if number < 2 else "other")
+        deep.mkdir(exist_ok=True)
+        (deep / f"{number}.wav").write_bytes(wav(800, rate=8_000, channels=2, seed=number))
     with nothing_to_warn_of():
         parts = {part: FOLDER.codes(tmp_path, part) for part in PARTS}
     assert [len(parts[part]) for part in PARTS] == [8, 1, 1]

@@ -8,6 +8,7 @@ Chapter: 10.
 """
 
 import hashlib
+import lzma
 import os
 import shutil
 import stat
@@ -23,6 +24,8 @@ from tqdm.auto import tqdm
 
 CHUNK = 1 << 16  # bytes at a time: what a broken download loses
 TIMEOUT = 30  # seconds that a server may say nothing
+# What unpacking may raise; RuntimeError for a zip file with a password.
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,7 @@ def _append(chunks: Iterable[bytes], part: Path, have: int, total: int, progress
     """Write what a server sends behind the first ``have`` bytes of a file."""
     with (
         part.open("ab" if have else "wb") as file,
-        tqdm(
-            desc=part.stem, initial=have, total=total, unit="B", unit_scale=True, disable=not progress
-        ) as bar,
+        tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=not progress) as bar,
     ):
         for chunk in chunks:
             file.write(chunk)
@@ -145,11 +146,9 @@ def unpack(path: str | Path, home: str | Path, only: tuple[str, ...] = (), progr
         if not any(part.iterdir()):
             raise ValueError(f"{path} holds nothing of use; expected {', '.join(only) or 'files'}")
         part.replace(home)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
-        if (
-            isinstance(error, OSError) and error.errno is not None
-        ):  # a full disk, say: not the archive's fault
-            raise
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # a full disk, say: not the archive's fault
         raise ValueError(f"{path} is damaged ({error}); nothing was unpacked. Fetch it again") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

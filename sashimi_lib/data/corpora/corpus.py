@@ -4,7 +4,7 @@ Chapter: 10.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class Codes(Dataset[Tensor]):
     Chapter: 10.
     """
 
-    def __init__(self, sequences: list[Int[Tensor, "..."]], levels: int) -> None:
+    def __init__(self, sequences: Iterable[Int[Tensor, "..."]], levels: int) -> None:
         kept = torch.uint8 if levels <= 256 else torch.int32
         self.sequences = [sequence.to(kept) for sequence in sequences]
 
@@ -114,17 +114,19 @@ class Corpus:
         return home
 
     def root(self, folder: str | Path) -> Path:
-        """Where the corpus lies: in ``folder/NAME`` or a folder in that, or in ``folder`` itself.
+        """Where the corpus lies: in ``folder/NAME`` or a folder in that, or, as one's own, in ``folder``.
 
         Raises FileNotFoundError, saying what is missing, where it comes from and where to put it.
         """
         folder = Path(folder)
+        if self.archive is None:
+            if next(folder.glob(self.marker), None) is None:
+                raise FileNotFoundError(f"{folder} must be a folder of recordings; it is missing, or empty")
+            return folder
         home = folder / self.name
         for root in (home, *sorted(path for path in home.glob("*") if path.is_dir()), folder):
             if next(root.glob(self.marker), None) is not None:
                 return root
-        if self.archive is None:
-            raise FileNotFoundError(f"{folder} must be a folder of recordings; it is missing, or empty")
         raise FileNotFoundError(
             f"{self.name} is not in {folder}: no {self.marker} there, nor in {home}. Fetch it; or get "
             f"{self.archive.file} ({self.archive.size}) from {self.archive.url}, put it at "
@@ -192,10 +194,10 @@ class Corpus:
 
     def codes(self, folder: str | Path, part: str, progress: bool = False) -> Codes:
         """The same as codes of ``quantizer``, each piece `stretched` on its own where ``scaled`` says so."""
-        sequences = [
+        sequences = (  # one at a time, for together they would take eight times the room
             self.quantizer.encode(stretched(piece) if self.scaled else piece)
             for piece in self._pieces(folder, part, progress)
-        ]
+        )
         return Codes(sequences, self.quantizer.levels)
 
     def _pieces(self, folder: str | Path, part: str, progress: bool) -> Iterator[Tensor]:
