@@ -1,0 +1,103 @@
+"""How near a compiled loop stays to the model that it was made from: logits of the same codes, codes drawn
+from the same seed, and a state that has run for minutes."""
+
+import copy
+import time
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from sashimi_lib.models import WaveRNN
+from sashimi_lib.models.autoregression import Autoregressive, preceded
+from sashimi_lib.models.blocks import State
+from sashimi_lib.models.sampling import Sampler
+from sashimi_lib.models.trainable import Past
+from sashimi_lib.streaming import compiled
+from sashimi_lib.streaming.states import tensors_of
+
+
+class Given:
+    """A `Choose` that takes codes as they are given, and notes the logits that it was shown."""
+
+    def __init__(self, codes: Tensor) -> None:
+        self.codes = iter(codes.flatten(1).unbind(1))
+        self.logits: list[Tensor] = []
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        self.logits.append(logits)
+        return next(self.codes)
+
+
+@torch.no_grad()
+def by_steps(model: Autoregressive, codes: Tensor, past: Past) -> Tensor:
+    """The logits that the model's own step gives each code, sample by sample."""
+    (code, state), choose = past, Given(codes)
+    with parametrize.cached():  # weights under weight norm are multiplied out once
+        for _ in range(codes.shape[1]):
+            code, state = model.draw(code, state, choose)
+    return torch.stack(choose.logits, dim=1).unflatten(1, codes.shape[1:])
+
+
+@torch.no_grad()
+def at_once(model: Autoregressive, codes: Tensor, past: Past) -> Tensor:
+    """The same by the parallel pass, for a WaveRNN or a model with one softmax."""
+    before, state = past
+    heard = preceded(codes, before)
+    if not isinstance(model, WaveRNN):
+        return model(heard, state)[0]
+    h, _ = model(heard, codes[..., 0], state)
+    return torch.stack([model.coarse_logits(h), model.fine_logits(h)], dim=-2)
+
+
+def apart(actual: Tensor, expected: Tensor) -> dict[str, float]:
+    """The norm of the difference over that of what was expected: of all samples, and of the worst."""
+    difference, expected = (x.double().flatten(2).norm(dim=2) for x in (actual - expected, expected))
+    return {
+        "whole": float(difference.norm() / expected.norm()),
+        "worst_sample": float((difference / expected).max()),
+    }
+
+
+def agreement(model: Autoregressive, forced: int, drawn: int, seed: int) -> dict[str, object]:
+    """The compiled loop beside the model's own step, and either beside the parallel pass in float64, over
+    ``forced`` codes of its own; and how many of ``drawn`` samples are the same from the same seed."""
+    engine, precise = compiled(model), copy.deepcopy(model).double()
+    codes = engine.generate(forced, seed=seed)
+    logits, _ = engine.forced(codes, engine.beginning(1))
+    steps = by_steps(model, codes, model.beginning(1))
+    reference = at_once(precise, codes, precise.beginning(1))
+    same = engine.generate(drawn, seed=seed) == model.generate(drawn, seed=seed)
+    return {
+        "compiled_against_steps": apart(logits, steps),
+        "compiled_against_float64": apart(logits, reference),
+        "steps_against_float64": apart(steps, reference),
+        "equal_samples": int(same.reshape(drawn, -1).all(1).sum()),
+    }
+
+
+def largest_entry(state: State) -> float:
+    """The largest absolute value in a state; how far a frame has come is none."""
+    return max(float(x.abs().max()) for x in tensors_of(state) if x.is_floating_point())
+
+
+def long_run(model: Autoregressive, minutes: int, second: int, seed: int) -> dict[str, object]:
+    """Minutes of sixty ``second`` samples by the compiled loop: how large its state is after each second, and
+    the last second once more, by the model's own step from the state before it."""
+    engine, choose = compiled(model), Sampler(generator=torch.Generator().manual_seed(seed))
+    past, speeds, largest = engine.beginning(1), [], []
+    for _ in range(minutes):
+        tops, start = [], time.perf_counter()
+        for _ in range(60):
+            before = past
+            codes, past = engine.go_on(before, second, choose)
+            tops.append(largest_entry(past[1]))
+        speeds.append(60 * second / (time.perf_counter() - start))
+        largest.append(max(tops))
+    logits, _ = engine.forced(codes, before)
+    return {
+        "samples": minutes * 60 * second,
+        "samples_per_second": speeds,
+        "largest_state_entry": largest,
+        "last_second_against_steps": apart(logits, by_steps(model, codes, before)),
+    }

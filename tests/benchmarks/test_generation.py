@@ -1,0 +1,248 @@
+"""What a sample costs is what a hand counts, peaks count what they do, and agreement notices a difference."""
+
+import importlib
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sashimi_lib.autoregressive import AudioLM, new_model
+from sashimi_lib.models import SampleRNNConfig, SaShiMiConfig, WaveNetConfig, WaveRNN, WaveRNNConfig
+from sashimi_lib.quantize import MuLaw
+from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
+from sashimi_lib.streaming.graph import Graphed
+
+TINY = SaShiMiConfig(d_model=4, n_layers=1, pool=(2,), ssm=SSMConfig(d_state=6))
+
+
+def sashimi(seed=0):
+    torch.manual_seed(seed)
+    return new_model(TINY, MuLaw())
+
+
+@pytest.fixture
+def benchmark(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))  # as when it is run as a script
+    return importlib.import_module
+
+
+@pytest.fixture
+def arithmetic(benchmark):
+    return benchmark("arithmetic")
+
+
+# What a sample costs
+
+
+def test_a_sashimi_counted_by_hand(arithmetic):
+    cost = arithmetic.cost(sashimi())
+    # 4 channels at every sample, 8 at every other one; three modes each, so 4 vectors and a rotation of 36.
+    fast, slow = 4 * 4 + 2 * 4 * 8 + 4 * 36, 8 * 8 + 2 * 8 * 16 + 8 * 36
+    pools, head = 8 * 8 + 8 * 8, 4 * 256
+    assert cost.multiply_adds == fast + (slow + pools) / 2 + head == 1616
+    fast = (16 + 4) + (32 + 8) + (32 + 4) + (4 * 3 * 4 + 3 * 6 + 2 * 4)  # shared: B, p and q of six numbers
+    slow = (64 + 8) + (128 + 16) + (128 + 8) + (4 * 3 * 8 + 3 * 6 + 2 * 8)
+    pools, head = (64 + 8) + (64 + 8), 1024 + 256
+    assert cost.weights == fast + (slow + pools) / 2 + head + 4 == 1767  # 4: a row of the embedding
+    assert cost.state == 2 * 24 + (2 * 48 + 2 * 16) / 2 == 112  # read and written; frames in and out
+    assert cost.resident == fast + slow + pools + head + 4 * 256 + 24 + 48 + 16 == 3188
+
+
+def test_the_papers_sashimi_takes_less_than_a_million_multiply_adds(benchmark, arithmetic):
+    rates = benchmark("rates")
+    dense, pools, head = 8 * 20_480 * (1 + 4 / 4 + 16 / 16), 4 * 8_192, 64 * 256
+    states = 8 * 32 * 12 * (64 + 128 / 4 + 256 / 16)
+    with_gates = 8 * 64 * 64 * 3
+    cost = arithmetic.cost(rates.DENSE["SaShiMi-8"]())
+    assert cost.multiply_adds == dense + pools + head + states == 884_736
+    glu = arithmetic.cost(rates.DENSE["SaShiMi-8, GLU"]())
+    assert glu.multiply_adds == cost.multiply_adds + with_gates
+
+
+def test_channels_with_systems_of_their_own_read_more(arithmetic):
+    shared, own = (arithmetic.cost(StateSpace(5, SSMConfig(d_state=6, tied=tied))) for tied in (True, False))
+    assert own.weights - shared.weights == 4 * 3 * 6
+    assert own[:1] == shared[:1] == (5 * 36,)
+
+
+def test_a_diagonal_system_has_no_low_rank_part(arithmetic):
+    config = SSMConfig(d_state=6, form=Form.DIAGONAL, init="lin")
+    assert arithmetic.cost(StateSpace(5, config)).multiply_adds == 5 * 3 * 8
+
+
+def test_a_wavenet_counted_by_hand(arithmetic):
+    model = new_model(WaveNetConfig(1, 2, d_residual=3, d_dilation=2, d_skip=5, d_end=4, d_model=6), MuLaw())
+    cost = arithmetic.cost(model)
+    products = 6 * 3 + 2 * (6 * 4 + 2 * 3) + 4 * 5 + 5 * 4 + 4 * 6 + 6 * 256
+    assert cost == (products, products + 4 + 6 + 256 + 6, 2 * 2 * 3, products + 266 + 256 * 6 + 3 * 3)
+
+
+def test_a_samplernn_counted_by_hand(arithmetic):
+    cost = arithmetic.cost(new_model(SampleRNNConfig((2, 2), d_hidden=4, d_embedding=3), MuLaw()))
+    gru, said = 2 * 12 * 4, 4 * 8
+    by_tier = (2 * 4 + gru + said) / 2 + (4 * 4 + gru + said) / 4
+    assert cost.multiply_adds == by_tier + 2 * 3 * 4 + 4 * 4 + 4 * 256
+    assert cost.state == (2 * 4 + 2 * 8) * (1 / 2 + 1 / 4)
+
+
+def test_a_wavernn_counted_by_hand(arithmetic):
+    cost = arithmetic.cost(WaveRNN(WaveRNNConfig(4)))
+    products = 12 * 4 + 2 * 6 + 3 * 6 + 2 * (2 * 2 + 2 * 256)
+    weights = products + 12 + 2 * (2 + 256)
+    assert cost == (products, weights, 8, weights + 4)
+
+
+def test_zeros_cost_nothing(arithmetic):
+    linear = nn.Linear(6, 4)
+    with torch.no_grad():
+        linear.weight[:, 2:] = 0
+    assert arithmetic.cost(linear) == (8, 12, 0, 12)
+
+
+# What the machine gives
+
+
+def test_reading_reads_everything_so_often(benchmark):
+    peaks = benchmark("peaks")
+    numbers = np.zeros(3 * 128, np.float32)
+    numbers[[0, 127, 128, 383]] = 1, 2, 4, 8
+    assert peaks.total(numbers, 5) == 75
+    step = peaks.streaming_read(4 * 3 * 128 + 100, read=10_000)
+    assert step.run() == [6 * 3 * 128.0] * torch.get_num_threads()
+    assert step.amount == torch.get_num_threads() * 6 * 4 * 3 * 128
+
+
+def test_shares_of_the_best_counted_by_hand(benchmark, arithmetic):
+    rates, cost = benchmark("rates"), arithmetic.Cost(multiply_adds=10, weights=6, state=1, resident=7)
+    machine = {"product": 1000.0, "28": 400.0}
+    row = {"batch": 2, "threads": 1, "samples_per_second": 20.0}
+    assert rates.shares(row, cost, machine) == {
+        "share_of_product": 20 * 10 / 1000,
+        "share_of_reading": 10 * 4 * (6 + 2) / 400,
+    }
+    several = rates.shares({**row, "threads": 8}, cost, machine)  # two of eight have a row, and read it all
+    assert several["share_of_reading"] == 10 * 4 * (2 * 6 + 2) / 400
+
+
+def test_every_engine_of_a_contest_has_its_row(benchmark, monkeypatch):
+    rates = benchmark("rates")
+    monkeypatch.setattr(rates, "COMPILED", {"a": partial(rates.random_weights, 32)})
+    monkeypatch.setattr(rates, "EAGER", {"b": partial(rates.random_weights, 4)})
+    monkeypatch.setattr("peaks.READ", 2**20)
+    threads = torch.get_num_threads()
+    figures = rates.rates((1, 3), repeats=1, seconds=0.0)
+    torch.set_num_threads(threads)
+    rows = {(row["model"], row["engine"], row["threads"], row["batch"]): row for row in figures["rates"]}
+    assert sorted(rows) == [
+        (*way, threads, batch)
+        for way in (("a", "compiled"), ("a", "eager"), ("b", "eager"))
+        for threads in rates.THREADS
+        for batch in (1, 3)
+    ]
+    for (_, engine, *_), row in rows.items():
+        assert ("share_of_reading" in row) == (engine == "compiled")
+    assert [each["threads"] for each in figures["machine"]] == [1, 2]
+    assert json.loads(json.dumps(figures)) == figures
+
+
+def test_every_batch_on_a_gpu_has_graphs_of_its_own(benchmark, monkeypatch):
+    rates, batches = benchmark("rates"), []
+
+    def stepwise(model):
+        engine, drawn = Graphed(model, record=False), set()  # the same steps where there is no GPU
+        go_on = engine.go_on
+        engine.go_on = lambda past, *rest: drawn.add(len(past[0])) or go_on(past, *rest)
+        batches.append(drawn)
+        return engine
+
+    monkeypatch.setattr(rates, "DENSE", {"a": sashimi})
+    monkeypatch.setattr(rates, "EAGER", {"b": partial(rates.random_weights, 4)})
+    monkeypatch.setattr(rates, "graphed", stepwise)
+    monkeypatch.setattr(nn.Module, "cuda", lambda model: model)
+    figures = rates.gpu_rates((1, 3), repeats=1, seconds=0.0, drawn=20)
+    assert figures["equal_samples"] == {"a": 20, "b": 20}
+    assert batches == [{1}, {1}, {3}] * 2
+    for model, best in figures["highest_throughput"].items():
+        for engine, row in best.items():
+            speeds = [
+                other["samples_per_second"]
+                for other in figures["rates"]
+                if (other["model"], other["engine"]) == (model, engine)
+            ]
+            assert len(speeds) == 2
+            assert row["samples_per_second"] == max(speeds)
+
+
+# Agreement
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [sashimi, lambda: WaveRNN(WaveRNNConfig(8))], ids=["SaShiMi", "WaveRNN"])
+def test_logits_by_steps_are_those_of_the_whole_pass(benchmark, make):
+    agreement, model = benchmark("agreement"), make().double()
+    codes = model.generate(50, 2)
+    past = model.absorb(codes[:, :7], model.beginning(2))
+    by_steps, at_once = (way(model, codes[:, 7:], past) for way in (agreement.by_steps, agreement.at_once))
+    assert by_steps.shape == (*codes[:, 7:].shape, 256)
+    assert agreement.apart(by_steps, at_once)["worst_sample"] < 1e-10
+
+
+def test_how_far_two_are_apart(benchmark):
+    apart = benchmark("agreement").apart
+    expected = torch.tensor([[[3.0, 4.0], [0.0, 12.0]]])
+    actual = expected + torch.tensor([[[0.0, 0.5], [0.0, 1.2]]])
+    assert apart(actual, expected) == pytest.approx({"whole": 1.3 / 13, "worst_sample": 0.1})
+
+
+def test_agreement_notices_another_model(benchmark, monkeypatch):
+    module = benchmark("agreement")
+    same = module.agreement(sashimi(), 40, 30, seed=0)
+    assert same["equal_samples"] == 30
+    assert max(same["compiled_against_steps"].values()) < 1e-5
+    assert max(same["compiled_against_float64"].values()) < 1e-5
+    compiled = module.compiled
+    monkeypatch.setattr(module, "compiled", lambda model: compiled(sashimi(seed=1)))
+    other = module.agreement(sashimi(), 40, 30, seed=0)
+    assert other["equal_samples"] < 30
+    assert other["compiled_against_steps"]["whole"] > 0.01
+    assert other["steps_against_float64"]["whole"] < 1e-5
+
+
+def test_a_long_run_tells_of_its_state_and_its_last_second(benchmark):
+    agreement, model = benchmark("agreement"), sashimi()
+    figures = agreement.long_run(model, minutes=2, second=10, seed=0)
+    assert figures["samples"] == 1_200
+    assert len(figures["samples_per_second"]) == len(figures["largest_state_entry"]) == 2
+    assert max(figures["last_second_against_steps"].values()) < 1e-5
+    state = (torch.tensor(9), (torch.tensor([-3.0]), (), torch.ones(2)))  # nine samples into a frame
+    assert agreement.largest_entry(state) == 3
+
+
+# The whole
+
+
+def test_parts_are_kept_until_all_are_there(benchmark, monkeypatch, tmp_path):
+    generation, calls = benchmark("generation"), []
+
+    def part(name, effort):
+        calls.append((name, effort.minutes))
+        return {"time": 1.0}
+
+    monkeypatch.setattr(generation, "PARTS", {name: partial(part, name) for name in ("rates", "minutes")})
+    monkeypatch.setattr(generation, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr("result.RESULTS", tmp_path)
+    threads = torch.get_num_threads()
+    for options in (["--only", "rates"], ["--only", "rates"], ["--quick"], [], []):
+        monkeypatch.setattr("sys.argv", ["benchmarks/generation.py", "--minutes", "3", *options])
+        generation.main()
+    torch.set_num_threads(threads)
+    assert calls == [
+        ("rates", 3), ("rates", 3), ("rates", 1), ("minutes", 1), ("minutes", 3), ("rates", 3), ("minutes", 3)
+    ]  # fmt: skip
+    result = json.loads((tmp_path / "generation.json").read_text())
+    assert result["figures"] == {"rates": {"time": 1.0}, "minutes": {"time": 1.0}}
+    assert not list((tmp_path / "runs").iterdir())
+    assert isinstance(generation.models()["piano, trained"], AudioLM)
