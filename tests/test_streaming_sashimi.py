@@ -64,8 +64,8 @@ def to(dtype, state):
 
 @given(
     st.sampled_from(sorted(KINDS)), st.sampled_from([4, 16, 20, 48]), st.integers(1, 3), st.integers(2, 5),
-    st.integers(1, 3), st.booleans(), st.booleans(), st.sampled_from(["scalar", "layer"]), st.integers(1, 3),
-    st.sampled_from([(1.0, 1.0), (0.7, 1.0), (1.2, 0.8)]),
+    st.integers(1, 3), st.booleans(), st.booleans(), st.sampled_from(["scalar", "layer"]),
+    st.sampled_from([1, 2, 5, 9]), st.sampled_from([(1.0, 1.0), (0.7, 1.0), (1.2, 0.8)]),
 )  # fmt: skip
 @settings(max_examples=30, deadline=None)
 def test_the_same_seed_draws_the_same_codes(kind, width, n_layers, pool, ff, glu, unet, norm, batch, setting):
@@ -108,11 +108,10 @@ def test_the_model_goes_on_from_it_and_it_from_the_model(kind, unet):
 
 @torch.no_grad()
 def test_it_goes_on_in_pieces_in_any_number_of_threads(monkeypatch):
-    model = a_sashimi()
-    engine = compiled(model)
-    whole = engine.generate(2_500, batch_size=5, seed=1)
+    engine = compiled(a_sashimi())
+    whole = engine.generate(2_500, batch_size=3, seed=1)  # fewer than share a column: they sum in one order
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    generator, past, pieces = torch.Generator().manual_seed(1), engine.beginning(5), []
+    generator, past, pieces = torch.Generator().manual_seed(1), engine.beginning(3), []
     for length in (1, 1_500, 999):
         piece, past = engine.go_on(past, length, Sampler(generator=generator))
         pieces.append(piece)

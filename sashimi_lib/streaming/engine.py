@@ -6,6 +6,7 @@ the first time, and what comes of it is kept on disk.
 
 import functools
 import itertools
+import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ from sashimi_lib.streaming.graph import graphed
 if TYPE_CHECKING:
     from sashimi_lib.streaming.kernels import Orders
     from sashimi_lib.streaming.loop import Loop, Tree
+
+TOGETHER = 8  # sequences that a thread draws side by side: the states of more would not stay in a cache
 
 
 class Compiled(Engine):
@@ -83,7 +86,7 @@ class Compiled(Engine):
         return torch.from_numpy(logits).reshape(*codes.shape, self.loop.levels), after
 
     def _run(self, code: Tensor, samples: int, memory: "Tree", orders: "Orders") -> Tensor:
-        """The loop, on some rows of the batch in each thread."""
+        """The loop, on some rows of the batch at a time in each thread."""
         from sashimi_lib.streaming.loop import each
 
         batch = len(code)
@@ -94,10 +97,11 @@ class Compiled(Engine):
             mine = each(lambda x: x[rows], (codes, memory, orders))
             return self.loop.run(*mine)
 
-        edges = np.linspace(0, batch, min(batch, torch.get_num_threads()) + 1).astype(int)
-        shares = [slice(first, last) for first, last in itertools.pairwise(edges)]
-        with ThreadPoolExecutor(len(shares)) as threads:
-            if not all(threads.map(run, shares)):
+        threads = torch.get_num_threads()
+        shares = max(min(batch, threads), math.ceil(batch / TOGETHER))
+        edges = np.linspace(0, batch, shares + 1).astype(int)
+        with ThreadPoolExecutor(threads) as pool:
+            if not all(pool.map(run, itertools.starmap(slice, itertools.pairwise(edges)))):
                 raise ValueError("logits must be finite: the state has blown up")
         return torch.from_numpy(codes[:, 1:]).reshape(batch, samples, *code.shape[1:])
 
