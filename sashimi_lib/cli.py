@@ -95,8 +95,8 @@ def pour(sound: Stream, sinks: Sequence[Outlet]) -> tuple[int, float]:
     comes. Returns how many samples there were and how many seconds it took to make them."""
     samples, seconds, rate = 0, 0.0, sound.sample_rate
     total = None if sound.left is None else sound.left / rate
-    layout = "{l_bar}{bar}| {n:.1f} of {total:.1f} s [{elapsed}{postfix}]"
-    with tqdm(total=total, disable=None, bar_format=layout if total else "{n:.1f} s [{postfix}]") as bar:
+    layout = "{n:.1f} s" if total is None else "{l_bar}{bar}| {n:.1f} of {total:.1f} s"
+    with tqdm(total=total, disable=None, bar_format=layout + " [{elapsed}{postfix}]") as bar:
         try:
             # What is done once, compiling above all, is done before the clock starts.
             first = sound.copy()
