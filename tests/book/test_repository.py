@@ -15,6 +15,8 @@ import pytest
 import soundfile
 import yaml
 
+from sashimi_lib.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["README.md", "book/intro.md"]
 MINIATURE = {"steps=2_000": "steps=2", "generate(16_000": "generate(160"}  # printed examples run at this size
@@ -155,7 +157,7 @@ def test_configuration_at_the_top_is_that_of_the_book():
 
 
 @pytest.mark.parametrize("line", shell_lines())
-def test_every_printed_command_exists(line, repository):
+def test_every_printed_command_exists(line, repository, tmp_path, monkeypatch):
     words = shlex.split(line)
     match words:
         case ["make", *targets]:
@@ -172,6 +174,10 @@ def test_every_printed_command_exists(line, repository):
             assert all((ROOT / file).is_file() for file in files)
             for extra in re.findall(r"\.\[([\w,]+)\]", line):
                 assert set(extra.split(",")) <= set(PYPROJECT["project"]["optional-dependencies"])
+        case ["sashimi", *arguments]:
+            assert "--seconds 10" in line
+            monkeypatch.chdir(tmp_path)
+            assert main(["0.01" if word == "10" else word for word in arguments]) == 0
         case ["jupyter-book", "build", "book"] | ["jupyter", "notebook", "book"] | ["bash", ".ci/run"]:
             assert (ROOT / words[-1]).exists()
         case ["pytest", *paths]:
