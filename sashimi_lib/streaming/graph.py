@@ -57,6 +57,7 @@ class Places(Memory):
 
     def __init__(self, state: State) -> None:
         self.state = _copied(state)
+        self.phases = [tensor for tensor in tensors_of(self.state) if tensor.ndim == 0]
 
     def fill(self, state: State) -> None:
         """Take a state over."""
@@ -78,7 +79,7 @@ class Places(Memory):
 
     def clocks(self) -> list[Tensor]:
         """The phases of its frames."""
-        return [tensor for tensor in tensors_of(self.state) if tensor.ndim == 0]
+        return self.phases
 
 
 class Rings(Memory):
