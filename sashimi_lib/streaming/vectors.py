@@ -2,7 +2,7 @@
 
 Left to itself a compiler makes vector code of a loop over arrays, but keeps no sums in registers from one
 round of an outer loop to the next, because arrays might overlap. With this type it need not guess: products
-with a matrix reach 24 billion multiply-adds a second on a core where plain loops reached 15.
+with a matrix reach 24 billion multiply-adds a second on a core where plain loops reached 15. ::
 
     total = spread(0)
     for k in range(n):
