@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -257,12 +258,18 @@ def test_help_names_every_subcommand_and_argument(capsys):
 
 def test_as_a_program_it_ends_well_by_ctrl_c(model, tmp_path):
     command = [sys.executable, "-m", "sashimi_lib", "stream", "one.safetensors", "--out", "a.wav"]
-    program = subprocess.Popen([*command, "--seconds", "None"], stdout=subprocess.PIPE, text=True)
-    partial = tmp_path / "a.wav.partial"
-    while program.poll() is None and not (partial.exists() and partial.stat().st_size > 10_000):
-        time.sleep(0.05)
-    program.send_signal(signal.SIGINT)
-    said, _ = program.communicate(timeout=60)
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # in the background it is ignored
+    with subprocess.Popen(
+        [*command, "--seconds", "None"], stdout=subprocess.PIPE, text=True, preexec_fn=listening
+    ) as program:
+        unfinished = tmp_path / "a.wav.partial"
+        while program.poll() is None and not (unfinished.exists() and unfinished.stat().st_size > 10_000):
+            time.sleep(0.05)
+        program.send_signal(signal.SIGINT)
+        try:
+            said, _ = program.communicate(timeout=60)
+        finally:
+            program.kill()
     assert program.returncode == 0
     sound = written("a.wav")
     assert said.startswith(f"{len(sound) / RATE:.2f} s of sound")
