@@ -13,7 +13,8 @@ import torch
 
 from sashimi_lib import audio
 from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.cli import main, speed
+from sashimi_lib.cli import main
+from sashimi_lib.cli.stream import speed
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.models import DiffWaveConfig, SampleRNN, SampleRNNConfig, WaveRNN, WaveRNNConfig
 from sashimi_lib.pretrained import Card, save

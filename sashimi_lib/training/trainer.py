@@ -30,6 +30,7 @@ def train(
     *,
     valid: Data | None = None,
     on_step: Callable[[int, float], None] | None = None,
+    stop: Callable[[], bool] | None = None,
     tensorboard: TensorBoard | None = None,
     progress: bool = True,
 ) -> History:
@@ -43,7 +44,8 @@ def train(
     With a ``checkpoint`` the run is written there as it goes and taken up where it stopped: the same numbers
     come out as without the interruption, to the bit on a CPU. The best weights so far lie beside it, as
     ``NAME.best.pt``. ``on_step(step, loss)`` is called after each step, to look at the model or to
-    change its weights (`sashimi_lib.training.pruning.Pruner`).
+    change its weights (`sashimi_lib.training.pruning.Pruner`). ``stop()`` is asked after each step: where it
+    says yes, the run is written and ends there.
 
     >>> from sashimi_lib.autoregressive import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
@@ -97,11 +99,14 @@ def train(
                 tensorboard.clip(done, run.judged)
             if checkpoint is not None and history.waited == 0:
                 run.save_best(checkpoint)
-        if checkpoint is not None and (done % config.checkpoint_every == 0 or run.finished):
+        ends = run.finished or (stop is not None and stop())
+        if checkpoint is not None and (done % config.checkpoint_every == 0 or ends):
             run.save(checkpoint)
         judged = f", {history.valid[-1][1]:.3f} held out" if history.valid else ""
         bar.set_postfix_str(f"loss {loss.item():.3f}{judged}, {speed:,.0f} samples/s")
         bar.update()
+        if ends:
+            break
     bar.close()
     if tensorboard is not None:
         tensorboard.flush()

@@ -1,0 +1,135 @@
+"""What each command but ``train`` can be told: its fields are the arguments, its ``run`` does it.
+
+What does it is imported only then, so that help comes at once: PyTorch takes seconds.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+CorpusName = Literal["folder", "sc09", "beethoven", "youtubemix", "fsdd", "ljspeech"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class StreamCommand:
+    """Make sound, and write it or play it as it comes, until there is enough or Ctrl-C ends it."""
+
+    model: Model
+    """The name of a model that ships, such as piano, or the file of one."""
+    seconds: float | None = 10.0
+    """How much to make; None goes on until Ctrl-C."""
+    out: Path | None = None
+    """Where to write it: a .wav or .flac file, whole after Ctrl-C too."""
+    play: bool = False
+    """Play it (pip install sashimi_lib[play])."""
+    temperature: float = 1.0
+    """Below 1 likely samples become likelier, above 1 the others."""
+    top_p: float = 1.0
+    """Draw from the fewest samples that are this likely together."""
+    seed: int | None = None
+    """Which random numbers; 0 unless said, or those that --state-in holds."""
+    prompt: Path | None = None
+    """A recording to go on from."""
+    state_in: Path | None = None
+    """Go on from where --state-out left off."""
+    state_out: Path | None = None
+    """Where to keep what it takes to go on from the end."""
+    chunk: float = 0.1
+    """Seconds to make at once."""
+
+    def run(self) -> None:
+        """Make the sound. Raises ValueError for what cannot be."""
+        from sashimi_lib.cli.stream import run
+
+        run(self)
+
+
+@dataclass(frozen=True)
+class GenerateCommand:
+    """Make sounds with a trained model, and write them: one, or several side by side."""
+
+    model: Model
+    """The name of a model that ships, such as piano, or the file that sashimi train wrote."""
+    out: Path
+    """Where to write: a .wav or .flac file. Several sounds are numbered: x.wav becomes x_1.wav, x_2.wav."""
+    seconds: float = 5.0
+    """How long a sound is to be."""
+    count: int = 1
+    """How many sounds to make; together they take less time than one by one."""
+    prompt: Path | None = None
+    """A recording to go on from. It is not written again."""
+    temperature: float = 1.0
+    """Below 1 likely samples become likelier, above 1 the others."""
+    top_p: float = 1.0
+    """Draw from the fewest samples that are this likely together."""
+    label: int | None = None
+    """Which class of sound, where a diffusion model knows classes: a digit, of digits_diffusion."""
+    seed: int = 0
+    """Which random numbers: the same ones make the same sounds."""
+    device: Device = "auto"
+    """Where to compute; auto takes the GPU if there is one."""
+
+    def run(self) -> None:
+        """Make the sounds. Raises ValueError for what cannot be."""
+        from sashimi_lib.cli.generate import run
+
+        run(self)
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """Say how many bits a sample of some recordings costs a model, with its 95 % interval."""
+
+    model: Model
+    """The name of a model that ships, such as piano, or the file that sashimi train wrote."""
+    data: Path
+    """The folder of recordings."""
+    part: Literal["test", "valid", "train", "all"] = "test"
+    """Which of them. sashimi train deals the files of a folder in the same way, and learns from train alone;
+    all is for recordings that the model has never learnt from."""
+    corpus: CorpusName = "folder"
+    """What the folder holds: recordings of your own, or a corpus that sashimi data fetched."""
+    seconds: float | None = None
+    """Recordings are heard in pieces of so many seconds, each from silence; 4 unless said, or the corpus's
+    own."""
+    batch_size: int = 8
+    """How many pieces to hear at once."""
+    device: Device = "auto"
+    """Where to compute; auto takes the GPU if there is one."""
+
+    def run(self) -> None:
+        """Judge the model. Raises ValueError for what cannot be."""
+        from sashimi_lib.cli.evaluate import run
+
+        run(self)
+
+
+@dataclass(frozen=True)
+class ListCommand:
+    """List the corpora: what each is, how large, under which licence, and where it comes from."""
+
+    def run(self) -> None:
+        """Print the list."""
+        from sashimi_lib.cli.data import show
+
+        show()
+
+
+@dataclass(frozen=True)
+class FetchCommand:
+    """Download a corpus, check it and unpack it; or say what to do by hand. It goes on where it broke off."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """One of those that sashimi data list shows."""
+    to: Path = Path("data")
+    """The folder to put it in, in a folder of its own name."""
+
+    def run(self) -> None:
+        """Fetch it. Raises ValueError for a name that is none, and as `Corpus.fetch` does."""
+        from sashimi_lib.cli.data import fetch
+
+        fetch(self)

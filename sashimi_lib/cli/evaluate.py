@@ -1,0 +1,50 @@
+"""``sashimi evaluate``: what recordings cost a model, in bits per sample."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from sashimi_lib.autoregressive import Autoregressive
+from sashimi_lib.cli.arguments import EvaluateCommand
+from sashimi_lib.cli.device import device_of
+from sashimi_lib.cli.recordings import judged_length, sequences_of
+from sashimi_lib.data.clips import find_audio
+from sashimi_lib.data.corpora import CORPORA, Codes
+from sashimi_lib.data.corpora.layouts import Split
+from sashimi_lib.diffusion.model import DiffusionModel
+from sashimi_lib.evaluation.likelihood import clip_bits, mean_bits
+from sashimi_lib.pretrained import load
+
+
+def run(command: EvaluateCommand) -> None:
+    """Judge the model. Raises ValueError for what cannot be."""
+    pretrained = load(command.model)
+    model, rate = pretrained.model, pretrained.sample_rate
+    if isinstance(model, DiffusionModel):
+        raise ValueError(f"{command.model} is a diffusion model: it gives no likelihood to measure in bits")
+    corpus, part = CORPORA[command.corpus], str(command.part)
+    if part == "all":
+        corpus, part = replace(corpus, split=everything), "test"
+    length = judged_length(corpus, rate) if command.seconds is None else round(command.seconds * rate)
+    if length < 1:
+        raise ValueError(f"--seconds must be above 0, got {command.seconds}")
+    heard = replace(corpus, sample_rate=rate, quantizer=model.quantizer, length=length)
+    codes = heard.codes(command.data, part, progress=sys.stderr.isatty())
+    print(judged(model.to(device_of(command.device)), codes, rate, command.batch_size)[1])
+
+
+def judged(model: Autoregressive, codes: Codes, rate: int, batch_size: int) -> tuple[float, str]:
+    """Bits per sample; and these in words, with their interval where there are pieces enough to tell one."""
+    pieces = sequences_of(codes)
+    bits = clip_bits(model, pieces, batch_size)
+    seconds = f"{sum(map(len, pieces)) / rate:,.1f} s"
+    if len(pieces) == 1:
+        return float(bits[0]), f"{float(bits[0]):.3f} bits per sample ({seconds}, too little for an interval)"
+    mean, low, high = mean_bits(bits, pieces)
+    interval = f"95 % between {low:.3f} and {high:.3f}"
+    return mean, f"{mean:.3f} bits per sample, {interval} ({seconds} in {len(pieces):,} pieces)"
+
+
+def everything(root: Path) -> Split:
+    """All recordings below a folder, as its test."""
+    return {"test": [file.path for file in find_audio(root)]}

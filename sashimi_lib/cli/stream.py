@@ -1,0 +1,116 @@
+"""``sashimi stream``: sound as it is made."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from sashimi_lib.audio import read, resample, writing
+from sashimi_lib.autoregressive import Autoregressive
+from sashimi_lib.cli.arguments import StreamCommand
+from sashimi_lib.pretrained import load
+from sashimi_lib.streaming import Stream, stream
+
+Outlet = Callable[[Float[Tensor, " samples"]], None]
+
+
+def run(command: StreamCommand) -> None:
+    """Make the sound. Raises ValueError for what cannot be."""
+    if command.out is None and not command.play:
+        raise ValueError("--out or --play must be given: nobody would hear it")
+    pretrained = load(command.model)
+    if not isinstance(pretrained.model, Autoregressive):
+        raise ValueError(
+            f"model must be drawn sample by sample, {command.model} makes all samples together: use generate"
+        )
+    sound = begin(command, pretrained.model, pretrained.sample_rate)
+    with ExitStack() as outlets:
+        sinks: list[Outlet] = []
+        if command.play:
+            sinks.append(outlets.enter_context(playing(sound.sample_rate)))
+        if command.out is not None:
+            sinks.append(outlets.enter_context(writing(command.out, sound.sample_rate)))
+        samples, seconds = pour(sound, sinks)
+    if command.state_out is not None:
+        sound.save(command.state_out)
+    print(f"{samples / sound.sample_rate:.2f} s of sound, {speed(samples, seconds, sound.sample_rate)}")
+
+
+def begin(command: StreamCommand, model: Autoregressive, rate: int) -> Stream:
+    """The stream, before its first sample."""
+    sound = stream(
+        model,
+        command.seconds,
+        command.chunk,
+        rate,
+        None,
+        command.temperature,
+        command.top_p,
+        command.seed or 0,
+    )
+    if command.state_in is not None:
+        earlier = Stream.load(sound.model, command.state_in, command.seed)
+        if len(earlier.past[0]) != 1:
+            raise ValueError(f"--state-in must be of one sound, got {len(earlier.past[0])} at once")
+        sound.past, sound.generator = earlier.past, earlier.generator
+    if command.prompt is not None:
+        waveform = resample(*read(command.prompt), rate)
+        sound.hear(model.quantizer.encode(waveform[None].to(model.device)))
+    return sound
+
+
+def pour(sound: Stream, sinks: Sequence[Outlet]) -> tuple[int, float]:
+    """All of a stream into some outlets, under a bar that shows how fast it is made; until Ctrl-C, if it
+    comes. Returns how many samples there were and how many seconds it took to make them."""
+    samples, seconds, rate = 0, 0.0, sound.sample_rate
+    total = None if sound.left is None else sound.left / rate
+    layout = "{n:.1f} s" if total is None else "{l_bar}{bar}| {n:.1f} of {total:.1f} s"
+    with tqdm(total=total, disable=None, bar_format=layout + " [{elapsed}{postfix}]") as bar:
+        try:
+            # What is done once, compiling above all, is done before the clock starts.
+            first = sound.copy()
+            first.chunk = 1
+            next(first)
+            while sound.left != 0:
+                start = time.perf_counter()
+                chunk = next(sound)[0]
+                seconds += time.perf_counter() - start
+                samples += len(chunk)
+                for sink in sinks:
+                    sink(chunk)
+                bar.set_postfix_str(speed(samples, seconds, rate), refresh=False)
+                bar.update(len(chunk) / rate)
+        except KeyboardInterrupt:
+            pass
+    return samples, seconds
+
+
+def speed(samples: int, seconds: float, sample_rate: int) -> str:
+    """How fast samples were made, and how that compares with hearing them.
+
+    >>> speed(16_000, 0.8, 16_000)
+    '20,000 samples/s, 1.25 x real time'
+    """
+    rate = samples / seconds if seconds else 0.0
+    return f"{rate:,.0f} samples/s, {rate / sample_rate:.2f} x real time"
+
+
+@contextmanager
+def playing(sample_rate: int) -> Iterator[Outlet]:
+    """Sound from a loudspeaker as it comes, by the extra ``play``.
+
+    Raises ImportError, saying what to install, where that is missing; and ValueError where there is nothing
+    to play on.
+    """
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:  # OSError: the package is there, the library it calls is not
+        raise ImportError(f"--play needs sounddevice ({error}): pip install sashimi_lib[play]") from error
+    try:
+        with sounddevice.OutputStream(sample_rate, channels=1, dtype="float32") as device:
+            yield lambda waveform: device.write(waveform.cpu().numpy()[:, None])
+    except sounddevice.PortAudioError as error:
+        raise ValueError(f"--play found nothing to play on: {error}") from error

@@ -1,0 +1,256 @@
+"""``sashimi train``: any recipe on any recordings, to a file that the other commands take.
+
+What can be said of a run is what its recipe has fields for, and each recipe's values are the defaults.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import tyro
+
+from sashimi_lib.autoregressive import AudioLM, ModelConfig
+from sashimi_lib.cli.arguments import CorpusName, Device
+from sashimi_lib.cli.device import device_of
+from sashimi_lib.cli.evaluate import judged
+from sashimi_lib.cli.recordings import codes_of, samples_of, sequences_of, some, usual_rate, waveforms_of
+from sashimi_lib.cli.stop import Stop
+from sashimi_lib.data.corpora import CORPORA, Codes
+from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
+from sashimi_lib.evaluation.likelihood import bigram_bits
+from sashimi_lib.models import WaveRNN
+from sashimi_lib.pretrained import Card, save
+from sashimi_lib.quantize import CoarseFine
+from sashimi_lib.training import recipes
+from sashimi_lib.training.batches import Data
+from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.initial import order_codes
+from sashimi_lib.training.recipes import DiffusionRecipe, Recipe
+from sashimi_lib.training.run import History
+from sashimi_lib.training.trainer import train
+from sashimi_lib.training.validation import held_out
+
+MY_WAVS = "my-wavs"
+COUNTED = 20_000_000  # samples at most that the table of pairs counts: enough for 65,536 of them
+ABOUT = f"""Train a model on recordings, judge it on others that are kept apart, and write it to a file.
+
+{MY_WAVS} needs nothing but --data, a folder of three or more recordings; the others are the experiments of
+the paper and of this book. sashimi train RECIPE --help shows all that can be changed. A run is kept in --out.
+After Ctrl-C (exit code 130) or SIGTERM (143) it is written once more, and so is the model as far as it got:
+the same command goes on from there. A second Ctrl-C does not wait for that."""
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """One run: a recipe, with what was said otherwise, and where its recordings and its files are."""
+
+    recipe: tyro.conf.Suppress[str]
+    data: Path
+    """The folder of recordings. Your own are dealt into train, valid and test, file by file, unless they lie
+    in folders of these names."""
+    model: tyro.conf.AvoidSubcommands[ModelConfig | DiffusionConfig]
+    training: tyro.conf.OmitArgPrefixes[TrainingConfig]
+    length: int
+    """Samples of a training sequence."""
+    sample_rate: int | None
+    """In Hz. None: that of most of the sound, but at most 16000."""
+    corpus: CorpusName
+    """What the folder holds: recordings of your own, or a corpus that sashimi data fetched."""
+    valid_seconds: float | None
+    """How much held-out sound each validation hears, from all over it; None for all."""
+    out: Path | None = None
+    """The folder of the run: its checkpoint run.pt, and its model.safetensors. runs/RECIPE unless said."""
+    device: Device = "auto"
+    """Where to compute; auto takes the GPU if there is one."""
+
+    def run(self) -> int:
+        """Train, or go on; returns the exit code. Raises ValueError for what cannot be, or is not as in the
+        run that lies there; OSError for what is missing; and FloatingPointError where training diverges."""
+        device, out = device_of(self.device), self.out or Path("runs") / self.recipe
+        recipe, parts = self._prepared()
+        model = recipe.build(self.training.seed)
+        if self.recipe == MY_WAVS and isinstance(model, AudioLM):
+            order_codes(model)
+        checkpoint, valid = out / "run.pt", parts["valid"]
+        if self.valid_seconds is not None:
+            valid = some(valid, self.valid_seconds * recipe.sample_rate)
+        keep_settings(checkpoint, self._settings(recipe, parts))
+        seconds = {part: f"{samples_of(data) / recipe.sample_rate:,.1f} s" for part, data in parts.items()}
+        print(
+            f"{self.recipe}: {sum(p.numel() for p in model.parameters()):,} parameters on the {device.type}, "
+            f"{recipe.sample_rate:,} Hz; {seconds['train']} to learn from, {seconds['valid']} held out, "
+            f"{seconds['test']} for the test; {'goes on from' if checkpoint.exists() else 'kept in'} "
+            f"{checkpoint}",
+            flush=True,
+        )
+        with Stop() as stop:
+            history = train(
+                model.to(device),
+                parts["train"],
+                self.training,
+                checkpoint,
+                valid=valid,
+                stop=stop,
+                progress=sys.stderr.isatty(),
+            )
+        print(in_words(history), flush=True)
+        path, card = out / "model.safetensors", self._card(history)
+        save(path, model, recipe.sample_rate, card)  # what comes now may take long, and be broken off
+        if stop():
+            steps = f"{len(history.loss):,} of {self.training.steps:,} steps"
+            print(f"stopped after {steps}: the same command goes on from there")
+        else:
+            card = self._tested(card, model, parts, recipe.sample_rate)
+            save(path, model, recipe.sample_rate, card)
+        print(f"now: sashimi generate {path} --out sample.wav")
+        return stop.exit_code
+
+    def _prepared(self) -> tuple[Recipe | DiffusionRecipe, dict[str, Data]]:
+        """The recipe as it was asked for, and the recordings as it takes them."""
+        corpus, progress = CORPORA[self.corpus], sys.stderr.isatty()
+        settings: dict[str, Any] = {
+            "length": self.length,
+            "training": self.training,
+            "sample_rate": self.sample_rate or usual_rate(corpus, self.data),
+        }
+        recipe = known()[self.recipe]
+        if isinstance(recipe, DiffusionRecipe):
+            asked = replace(recipe, config=cast(DiffusionConfig, self.model), **settings)
+            return asked, waveforms_of(corpus, self.data, asked, progress)
+        wanted = replace(recipe, backbone=cast(ModelConfig, self.model), **settings)
+        return wanted, dict(codes_of(corpus, self.data, wanted, progress))
+
+    def _settings(self, recipe: Recipe | DiffusionRecipe, parts: dict[str, Data]) -> dict[str, Any]:
+        """All that must be the same when a run goes on."""
+        return {
+            "recipe": self.recipe,
+            "model": repr(self.model),
+            "length": self.length,
+            "sample_rate": recipe.sample_rate,
+            "corpus": self.corpus,
+            "valid_seconds": self.valid_seconds,
+            **{f"samples of {part}": samples_of(data) for part, data in parts.items()},
+            **asdict(self.training),
+        }
+
+    def _card(self, history: History) -> Card:
+        steps, corpus = history.best[0], CORPORA[self.corpus]
+        return Card(
+            self.recipe,
+            data=f"{self.data.resolve().name}: {corpus.about}",
+            credit=corpus.licence,
+            steps=steps,
+            samples=steps * self.training.samples_per_step(self.length),
+        )
+
+    def _tested(
+        self, card: Card, model: AudioLM | WaveRNN | DiffusionModel, parts: dict[str, Data], rate: int
+    ) -> Card:
+        """The card with what the test says, which is printed."""
+        test, batch_size = parts["test"], self.training.batch_size
+        if isinstance(model, DiffusionModel):
+            loss = held_out(model, test, batch_size)
+            print(f"test: mean squared error {loss:.4f}")
+            return replace(card, test_loss=loss)
+        assert isinstance(test, Codes)
+        bits, words = judged(model, test, rate, batch_size)
+        pairs = None
+        if not isinstance(model.quantizer, CoarseFine):
+            counted = some(parts["train"], COUNTED)
+            pairs = bigram_bits(sequences_of(counted), sequences_of(test), model.quantizer.levels)
+        print(f"test: {words}{'' if pairs is None else f'; a table of pairs needs {pairs:.3f}'}")
+        return replace(card, test_bits=bits, bigram_bits=pairs)
+
+
+def in_words(history: History) -> str:
+    """What training came to.
+
+    >>> in_words(History([6.0, 5.0], [(1, 5.5), (2, 5.75)]))
+    '2 steps: loss 5.500 in training (mean of the last 100), 5.500 held out, the best, after step 1'
+    """
+    last = history.loss[-100:]
+    steps, best = history.best
+    return (
+        f"{len(history.loss):,} steps: loss {sum(last) / len(last):.3f} in training (mean of the last 100), "
+        f"{best:.3f} held out, the best, after step {steps:,}"
+    )
+
+
+def keep_settings(checkpoint: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a new run beside its checkpoint, as ``run.json``. Raises ValueError, naming what
+    differs, where a checkpoint lies there whose run has others."""
+    path = checkpoint.with_suffix(".json")
+    if checkpoint.exists() and path.exists():
+        there = json.loads(path.read_text())
+        other = [
+            f"{name} is {there.get(name)} there and {value} here"
+            for name, value in settings.items()
+            if there.get(name) != value
+        ]
+        if other:
+            raise ValueError(
+                f"{checkpoint} is of a run with other settings: {'; '.join(other)}. Give the same ones to go "
+                "on, or another --out to begin anew"
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(settings, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def known() -> dict[str, Recipe | DiffusionRecipe]:
+    """The recipes by name; for one's own recordings an hour of a CPU core, or the paper's model on a GPU."""
+    small = replace(
+        recipes.SMALL_SASHIMI,
+        training=replace(recipes.SMALL_SASHIMI.training, steps=20_000, valid_every=1_000),
+    )
+    large = replace(
+        recipes.YOUTUBEMIX_SASHIMI_8,
+        length=32_768,
+        training=TrainingConfig(steps=50_000, batch_size=4, warmup=500, decay="cosine"),
+    )
+    return {MY_WAVS: large if torch.cuda.is_available() else small, **recipes.RECIPES}
+
+
+def about(name: str, recipe: Recipe | DiffusionRecipe) -> str:
+    """A recipe in a line.
+
+    >>> about("small_sashimi", recipes.SMALL_SASHIMI)
+    'SaShiMi, 16,000 Hz, 1,000 steps of 2 x 4,096 samples'
+    """
+    backbone = recipe.config.backbone if isinstance(recipe, DiffusionRecipe) else recipe.backbone
+    kind = type(backbone).__name__.removesuffix("Config")
+    what = f"{kind}, diffusion" if isinstance(recipe, DiffusionRecipe) else kind
+    of = "for recordings of your own" if name == MY_WAVS else f"{recipe.sample_rate:,} Hz"
+    training = recipe.training
+    return f"{what}, {of}, {training.steps:,} steps of {training.batch_size} x {recipe.length:,} samples"
+
+
+def new_command(name: str, recipe: Recipe | DiffusionRecipe) -> TrainCommand:
+    """What is done if nothing but --data is said."""
+    corpus = name.split("_")[0]
+    return TrainCommand(
+        name,
+        tyro.MISSING,
+        recipe.config if isinstance(recipe, DiffusionRecipe) else recipe.backbone,
+        recipe.training,
+        recipe.length,
+        None if name == MY_WAVS else recipe.sample_rate,
+        cast(CorpusName, corpus) if corpus in CORPORA else "folder",
+        20.0 if name == MY_WAVS else None,
+    )
+
+
+def parse(words: Sequence[str]) -> TrainCommand:
+    """The command that the words after ``train`` ask for; wrong usage exits with 2."""
+    kinds = tyro.extras.subcommand_type_from_defaults(
+        {name: new_command(name, recipe) for name, recipe in known().items()},
+        {name: about(name, recipe) for name, recipe in known().items()},
+        prefix_names=False,
+    )
+    return tyro.cli(kinds, prog="sashimi train", description=ABOUT, args=words)
