@@ -31,24 +31,26 @@ codes: 0 when all went well, 1 after an error, which is said in one line, 2 for 
 and 143 after SIGTERM."""
 
 
-def train() -> None:
+def _train() -> None:
     """Train a model on recordings, of your own or of a corpus: sashimi train --help names the recipes."""
 
 
-def data(
-    what: Annotated[ListCommand, tyro.conf.subcommand("list", prefix_name=False)]
-    | Annotated[FetchCommand, tyro.conf.subcommand("fetch", prefix_name=False)],
+def _data(
+    what: tyro.conf.OmitArgPrefixes[
+        Annotated[ListCommand, tyro.conf.subcommand("list", prefix_name=False)]
+        | Annotated[FetchCommand, tyro.conf.subcommand("fetch", prefix_name=False)]
+    ],
 ) -> ListCommand | FetchCommand:
     """List the corpora that models are compared on, or fetch one."""
     return what
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": train,
+    "train": _train,
     "generate": GenerateCommand,
     "evaluate": EvaluateCommand,
     "stream": StreamCommand,
-    "data": data,
+    "data": _data,
 }
 
 

@@ -60,7 +60,7 @@ def waveforms_of(corpus: Corpus, folder: Path, recipe: DiffusionRecipe, progress
     }
 
 
-def some(data: Data, samples: float) -> Data:
+def some(data: Data, samples: int) -> Data:
     """Sequences from all over the data, at least one, of about so many samples together.
 
     >>> import torch

@@ -6,10 +6,11 @@ What can be said of a run is what its recipe has fields for, and each recipe's v
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Union, cast
 
 import torch
 import tyro
@@ -78,7 +79,7 @@ class TrainCommand:
             order_codes(model)
         checkpoint, valid = out / "run.pt", parts["valid"]
         if self.valid_seconds is not None:
-            valid = some(valid, self.valid_seconds * recipe.sample_rate)
+            valid = some(valid, round(self.valid_seconds * recipe.sample_rate))
         keep_settings(checkpoint, self._settings(recipe, parts))
         seconds = {part: f"{samples_of(data) / recipe.sample_rate:,.1f} s" for part, data in parts.items()}
         print(
@@ -139,7 +140,8 @@ class TrainCommand:
         }
 
     def _card(self, history: History) -> Card:
-        steps, corpus = history.best[0], CORPORA[self.corpus]
+        steps = history.best[0] if history.valid else len(history.loss)  # whose weights the model has
+        corpus = CORPORA[self.corpus]
         return Card(
             self.recipe,
             data=f"{self.data.resolve().name}: {corpus.about}",
@@ -174,11 +176,11 @@ def in_words(history: History) -> str:
     '2 steps: loss 5.500 in training (mean of the last 100), 5.500 held out, the best, after step 1'
     """
     last = history.loss[-100:]
+    said = f"{len(history.loss):,} steps: loss {sum(last) / len(last):.3f} in training (mean of the last 100)"
+    if not history.valid:
+        return f"{said}, not judged yet"
     steps, best = history.best
-    return (
-        f"{len(history.loss):,} steps: loss {sum(last) / len(last):.3f} in training (mean of the last 100), "
-        f"{best:.3f} held out, the best, after step {steps:,}"
-    )
+    return f"{said}, {best:.3f} held out, the best, after step {steps:,}"
 
 
 def keep_settings(checkpoint: Path, settings: dict[str, Any]) -> None:
@@ -231,26 +233,28 @@ def about(name: str, recipe: Recipe | DiffusionRecipe) -> str:
     return f"{what}, {of}, {training.steps:,} steps of {training.batch_size} x {recipe.length:,} samples"
 
 
-def new_command(name: str, recipe: Recipe | DiffusionRecipe) -> TrainCommand:
-    """What is done if nothing but --data is said."""
-    corpus = name.split("_")[0]
-    return TrainCommand(
-        name,
-        tyro.MISSING,
-        recipe.config if isinstance(recipe, DiffusionRecipe) else recipe.backbone,
-        recipe.training,
-        recipe.length,
-        None if name == MY_WAVS else recipe.sample_rate,
-        cast(CorpusName, corpus) if corpus in CORPORA else "folder",
-        20.0 if name == MY_WAVS else None,
-    )
-
-
 def parse(words: Sequence[str]) -> TrainCommand:
     """The command that the words after ``train`` ask for; wrong usage exits with 2."""
-    kinds = tyro.extras.subcommand_type_from_defaults(
-        {name: new_command(name, recipe) for name, recipe in known().items()},
-        {name: about(name, recipe) for name, recipe in known().items()},
-        prefix_names=False,
+    kinds: Any = tuple(
+        Annotated[
+            Any,
+            tyro.conf.subcommand(name, description=about(name, recipe), constructor=_command(name, recipe)),
+        ]
+        for name, recipe in known().items()
     )
-    return tyro.cli(kinds, prog="sashimi train", description=ABOUT, args=words)
+    return tyro.cli(Union[kinds], prog="sashimi train", description=ABOUT, args=words)  # noqa: UP007
+
+
+def _command(name: str, recipe: Recipe | DiffusionRecipe) -> Callable[..., TrainCommand]:
+    """`TrainCommand` with what is done unless it is said otherwise: all but ``data``."""
+    corpus = name.split("_")[0]
+    return partial(
+        TrainCommand,
+        recipe=name,
+        model=recipe.config if isinstance(recipe, DiffusionRecipe) else recipe.backbone,
+        training=recipe.training,
+        length=recipe.length,
+        sample_rate=None if name == MY_WAVS else recipe.sample_rate,
+        corpus=cast(CorpusName, corpus) if corpus in CORPORA else "folder",
+        valid_seconds=20.0 if name == MY_WAVS else None,
+    )
