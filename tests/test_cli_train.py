@@ -1,11 +1,13 @@
 """From a folder of recordings to a new sound: what is learnt, kept, judged, made and said on the way."""
 
 import math
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -36,20 +38,35 @@ def tone(number, samples=2_000, rate=RATE):
     return 0.3 * torch.sin(2 * math.pi * 100 * (1 + number) * torch.arange(samples) / rate)
 
 
+def record():
+    Path("recordings").mkdir()
+    for number in range(4):
+        audio.write(f"recordings/{number}.wav", tone(number), RATE)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder where commands are run, with four recordings of half a second."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "recordings").mkdir()
-    for number in range(4):
-        audio.write(f"recordings/{number}.wav", tone(number), RATE)
+    record()
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run on these, finished once and for all."""
+    path = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        record()
+        assert main([*MY_WAVS, "--steps", "6"]) == 0
+    return path
+
+
 @pytest.fixture
-def trained(folder):
-    """The same, after training."""
-    assert main([*MY_WAVS, "--steps", "6"]) == 0
+def trained(finished, folder):
+    """The folder, after training."""
+    shutil.copytree(finished / "runs", folder / "runs")
     return folder
 
 
