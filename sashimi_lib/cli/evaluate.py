@@ -26,8 +26,11 @@ def run(command: EvaluateCommand) -> None:
     if part == "all":
         corpus, part = replace(corpus, split=everything), "test"
     length = judged_length(corpus, rate) if command.seconds is None else round(command.seconds * rate)
-    if length < 1:
-        raise ValueError(f"--seconds must be above 0, got {command.seconds}")
+    if length < 1 or command.batch_size < 1:
+        raise ValueError(
+            f"--seconds must be above 0 and --batch-size at least 1, got {command.seconds}, "
+            f"{command.batch_size}"
+        )
     heard = replace(corpus, sample_rate=rate, quantizer=model.quantizer, length=length)
     codes = heard.codes(command.data, part, progress=sys.stderr.isatty())
     print(judged(model.to(device_of(command.device)), codes, rate, command.batch_size)[1])

@@ -19,6 +19,7 @@ from sashimi_lib.autoregressive import AudioLM, ModelConfig
 from sashimi_lib.cli.arguments import CorpusName, Device
 from sashimi_lib.cli.device import device_of
 from sashimi_lib.cli.evaluate import judged
+from sashimi_lib.cli.log import Log
 from sashimi_lib.cli.recordings import codes_of, samples_of, sequences_of, some, usual_rate, waveforms_of
 from sashimi_lib.cli.stop import Stop
 from sashimi_lib.data.corpora import CORPORA, Codes
@@ -97,9 +98,9 @@ class TrainCommand:
                 checkpoint,
                 valid=valid,
                 stop=stop,
+                tensorboard=Log(),
                 progress=sys.stderr.isatty(),
             )
-        print(in_words(history), flush=True)
         path, card = out / "model.safetensors", self._card(history)
         save(path, model, recipe.sample_rate, card)  # what comes now may take long, and be broken off
         if stop():
@@ -113,11 +114,13 @@ class TrainCommand:
 
     def _prepared(self) -> tuple[Recipe | DiffusionRecipe, dict[str, Data]]:
         """The recipe as it was asked for, and the recordings as it takes them."""
+        if self.length < 1:
+            raise ValueError(f"--length must be at least 1 sample, got {self.length}")
         corpus, progress = CORPORA[self.corpus], sys.stderr.isatty()
         settings: dict[str, Any] = {
             "length": self.length,
             "training": self.training,
-            "sample_rate": self.sample_rate or usual_rate(corpus, self.data),
+            "sample_rate": usual_rate(corpus, self.data) if self.sample_rate is None else self.sample_rate,
         }
         recipe = known()[self.recipe]
         if isinstance(recipe, DiffusionRecipe):
@@ -167,20 +170,6 @@ class TrainCommand:
             pairs = bigram_bits(sequences_of(counted), sequences_of(test), model.quantizer.levels)
         print(f"test: {words}{'' if pairs is None else f'; a table of pairs needs {pairs:.3f}'}")
         return replace(card, test_bits=bits, bigram_bits=pairs)
-
-
-def in_words(history: History) -> str:
-    """What training came to.
-
-    >>> in_words(History([6.0, 5.0], [(1, 5.5), (2, 5.75)]))
-    '2 steps: loss 5.500 in training (mean of the last 100), 5.500 held out, the best, after step 1'
-    """
-    last = history.loss[-100:]
-    said = f"{len(history.loss):,} steps: loss {sum(last) / len(last):.3f} in training (mean of the last 100)"
-    if not history.valid:
-        return f"{said}, not judged yet"
-    steps, best = history.best
-    return f"{said}, {best:.3f} held out, the best, after step {steps:,}"
 
 
 def keep_settings(checkpoint: Path, settings: dict[str, Any]) -> None:

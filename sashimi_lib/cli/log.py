@@ -1,0 +1,35 @@
+"""What training says on its way, in lines that a terminal keeps above its bar, and a cluster in its log."""
+
+from tqdm.auto import tqdm
+
+from sashimi_lib.models.trainable import Trainable
+from sashimi_lib.training.tensorboard import TensorBoard
+
+
+class Log(TensorBoard):
+    """Takes what TensorBoard would be told, and prints a line at each validation.
+
+    >>> log = Log()
+    >>> log.step(1, loss=6.0)
+    >>> log.step(2, loss=5.0)
+    >>> log.step(2, valid_loss=5.25)
+    2 steps: loss 5.500 in training, 5.250 held out
+    """
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []  # since the last validation
+
+    def step(self, step: int, **scalars: float) -> None:
+        """Note the loss of a step; print that of a validation."""
+        if "loss" in scalars:
+            self.losses.append(scalars["loss"])
+        if "valid_loss" in scalars:
+            mean = sum(self.losses) / len(self.losses)
+            tqdm.write(f"{step:,} steps: loss {mean:.3f} in training, {scalars['valid_loss']:.3f} held out")
+            self.losses.clear()
+
+    def clip(self, step: int, model: Trainable) -> None:
+        """No sound goes into a log."""
+
+    def flush(self) -> None:
+        """It is all there."""
