@@ -25,7 +25,9 @@ class Log(TensorBoard):
             self.losses.append(scalars["loss"])
         if "valid_loss" in scalars:
             mean = sum(self.losses) / len(self.losses)
-            tqdm.write(f"{step:,} steps: loss {mean:.3f} in training, {scalars['valid_loss']:.3f} held out")
+            said = f"{step:,} steps: loss {mean:.3f} in training, {scalars['valid_loss']:.3f} held out"
+            with tqdm.external_write_mode():  # takes a bar away meanwhile
+                print(said, flush=True)
             self.losses.clear()
 
     def clip(self, step: int, model: Trainable) -> None:

@@ -109,7 +109,7 @@ class TrainCommand:
         else:
             card = self._tested(card, model, parts, recipe.sample_rate)
             save(path, model, recipe.sample_rate, card)
-        print(f"now: sashimi generate {path} --out sample.wav")
+        print(f"{path} has the weights of step {card.steps:,}; now: sashimi generate {path} --out sample.wav")
         return stop.exit_code
 
     def _prepared(self) -> tuple[Recipe | DiffusionRecipe, dict[str, Data]]:
