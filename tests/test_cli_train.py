@@ -125,6 +125,14 @@ def test_a_finished_run_is_not_trained_again_and_other_settings_are_named(traine
     assert steps_done("elsewhere") == 8
 
 
+def test_damaged_settings_are_named(trained, capsys):
+    Path("runs/my-wavs/run.json").write_text('{"recipe": "my-')
+    assert main([*MY_WAVS, "--steps", "6"]) == 1
+    assert capsys.readouterr().err.startswith("sashimi: runs/my-wavs/run.json is damaged (")
+    Path("runs/my-wavs/run.json").unlink()
+    assert main([*MY_WAVS, "--steps", "6"]) == 0
+
+
 def test_more_recordings_are_another_run(trained, capsys):
     audio.write("recordings/4.wav", tone(4), RATE)
     assert main([*MY_WAVS, "--steps", "6"]) == 1

@@ -60,7 +60,7 @@ class TrainCommand:
     length: int
     """Samples of a training sequence."""
     sample_rate: int | None
-    """In Hz. None: that of most of the sound, but at most 16000."""
+    """In Hz; for None that of most of the sound, but at most 16000."""
     corpus: CorpusName
     """What the folder holds: recordings of your own, or a corpus that sashimi data fetched."""
     valid_seconds: float | None
@@ -177,7 +177,10 @@ def keep_settings(checkpoint: Path, settings: dict[str, Any]) -> None:
     differs, where a checkpoint lies there whose run has others."""
     path = checkpoint.with_suffix(".json")
     if checkpoint.exists() and path.exists():
-        there = json.loads(path.read_text())
+        try:
+            there = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}): without it the run can go on") from error
         other = [
             f"{name} is {there.get(name)} there and {value} here"
             for name, value in settings.items()
