@@ -13,10 +13,11 @@ book: $(STAMP)  ## the site, in book/_build/html
 	$(BIN)/jupyter-book build book $(BOOK_FLAGS)
 	@echo "Open book/_build/html/index.html"
 
-# One thread a worker: most tests are many small steps, which more threads only slow down.
+# One thread a worker: most tests are many small steps, which more threads only slow down. A chapter's cells
+# stay with one worker.
 test: $(STAMP)  ## the unit tests, then every cell of every chapter against its stored output
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
-	$(BIN)/python -m pytest --nbval book
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval book --numprocesses auto --dist loadfile
 
 notebooks: $(STAMP)  ## run the chapters and store their outputs, after a change to them or to the library
 	cd book && PYTHONPATH=.. ../$(BIN)/jupyter execute --inplace --timeout=300 [0-9][0-9]_*.ipynb
