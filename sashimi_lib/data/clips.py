@@ -49,7 +49,7 @@ def find_audio(folder: str | Path) -> list[AudioFile]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"folder must be an existing folder, got {folder}")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = audio_paths(folder)
     if not paths:
         raise ValueError(f"folder must hold {', '.join(SUFFIXES)} files, found none in {folder}")
     found, bad = look_at(paths)
@@ -58,6 +58,17 @@ def find_audio(folder: str | Path) -> list[AudioFile]:
     if bad:
         warnings.warn(f"left out {len(bad)} of {len(paths)} files: {'; '.join(bad)}", stacklevel=2)
     return found
+
+
+def audio_paths(folder: Path) -> list[Path]:
+    """All files below a folder that audio is called like, by path.
+
+    >>> audio_paths(Path("nowhere"))
+    []
+
+    Chapter: 1.
+    """
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def look_at(paths: list[Path]) -> tuple[list[AudioFile], list[str]]:

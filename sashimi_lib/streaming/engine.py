@@ -54,15 +54,15 @@ class Compiled(Engine):
 
         code, state = past
         pieces, memory = [], self.loop.begin(state)
-        nothing = np.zeros((len(code), 0, self.loop.codes))
+        nothing = np.zeros((len(code), 0, self.loop.codes), np.int64)
+        no_logits = np.zeros((*nothing.shape, self.loop.levels), np.float32)
         for samples in in_pieces(length, progress):
             # In the order in which `sample` would ask for them.
             chance = torch.rand(
                 samples, self.loop.codes, len(code), generator=choose.generator, dtype=torch.float64
             )
             uniform = chance.movedim(-1, 0).contiguous().numpy()
-            no_logits = nothing[..., None].astype(np.float32)
-            orders = Orders(uniform, choose.temperature, choose.top_p, nothing.astype(np.int64), no_logits)
+            orders = Orders(uniform, choose.temperature, choose.top_p, nothing, no_logits)
             pieces.append(self._run(code, samples, memory, orders))
             code = pieces[-1][:, -1]
         return torch.cat(pieces, dim=1), (code, self.loop.end(memory))

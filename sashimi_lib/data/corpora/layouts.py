@@ -10,7 +10,7 @@ import re
 import warnings
 from pathlib import Path
 
-from sashimi_lib.data.clips import SUFFIXES, split_files
+from sashimi_lib.data.clips import SUFFIXES, audio_paths, split_files
 
 Split = dict[str, list[Path]]
 PARTS = ("train", "valid", "test")
@@ -120,16 +120,11 @@ def of_ones_own(root: Path) -> Split:
     """
     given = all((root / part).is_dir() for part in PARTS)
     if given:
-        return {part: _recordings(root / part) for part in PARTS}
-    paths = _recordings(root)
+        return {part: audio_paths(root / part) for part in PARTS}
+    paths = audio_paths(root)
     if len(paths) < len(PARTS):
         raise ValueError(
             f"{root} must hold at least three recordings ({', '.join(SUFFIXES)}), for some are held out and "
             f"some are the test; got {len(paths)}. Cut a long one into pieces"
         )
     return split_files(paths)
-
-
-def _recordings(folder: Path) -> list[Path]:
-    """All audio below a folder, by path."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
