@@ -26,6 +26,7 @@ from sashimi_lib.audio import write
 from sashimi_lib.autoregressive import AudioLM, Autoregressive
 from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits, mean_bits
 from sashimi_lib.training import recipes
+from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.initial import order_codes
 from sashimi_lib.training.recipes import Recipe
 from sashimi_lib.training.trainer import train
@@ -62,15 +63,8 @@ def now() -> float:
     return time.process_time()
 
 
-def learn(
-    recipe: Recipe,
-    data: list[torch.Tensor],
-    steps: int,
-    factor: float,
-    seed: int,
-    on_step: Callable[[int, float], None] | None = None,
-) -> Autoregressive:
-    """A model trained for so many steps, at so many times the recipe's learning rates.
+def prepared(recipe: Recipe, steps: int, factor: float, seed: int) -> tuple[Autoregressive, TrainingConfig]:
+    """A new model, and how to train it: in so many steps, at so many times the recipe's learning rates.
 
     The rate falls to nothing by the last step, whatever the recipe's own schedule: time is short, and the
     same for all.
@@ -81,8 +75,20 @@ def learn(
     schedule = {"steps": steps, "decay": "cosine", "warmup": min(20, steps // 10)}
     schedule["precision"] = "bfloat16" if torch.cuda.is_available() else "float32"
     rates = {"lr": factor * recipe.training.lr, "ssm_lr": factor * recipe.training.ssm_lr}
-    config = dataclasses.replace(recipe.training, seed=seed, **schedule, **rates)
-    train(model.to(device()), data, config, on_step=on_step, progress=False)
+    return model.to(device()), dataclasses.replace(recipe.training, seed=seed, **schedule, **rates)
+
+
+def learn(
+    recipe: Recipe,
+    data: list[torch.Tensor],
+    steps: int,
+    factor: float,
+    seed: int,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Autoregressive:
+    """A model that is prepared so, and trained."""
+    model, config = prepared(recipe, steps, factor, seed)
+    train(model, data, config, on_step=on_step, progress=False)
     return model
 
 
