@@ -4,6 +4,8 @@ Three textbook forms, each the definition of something: `kernel_naive` (powers),
 and `kernel_cauchy` (S4). And `kernel`, which the layers use: it splits a lag ``l = i T + j`` so that two
 short tables of powers stand in for one of length L. The same tables carry a state along when a sequence comes
 in pieces.
+
+Products that build on each other are `exact`: never of factors rounded to TensorFloat-32.
 """
 
 import math
@@ -13,6 +15,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from sashimi_lib.ssm.discretize import bilinear_dplr
+from sashimi_lib.ssm.exact import exact
 from sashimi_lib.ssm.systems import DPLR, Matrices, Recurrence
 
 
@@ -123,8 +126,8 @@ def kernel(
     right, A = krylov(recurrence.A_bar(), B[..., None], T)
     A = A.to(C.dtype)
     readings = C.reshape(-1, *B.shape).permute(1, 2, 0)  # as columns: (H, N, readings)
-    left, _ = krylov((A @ A).mT, readings, -(-length // T))
-    K = (left.mT @ right).unflatten(1, (-1, readings.shape[-1]))  # (H, L/T, readings, T)
+    left, _ = krylov(exact(A, A).mT, readings, -(-length // T))
+    K = exact(left.mT, right).unflatten(1, (-1, readings.shape[-1]))  # (H, L/T, readings, T)
     return K.permute(2, 0, 1, 3).reshape(*C.shape[:-1], -1)[..., :length]
 
 
@@ -143,8 +146,8 @@ def krylov(
     table, columns = x, x.shape[-1]
     while (size := table.shape[-1] // columns) < length:
         if size > 1:
-            A = A @ A
-        table = torch.cat([table, A.to(x.dtype) @ table[..., : columns * (length - size)]], dim=-1)
+            A = exact(A, A)
+        table = torch.cat([table, exact(A.to(x.dtype), table[..., : columns * (length - size)])], dim=-1)
     return table, A
 
 
@@ -157,9 +160,9 @@ def state_response(
     """
     T = _block(length)
     x = state.permute(1, 2, 0)  # the batch as columns: (H, N, batch)
-    right, A = krylov(recurrence.A_bar(), recurrence.A_bar().to(x.dtype) @ x, T)
-    left, _ = krylov((A @ A).mT, recurrence.C[..., None].to(x.dtype), -(-length // T))
-    y = (left.mT @ right).reshape(x.shape[0], -1, x.shape[-1])  # (H, time, batch)
+    right, A = krylov(recurrence.A_bar(), exact(recurrence.A_bar().to(x.dtype), x), T)
+    left, _ = krylov(exact(A, A).mT, recurrence.C[..., None].to(x.dtype), -(-length // T))
+    y = exact(left.mT, right).reshape(x.shape[0], -1, x.shape[-1])  # (H, time, batch)
     return y[:, :length].permute(2, 0, 1)
 
 
@@ -177,14 +180,14 @@ def final_state(
     rest = length % T
     right, A = krylov(recurrence.A_bar(), recurrence.B[..., None].to(u.dtype), T)
     start, _ = krylov(recurrence.A_bar(), state.permute(1, 2, 0), rest + 1)
-    start = start[..., -batch:] + right[..., :rest].flip(-1) @ u[..., :rest].permute(1, 2, 0)
+    start = start[..., -batch:] + exact(right[..., :rest].flip(-1), u[..., :rest].permute(1, 2, 0))
     blocks = u[..., rest:].reshape(batch, H, -1, T).permute(1, 3, 2, 0).reshape(H, T, -1)
-    x = torch.cat([start, right.flip(-1) @ blocks], dim=-1).reshape(H, N, -1, batch)
+    x = torch.cat([start, exact(right.flip(-1), blocks)], dim=-1).reshape(H, N, -1, batch)
     while (count := x.shape[2]) > 1:  # neighbours merge: the older block moves A_bar^(its length) further
-        A = A @ A
+        A = exact(A, A)
         x = torch.nn.functional.pad(x, (0, 0, count % 2, 0))
         older, newer = x[:, :, 0::2].flatten(2), x[:, :, 1::2].flatten(2)
-        x = (A.to(u.dtype) @ older + newer).reshape(H, N, -1, batch)
+        x = (exact(A.to(u.dtype), older) + newer).reshape(H, N, -1, batch)
     return x[:, :, 0].permute(2, 0, 1)
 
 
