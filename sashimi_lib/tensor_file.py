@@ -6,7 +6,6 @@ header in JSON, and a checksum over all of it.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
+
+from sashimi_lib.files import replacing
 
 
 def write_tensors(path: str | Path, kind: str, header: str, tensors: Mapping[str, Tensor]) -> None:
@@ -25,14 +26,12 @@ def write_tensors(path: str | Path, kind: str, header: str, tensors: Mapping[str
     >>> read_tensors(path, "example 1")
     ({'length': 2}, {'x': tensor([1., 1.])})
 
-    ``kind`` names what is in it and the version of that. Chapter: 7.
+    ``kind`` names what is in it and the version of that. Chapter: 7. Raises OSError, naming the file, where
+    it cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     metadata = {"sashimi_lib": kind, "header": header, "sha256": _digest(header, tensors)}
-    partial.write_bytes(to_bytes(dict(tensors), metadata))
-    os.replace(partial, path)  # atomic: a reader sees the old file or the new one
+    with replacing(path) as file:
+        file.write(to_bytes(dict(tensors), metadata))
 
 
 def read_tensors(

@@ -9,6 +9,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stop:
     """Inside ``with``, says whether one of them has come. The second one does not wait: KeyboardInterrupt.
 
+    Unless ``patient``: among several processes one signal may come twice, from the cluster or the terminal
+    and once more from ``torchrun``, which kills whoever takes longer than 30 seconds.
+
     >>> with Stop() as stop:
     ...     before = stop()
     ...     signal.raise_signal(signal.SIGTERM)
@@ -16,8 +19,9 @@ class Stop:
     (False, True, 143)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
         self.came: int | None = None
+        self.patient = patient
 
     def __call__(self) -> bool:
         return self.came is not None
@@ -38,6 +42,6 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.came is not None:
+        if self.came is not None and not self.patient:
             raise KeyboardInterrupt
         self.came = number

@@ -4,9 +4,10 @@ What can be said of a run is what its recipe has fields for, and each recipe's v
 """
 
 import json
-import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,15 +26,19 @@ from sashimi_lib.cli.stop import Stop
 from sashimi_lib.data.corpora import CORPORA, Codes
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.evaluation.likelihood import bigram_bits
+from sashimi_lib.files import replacing
 from sashimi_lib.models import WaveRNN
 from sashimi_lib.pretrained import Card, save
 from sashimi_lib.quantize import CoarseFine
 from sashimi_lib.training import recipes
 from sashimi_lib.training.batches import Data
+from sashimi_lib.training.checkpoint import begun
+from sashimi_lib.training.compute import PLAIN, Compute
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.initial import order_codes
 from sashimi_lib.training.recipes import DiffusionRecipe, Recipe
 from sashimi_lib.training.run import History
+from sashimi_lib.training.team import Team, joined
 from sashimi_lib.training.trainer import train
 from sashimi_lib.training.validation import held_out
 
@@ -44,7 +49,10 @@ ABOUT = f"""Train a model on recordings, judge it on others that are kept apart,
 {MY_WAVS} needs nothing but --data, a folder of three or more recordings; the others are the experiments of
 the paper and of this book. sashimi train RECIPE --help shows all that can be changed. A run is kept in --out.
 After Ctrl-C (exit code 130) or SIGTERM (143) it is written once more, and so is the model as far as it got:
-the same command goes on from there. A second Ctrl-C does not wait for that."""
+the same command goes on from there. A second Ctrl-C does not wait for that.
+
+On several GPUs: torchrun --nproc-per-node 8 -m sashimi_lib train RECIPE ..., where --batch-size is what all
+of them hear together. A run may go on with another number of them."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,7 @@ class TrainCommand:
     in folders of these names."""
     model: tyro.conf.AvoidSubcommands[ModelConfig | DiffusionConfig]
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]
+    compute: tyro.conf.OmitArgPrefixes[Compute]
     length: int
     """Samples of a training sequence."""
     sample_rate: int | None
@@ -73,7 +82,13 @@ class TrainCommand:
     def run(self) -> int:
         """Train, or go on; returns the exit code. Raises ValueError for what cannot be, or is not as in the
         run that lies there; OSError for what is missing; and FloatingPointError where training diverges."""
-        device, out = device_of(self.device), self.out or Path("runs") / self.recipe
+        device = device_of(self.device)
+        with joined(device) as team, nullcontext() if team.leads else silence():
+            return self._run(device, team)
+
+    def _run(self, device: torch.device, team: Team) -> int:
+        """The same as one of a team, of which the first one speaks and keeps files."""
+        out = self.out or Path("runs") / self.recipe
         recipe, parts = self._prepared()
         model = recipe.build(self.training.seed)
         if self.recipe == MY_WAVS and isinstance(model, AudioLM):
@@ -81,16 +96,18 @@ class TrainCommand:
         checkpoint, valid = out / "run.pt", parts["valid"]
         if self.valid_seconds is not None:
             valid = some(valid, round(self.valid_seconds * recipe.sample_rate))
-        keep_settings(checkpoint, self._settings(recipe, parts))
+        if team.leads:
+            keep_settings(checkpoint, self._settings(recipe, parts))
         seconds = {part: f"{samples_of(data) / recipe.sample_rate:,.1f} s" for part, data in parts.items()}
+        where = f"the {device.type}" if team.size == 1 else f"{team.size} processes, each on a {device.type}"
         print(
-            f"{self.recipe}: {sum(p.numel() for p in model.parameters()):,} parameters on the {device.type}, "
+            f"{self.recipe}: {sum(p.numel() for p in model.parameters()):,} parameters on {where}, "
             f"{recipe.sample_rate:,} Hz; {seconds['train']} to learn from, {seconds['valid']} held out, "
-            f"{seconds['test']} for the test; {'goes on from' if checkpoint.exists() else 'kept in'} "
+            f"{seconds['test']} for the test; {'goes on from' if begun(checkpoint) else 'kept in'} "
             f"{checkpoint}",
             flush=True,
         )
-        with Stop() as stop:
+        with Stop(patient=team.size > 1) as stop:
             history = train(
                 model.to(device),
                 parts["train"],
@@ -100,10 +117,15 @@ class TrainCommand:
                 stop=stop,
                 tensorboard=Log(),
                 progress=sys.stderr.isatty(),
+                compute=self.compute,
+                team=team,
             )
+        stopped = team.most(stop()) > 0
+        if not team.leads:
+            return stop.exit_code
         path, card = out / "model.safetensors", self._card(history)
         save(path, model, recipe.sample_rate, card)  # what comes now may take long, and be broken off
-        if stop():
+        if stopped:
             steps = f"{len(history.loss):,} of {self.training.steps:,} steps"
             print(f"stopped after {steps}: the same command goes on from there")
         else:
@@ -176,7 +198,7 @@ def keep_settings(checkpoint: Path, settings: dict[str, Any]) -> None:
     """Write the settings of a new run beside its checkpoint, as ``run.json``. Raises ValueError, naming what
     differs, where a checkpoint lies there whose run has others."""
     path = checkpoint.with_suffix(".json")
-    if checkpoint.exists() and path.exists():
+    if path.exists() and begun(checkpoint):
         try:
             there = json.loads(path.read_text())
         except ValueError as error:
@@ -191,10 +213,16 @@ def keep_settings(checkpoint: Path, settings: dict[str, Any]) -> None:
                 f"{checkpoint} is of a run with other settings: {'; '.join(other)}. Give the same ones to go "
                 "on, or another --out to begin anew"
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(settings, indent=1) + "\n")
-    os.replace(partial, path)
+    with replacing(path) as file:
+        file.write(json.dumps(settings, indent=1).encode() + b"\n")
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Inside ``with`` nothing is said: another process says the same."""
+    with redirect_stdout(None), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def known() -> dict[str, Recipe | DiffusionRecipe]:
@@ -245,6 +273,7 @@ def _command(name: str, recipe: Recipe | DiffusionRecipe) -> Callable[..., Train
         recipe=name,
         model=recipe.config if isinstance(recipe, DiffusionRecipe) else recipe.backbone,
         training=recipe.training,
+        compute=PLAIN,
         length=recipe.length,
         sample_rate=None if name == MY_WAVS else recipe.sample_rate,
         corpus=cast(CorpusName, corpus) if corpus in CORPORA else "folder",

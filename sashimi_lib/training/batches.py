@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.team import ALONE, Team
 
 Silence = int | tuple[int, int] | float  # a sample of it
 Item = Tensor | tuple[Tensor, int]  # a sequence (length,) or (length, 2), or one and its label
@@ -46,17 +47,25 @@ class Piece(NamedTuple):
         first = self.first and start == 0
         return Piece(self.sequence[:, start:end], self.real[:, start:end], first, self.label)
 
+    def rows(self, rows: slice) -> "Piece":
+        """Some of the sequences."""
+        label = None if self.label is None else self.label[rows]
+        return Piece(self.sequence[rows], self.real[rows], self.first, label)
 
-def batch(data: Data, config: TrainingConfig, number: int) -> list[Item]:
+
+def batch(data: Data, config: TrainingConfig, number: int, team: Team = ALONE) -> list[Item]:
     """The sequences of a batch: a new permutation each epoch, known from the seed and the number alone.
+
+    Each process of a team reads its own, and together they read what one would.
 
     >>> sequences = batch(torch.arange(4)[:, None], TrainingConfig(batch_size=4), number=0)
     >>> torch.cat(sequences).sort().values
     tensor([0, 1, 2, 3])
 
-    Chapter: 6.
+    Chapters: 6 and 10.
     """
     position = range(number * config.batch_size, (number + 1) * config.batch_size)
+    position = position[team.rows(config.batch_size)]
     order = {}
     for epoch in {p // len(data) for p in position}:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
@@ -64,8 +73,8 @@ def batch(data: Data, config: TrainingConfig, number: int) -> list[Item]:
     return [data[int(order[p // len(data)][p % len(data)])] for p in position]
 
 
-def collate(items: Sequence[Item], silence: Silence) -> Piece:
-    """Sequences with silence after them, up to the longest; which samples are real; and the labels.
+def collate(items: Sequence[Item], silence: Silence, length: int = 0) -> Piece:
+    """Sequences with silence after them, up to the longest or a given length; which samples are real; labels.
 
     What follows a sequence is not scored, and that is all that is left to do: a causal model cannot hear it,
     and any other hears silence.
@@ -88,6 +97,8 @@ def collate(items: Sequence[Item], silence: Silence) -> Piece:
         )
     sequences = [sequence_of(item) for item in items]
     x = pad_sequence(sequences, batch_first=True)
+    if length > x.shape[1]:
+        x = torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], dim=1)
     lengths = torch.tensor([len(sequence) for sequence in sequences], device=x.device)
     real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
     x[~real] = x.new_tensor(silence)
@@ -103,7 +114,7 @@ class Pieces:
     """The samples of step after step: whole batches, or with ``config.truncate`` the next piece of each.
 
     ``number`` and ``offset`` say where the next piece begins, and are all there is to keep between two
-    sessions.
+    sessions. In a team they are the same for all, whose sequences end together, with the longest of a batch.
 
     >>> pieces = Pieces(torch.zeros(8, 5, dtype=torch.long), TrainingConfig(batch_size=2, truncate=3), 128)
     >>> [(tuple(piece.sequence.shape), piece.first) for piece in (next(pieces) for _ in range(3))]
@@ -114,8 +125,8 @@ class Pieces:
     Chapter: 7. Raises ValueError as `collate` does.
     """
 
-    def __init__(self, data: Data, config: TrainingConfig, silence: Silence) -> None:
-        self.data, self.config, self.silence = data, config, silence
+    def __init__(self, data: Data, config: TrainingConfig, silence: Silence, team: Team = ALONE) -> None:
+        self.data, self.config, self.silence, self.team = data, config, silence, team
         self.number, self.offset = 0, 0
         self._read: tuple[int, Piece] | None = None  # a batch, and its number
 
@@ -129,6 +140,7 @@ class Pieces:
 
     def _batch(self) -> Piece:
         if self._read is None or self._read[0] != self.number:
-            items = batch(self.data, self.config, self.number)
-            self._read = self.number, collate(items, self.silence)
+            items = batch(self.data, self.config, self.number, self.team)
+            longest = self.team.most(max(len(sequence_of(item)) for item in items))
+            self._read = self.number, collate(items, self.silence, longest)
         return self._read[1]

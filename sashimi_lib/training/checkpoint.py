@@ -1,14 +1,17 @@
 """What a training run leaves on disk: written whole or not at all, read without running code from it."""
 
-import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sashimi_lib.files import replacing
 
-def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
+
+def save_checkpoint(path: str | Path, content: dict[str, Any], previous: str | Path | None = None) -> None:
     """Write tensors, numbers, strings and containers of them; an interruption leaves the old file as it was.
+    With ``previous`` the old one is kept under that name.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "run.pt"
@@ -16,16 +19,10 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
     >>> load_checkpoint(path)
     {'step': 3}
 
-    Chapter: 6.
+    Chapters: 6 and 10. Raises OSError, naming the file, where it cannot be written, as on a full disk.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
+    with replacing(path, previous) as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())  # the bytes before the name: or a power cut could leave the name alone
-    os.replace(partial, path)  # atomic: a reader sees the old file or the new one
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -42,3 +39,55 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"path must hold a dictionary, got {type(content).__name__} in {path}")
     return content
+
+
+def previous_of(path: str | Path) -> Path:
+    """Where the checkpoint before the last is kept.
+
+    >>> previous_of("runs/piano/run.pt").name
+    'run.previous.pt'
+    """
+    return Path(path).with_suffix(".previous.pt")
+
+
+def begun(path: str | Path) -> bool:
+    """Whether there is a checkpoint of a run, the last or the one before.
+
+    >>> begun("nowhere/run.pt")
+    False
+    """
+    return Path(path).exists() or previous_of(path).exists()
+
+
+def newest_checkpoint(path: str | Path) -> dict[str, Any] | None:
+    """The last checkpoint of a run, or the one before where the last is damaged; None of a run not yet begun.
+
+    A damaged one is named in a warning, and set aside as ``NAME.damaged``: the next to be written would
+    otherwise push the whole one out.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "run.pt"
+    >>> newest_checkpoint(path) is None
+    True
+    >>> for step in (1, 2):
+    ...     save_checkpoint(path, {"step": step}, previous_of(path))
+    >>> newest_checkpoint(path)
+    {'step': 2}
+
+    Chapter: 10. Raises ValueError, naming it, for a damaged checkpoint that no other stands in for.
+    """
+    path, previous = Path(path), previous_of(path)
+    if not begun(path):
+        return None
+    if not path.exists():  # stopped between the two renamings
+        return load_checkpoint(previous)
+    try:
+        return load_checkpoint(path)
+    except ValueError as error:
+        if not previous.exists():
+            raise
+        content = load_checkpoint(previous)
+        aside = path.with_name(path.name + ".damaged")
+        path.replace(aside)
+        warnings.warn(f"{error}. It is now {aside}; the run goes on from {previous}", stacklevel=2)
+        return content

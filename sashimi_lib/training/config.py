@@ -18,13 +18,16 @@ class TrainingConfig:
     ``truncate`` is the number of samples that gradients reach back: each step trains on the next so many of
     its sequences, and hears what came before through the state alone. None trains on whole sequences.
     ``precision`` ``bfloat16`` computes products in half precision, and weights, norms, kernels and losses in
-    full.
+    full; ``tf32`` rounds the factors of products in float32 to 10 bits, on GPUs that are built for it, and
+    again not those of kernels.
 
     Validation comes every ``valid_every`` steps; after ``stop_after`` of them without a new best training
     stops. With ``ema`` above zero an average of the weights that forgets by so much a step is what is judged
     and handed over, in place of the last weights.
 
-    Chapters: 6 and 7. Raises ValueError for a setting that is out of range.
+    In a run of several processes ``batch_size`` is what all of them hear together.
+
+    Chapters: 6, 7 and 10. Raises ValueError for a setting that is out of range.
     """
 
     steps: int = 1000
@@ -39,7 +42,7 @@ class TrainingConfig:
     clip_norm: float | None = None
     clip_value: float | None = None
     truncate: int | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     ema: float = 0.0
     valid_every: int = 1000
     stop_after: int | None = None
@@ -57,8 +60,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be above 0, got {value}")
         if self.decay not in ("constant", "cosine", "plateau"):
             raise ValueError(f"decay must be 'constant', 'cosine' or 'plateau', got {self.decay!r}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+        if self.precision not in ("float32", "tf32", "bfloat16"):
+            raise ValueError(f"precision must be 'float32', 'tf32' or 'bfloat16', got {self.precision!r}")
         if not 0 < self.factor < 1:
             raise ValueError(f"factor must lie between 0 and 1, got {self.factor}")
         if not 0 <= self.ema < 1:

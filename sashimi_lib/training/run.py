@@ -4,19 +4,21 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from sashimi_lib.models.trainable import Past, Trainable
 from sashimi_lib.training.batches import Data, Pieces
-from sashimi_lib.training.checkpoint import load_checkpoint, save_checkpoint
+from sashimi_lib.training.checkpoint import newest_checkpoint, previous_of, save_checkpoint
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.ema import moving_average
 from sashimi_lib.training.guard import check_parameters
 from sashimi_lib.training.optimizer import new_optimizer
+from sashimi_lib.training.states import each_tensor, rows_of
+from sashimi_lib.training.team import ALONE, Team
 
 
 @dataclass
@@ -48,14 +50,15 @@ class History:
 class Run:
     """A model on its way: optimizer, average, place in the data, the past that is heard there, history, best.
 
-    Everything else (learning rate, order of the data) follows from the configuration and the history.
+    Everything else (learning rate, order of the data, random numbers) follows from the configuration and the
+    history. In a team all processes have the same, but for the past, of which each has that of its sequences.
     """
 
-    def __init__(self, model: Trainable, data: Data, config: TrainingConfig) -> None:
-        self.model, self.config = model, config
+    def __init__(self, model: Trainable, data: Data, config: TrainingConfig, team: Team = ALONE) -> None:
+        self.model, self.config, self.team = model, config, team
         self.optimizer = new_optimizer(model, config)
         self.average: AveragedModel | None = moving_average(model, config.ema) if config.ema > 0 else None
-        self.pieces = Pieces(data, config, model.silence)
+        self.pieces = Pieces(data, config, model.silence, team)
         self.past: Past | None = None
         self.history = History()
         self.best: dict[str, Tensor] | None = None
@@ -79,6 +82,11 @@ class Run:
             group["lr"] = group["full_lr"] * share
         return self.config.lr * share
 
+    def set_random(self) -> None:
+        """Set the random numbers of the coming step, which are others in each process."""
+        place = self.config.seed, len(self.history.loss), self.team.rank
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+
     def remember(self, loss: float) -> None:
         """Note a validation, and keep the weights that it judged if there were none better."""
         self.history.valid.append((len(self.history.loss), loss))
@@ -90,7 +98,8 @@ class Run:
         self.model.load_state_dict(self.judged.state_dict() if self.best is None else self.best)
 
     def save(self, path: str | Path) -> None:
-        """Write it all. Raises FloatingPointError, and leaves the file alone, for weights not finite."""
+        """Write it all, and keep what was there before as `previous_of` says. Raises FloatingPointError, and
+        leaves the files alone, for weights not finite; and OSError where it cannot be written."""
         check_parameters(self.model)
         content = {
             "config": dataclasses.asdict(self.config),
@@ -98,23 +107,26 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "place": (self.pieces.number, self.pieces.offset),
-            "past": self.past,
+            "past": self.team.gathered(self.past),
             "history": dataclasses.asdict(self.history),
             "best": self.best,
-            "random": torch.get_rng_state(),
         }
-        save_checkpoint(path, content)
+        if self.team.leads:
+            save_checkpoint(path, content, previous_of(path))
 
     def save_best(self, path: str | Path) -> None:
         """Write the best weights beside the run (``run.pt`` -> ``run.best.pt``), to be used by themselves."""
         steps, loss = self.history.best
-        save_checkpoint(
-            Path(path).with_suffix(".best.pt"), {"model": self.best, "steps": steps, "loss": loss}
-        )
+        if self.team.leads:
+            best = {"model": self.best, "steps": steps, "loss": loss}
+            save_checkpoint(Path(path).with_suffix(".best.pt"), best)
 
     def load(self, path: str | Path) -> None:
-        """Take up what `save` wrote. Raises ValueError for a file of another run, or none of a run."""
-        content = load_checkpoint(path)
+        """Take up what `save` wrote, if it did. Raises ValueError for a file of another run, or none of a
+        run."""
+        content = self.team.told(newest_checkpoint(path) if self.team.leads else None)
+        if content is None:
+            return
         if content.get("config") != dataclasses.asdict(self.config):
             raise ValueError(f"checkpoint must be of a run with the same config, got another in {path}")
         self.model.load_state_dict(content["model"])
@@ -123,19 +135,8 @@ class Run:
             self.average.load_state_dict(content["average"])
         self.pieces.number, self.pieces.offset = content["place"]
         if content["past"] is not None:
-            like = self.model.beginning(len(content["past"][0]))
-            self.past = each_tensor(lambda saved, now: saved.to(now.device), content["past"], like)
+            mine = rows_of(content["past"], self.team.rows(self.config.batch_size))
+            like = self.model.beginning(len(mine[0]))
+            self.past = each_tensor(lambda saved, now: saved.to(now.device), mine, like)
         self.history = History(**content["history"])
         self.best = content["best"]
-        torch.set_rng_state(content["random"])
-
-
-def each_tensor(change: Any, *states: Any) -> Any:
-    """``change`` of each tensor of a state (or of each few, of states of one shape), in the same tuples.
-
-    >>> each_tensor(lambda a, b: a + b, (torch.tensor(1), ()), (torch.tensor(2), ()))
-    (tensor(3), ())
-    """
-    if isinstance(states[0], Tensor):
-        return change(*states)
-    return tuple(each_tensor(change, *parts) for parts in zip(*states, strict=True))

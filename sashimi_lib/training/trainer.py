@@ -1,23 +1,25 @@
-"""The training loop, top to bottom: one for models of codes and diffusion models alike (chapters 6 to 9).
+"""The training loop, top to bottom: one for models of codes and diffusion models alike (chapters 6 to 10).
 
 What it calls lies beside it, an idea a file: settings and schedules (`config`), what a step trains on
-(`batches`), the optimizer, looking at gradients (`guard`), averaging (`ema`), held-out data (`validation`),
-and all that a run has to remember (`run`).
+(`batches`), its gradients (`step`) and a look at them (`guard`), the optimizer, averaging (`ema`), held-out
+data (`validation`), all that a run has to remember (`run`); and for large models how a step is computed
+(`compute`), and by how many processes (`team`).
 """
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from sashimi_lib.models.trainable import Trainable
 from sashimi_lib.training.batches import Data
+from sashimi_lib.training.compute import PLAIN, Compute, computed_by
 from sashimi_lib.training.config import DEFAULTS, TrainingConfig
 from sashimi_lib.training.guard import check_gradients, clip_gradients
-from sashimi_lib.training.run import History, Run, each_tensor
+from sashimi_lib.training.run import History, Run
+from sashimi_lib.training.step import Step
+from sashimi_lib.training.team import ALONE, Team
 from sashimi_lib.training.tensorboard import TensorBoard
 from sashimi_lib.training.validation import held_out
 
@@ -33,6 +35,8 @@ def train(
     stop: Callable[[], bool] | None = None,
     tensorboard: TensorBoard | None = None,
     progress: bool = True,
+    compute: Compute = PLAIN,
+    team: Team = ALONE,
 ) -> History:
     """Maximise ``model.score`` of the data; returns the loss of every step's batch, minus the mean score of
     a sample: bits per sample of a model of codes, the mean squared error of a diffusion model.
@@ -42,11 +46,17 @@ def train(
     back too, and the model ends with its best weights by it; without, with its last ones.
 
     With a ``checkpoint`` the run is written there as it goes and taken up where it stopped: the same numbers
-    come out as without the interruption, to the bit on a CPU. The best weights so far lie beside it, as
-    ``NAME.best.pt``. ``on_step(step, loss)`` is called after each step, to look at the model or to
+    come out as without the interruption, to the bit on a CPU. The one before is kept as ``NAME.previous.pt``,
+    and taken up with a warning where the last is damaged; the best weights so far as ``NAME.best.pt``.
+    ``on_step(step, loss)`` is called after each step, to look at the model or to
     change its weights (`sashimi_lib.training.pruning.Pruner`). ``stop()`` is asked after each step: where it
-    says yes, the run is written and ends there.
+    says yes, the run is written and ends there. ``compute`` says how to do with less memory, or time.
 
+    In a ``team`` (see `sashimi_lib.training.team.joined`) each process calls this alike, and hears its part
+    of every batch; the first one alone writes files and shows progress. The same is learnt, but for rounding,
+    by however many processes, and a run may go on with more of them, or fewer.
+
+    >>> import torch
     >>> from sashimi_lib.autoregressive import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
     >>> from sashimi_lib.quantize import MuLaw
@@ -55,58 +65,61 @@ def train(
     >>> history.loss[-1] < history.loss[0]
     True
 
-    Chapters: 6, 7 and 9. Raises ValueError for no data, for labels that the model cannot be told, for pieces
-    where it hears only wholes, for a rate that waits for validations that do not come, and for a checkpoint
-    of another run; and FloatingPointError, naming the parameter, where training diverges: the checkpoint is
-    then still the last good one.
+    Chapters: 6, 7, 9 and 10. Raises ValueError for no data, for labels that the model cannot be told, for
+    pieces where it hears only wholes, for a rate that waits for validations that do not come, for more
+    processes than a batch has sequences, and for a checkpoint of another run; OSError where one cannot be
+    written; and FloatingPointError, naming the parameter, where training diverges: the checkpoint is then
+    still the last good one.
     """
-    _check(model, data, valid, config)
-    torch.manual_seed(config.seed)
-    run = Run(model, data, config)
-    if checkpoint is not None and Path(checkpoint).exists():
+    _check(model, data, valid, config, team)
+    if not team.leads:
+        tensorboard = None
+    run = Run(model, data, config, team)
+    if checkpoint is not None:
         run.load(checkpoint)
-    history = run.history
-    bar = tqdm(initial=len(history.loss), total=config.steps, unit="step", disable=not progress)
-    while not run.finished:
-        started, lr = time.perf_counter(), run.set_rate()
+    history, step = run.history, Step(model, config, compute, team)
+    bar = tqdm(
+        initial=len(history.loss), total=config.steps, unit="step", disable=not (progress and team.leads)
+    )
+    with computed_by(model, compute):
+        while not run.finished:
+            started, lr = time.perf_counter(), run.set_rate()
+            run.set_random()
 
-        piece = next(run.pieces).to(model.device)
-        if config.truncate is not None and piece.first:
-            run.past = model.beginning(len(piece.sequence))
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            scores, past = model.score(piece.sequence, run.past, piece.label)
-        loss = -scores.where(piece.real, 0).sum() / piece.real.sum()
-        run.optimizer.zero_grad()
-        loss.backward()
-        check_gradients(model, loss)
-        clip_gradients(model, config)
-        run.optimizer.step()
-        if on_step is not None:  # before weights are averaged, judged and saved, for it may change them
-            on_step(len(history.loss), loss.item())
-        if run.average is not None:
-            run.average.update_parameters(model)
-        run.past = None if past is None else each_tensor(Tensor.detach, past)  # gradients end here
+            piece = next(run.pieces).to(model.device)
+            if config.truncate is not None and piece.first:
+                run.past = model.beginning(len(piece.sequence))
+            run.optimizer.zero_grad()
+            loss, run.past = step(piece, run.past)
+            check_gradients(model, loss)
+            clip_gradients(model, config)
+            run.optimizer.step()
+            if on_step is not None:  # before weights are averaged, judged and saved, for it may change them
+                on_step(len(history.loss), loss.item())
+            if run.average is not None:
+                run.average.update_parameters(model)
 
-        history.loss.append(loss.item())
-        done = len(history.loss)
-        speed = int(piece.real.sum()) / (time.perf_counter() - started)
-        if tensorboard is not None:
-            tensorboard.step(done, loss=loss.item(), learning_rate=lr, samples_per_second=speed)
-        if valid is not None and (done % config.valid_every == 0 or done == config.steps):
-            run.remember(held_out(run.judged, valid, config.batch_size, config.truncate))
+            history.loss.append(loss.item())
+            done = len(history.loss)
+            speed = step.samples / (time.perf_counter() - started)
             if tensorboard is not None:
-                tensorboard.step(done, valid_loss=history.valid[-1][1])
-                tensorboard.clip(done, run.judged)
-            if checkpoint is not None and history.waited == 0:
-                run.save_best(checkpoint)
-        ends = run.finished or (stop is not None and stop())
-        if checkpoint is not None and (done % config.checkpoint_every == 0 or ends):
-            run.save(checkpoint)
-        judged = f", {history.valid[-1][1]:.3f} held out" if history.valid else ""
-        bar.set_postfix_str(f"loss {loss.item():.3f}{judged}, {speed:,.0f} samples/s")
-        bar.update()
-        if ends:
-            break
+                tensorboard.step(done, loss=loss.item(), learning_rate=lr, samples_per_second=speed)
+            if valid is not None and (done % config.valid_every == 0 or done == config.steps):
+                run.remember(held_out(run.judged, valid, config.batch_size, config.truncate, team))
+                if tensorboard is not None:
+                    tensorboard.step(done, valid_loss=history.valid[-1][1])
+                    tensorboard.clip(done, run.judged)
+                if checkpoint is not None and history.waited == 0:
+                    run.save_best(checkpoint)
+            told = stop is not None and stop()
+            ends = run.finished or team.most(told) > 0
+            if checkpoint is not None and (done % config.checkpoint_every == 0 or ends):
+                run.save(checkpoint)
+            judged = f", {history.valid[-1][1]:.3f} held out" if history.valid else ""
+            bar.set_postfix_str(f"loss {loss.item():.3f}{judged}, {speed:,.0f} samples/s")
+            bar.update()
+            if ends:
+                break
     bar.close()
     if tensorboard is not None:
         tensorboard.flush()
@@ -114,7 +127,7 @@ def train(
     return history
 
 
-def _check(model: Trainable, data: Data, valid: Data | None, config: TrainingConfig) -> None:
+def _check(model: Trainable, data: Data, valid: Data | None, config: TrainingConfig, team: Team) -> None:
     for name, given in (("data", data), ("valid", valid)):
         if given is not None and len(given) == 0:
             raise ValueError(f"{name} must hold at least one sequence, got none")
@@ -122,3 +135,7 @@ def _check(model: Trainable, data: Data, valid: Data | None, config: TrainingCon
         raise ValueError("valid must be given where decay is 'plateau' or stop_after is set, got None")
     if config.truncate is not None and model.beginning(1) is None:
         raise ValueError(f"truncate must be None for a model of whole sequences, got {config.truncate}")
+    if config.batch_size < team.size:
+        raise ValueError(
+            f"batch_size must be at least {team.size}, a sequence for each process, got {config.batch_size}"
+        )

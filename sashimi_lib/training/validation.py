@@ -6,13 +6,16 @@ from torch import Tensor
 
 from sashimi_lib.models.trainable import Trainable
 from sashimi_lib.training.batches import Data, Piece, collate, sequence_of
+from sashimi_lib.training.team import ALONE, Team
 
 AT_ONCE = 32_768  # samples of each sequence that go through together, where a model can hear it in pieces
 
 
-def held_out(model: Trainable, data: Data, batch_size: int = 8, truncate: int | None = None) -> float:
+def held_out(
+    model: Trainable, data: Data, batch_size: int = 8, truncate: int | None = None, team: Team = ALONE
+) -> float:
     """Minus the mean score of all samples of all sequences, so a long sequence counts for more: bits per
-    sample of a model of codes, the mean squared error of a diffusion model.
+    sample of a model of codes, the mean squared error of a diffusion model. A team shares the sequences out.
 
     Sequences go through as in `losses`, in pieces of ``truncate`` samples if a recipe counts on little
     memory. Always in full precision.
@@ -24,11 +27,15 @@ def held_out(model: Trainable, data: Data, batch_size: int = 8, truncate: int | 
     >>> 7 < held_out(model, [torch.full((100,), 120), torch.full((30,), 140)]) < 10
     True
 
-    Chapters: 7 and 9. Raises ValueError for no sequences.
+    Chapters: 7, 9 and 10. Raises ValueError for no sequences.
     """
-    items = [data[number] for number in range(len(data))]
+    if len(data) == 0:
+        raise ValueError("data must hold at least one sequence, got none")
+    items = [data[number] for number in range(team.rank, len(data), team.size)]
     lengths = torch.tensor([len(sequence_of(item)) for item in items], dtype=torch.float64)
-    return float(losses(model, items, batch_size, truncate or AT_ONCE) @ lengths / lengths.sum())
+    each = losses(model, items, batch_size, truncate or AT_ONCE) if items else lengths
+    total, samples = team.total(torch.stack([each @ lengths, lengths.sum()]))
+    return float(total / samples)
 
 
 @torch.no_grad()

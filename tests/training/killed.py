@@ -73,7 +73,7 @@ def die_inside_a_write(chance: random.Random) -> None:
     elif where == "write":
         torch.save = deadly(torch.save, chance.randint(1, 2))
     else:
-        setattr(os, where, deadly(getattr(os, where), chance.randint(1, 2)))
+        setattr(os, where, deadly(getattr(os, where), chance.randint(1, 4)))
 
 
 def finish(name: str, folder: Path) -> None:

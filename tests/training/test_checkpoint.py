@@ -1,0 +1,173 @@
+"""Checkpoints: the newest whole one is taken, whatever became of the last; a full disk costs none."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.files import replacing
+from sashimi_lib.models import SaShiMi, SaShiMiConfig
+from sashimi_lib.quantize import MuLaw
+from sashimi_lib.tensor_file import read_tensors, write_tensors
+from sashimi_lib.training.checkpoint import (
+    load_checkpoint,
+    newest_checkpoint,
+    previous_of,
+    save_checkpoint,
+)
+from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.trainer import train
+
+CONFIG = TrainingConfig(steps=8, batch_size=2, checkpoint_every=2)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Of a run with two checkpoints."""
+    path = tmp_path / "run.pt"
+    for step in (1, 2):
+        save_checkpoint(path, {"step": step}, previous_of(path))
+    return path
+
+
+def names(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_the_one_before_is_kept(path):
+    assert names(path.parent) == ["run.previous.pt", "run.pt"]
+    assert [load_checkpoint(file)["step"] for file in (previous_of(path), path)] == [1, 2]
+    assert newest_checkpoint(path) == {"step": 2}
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half", None])
+def test_a_damaged_one_is_named_and_set_aside_and_the_one_before_goes_on(path, damage):
+    content = path.read_bytes()
+    path.write_bytes(content[:-7] if damage is None else damage)
+    with pytest.warns(UserWarning, match=r"run\.pt.* is now .*run\.pt\.damaged; the run goes on from .*prev"):
+        assert newest_checkpoint(path) == {"step": 1}
+    assert names(path.parent) == ["run.previous.pt", "run.pt.damaged"]
+    assert newest_checkpoint(path) == {"step": 1}
+    save_checkpoint(path, {"step": 2}, previous_of(path))
+    assert newest_checkpoint(path) == {"step": 2}
+    assert load_checkpoint(previous_of(path)) == {"step": 1}
+
+
+def test_where_none_is_whole_the_last_one_is_named_and_none_is_lost(path):
+    for file in (path, previous_of(path)):
+        file.write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"previous\.pt"):
+        newest_checkpoint(path)
+    assert names(path.parent) == ["run.previous.pt", "run.pt"]
+    previous_of(path).unlink()
+    with pytest.raises(ValueError, match=r"run\.pt"):
+        newest_checkpoint(path)
+
+
+def test_a_run_goes_on_from_the_newest_whole_one_and_ends_as_if_nothing_had_been(tmp_path):
+    def learn(checkpoint, steps_until=None):
+        torch.manual_seed(1)
+        model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)))
+        codes = torch.arange(6 * 40).view(6, 40)
+        calls = []
+        return model, train(
+            model, codes, CONFIG, checkpoint, on_step=lambda step, _: calls.append(step), progress=False,
+            stop=lambda: len(calls) == steps_until,
+        ), calls  # fmt: skip
+
+    whole, history, _ = learn(None)
+    path = tmp_path / "run.pt"
+    learn(path, steps_until=6)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match=r"run\.previous\.pt"):
+        again, resumed, calls = learn(path)
+    assert calls[0] == 4  # the checkpoint after four steps is the one before the last
+    assert resumed == history
+    assert all(torch.equal(x, y) for x, y in zip(whole.parameters(), again.parameters(), strict=True))
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "notes"
+    path.write_text("old")
+
+    def interrupted(error):
+        with replacing(path) as file:
+            file.write(b"half")
+            raise error
+
+    for error in (KeyboardInterrupt(), ValueError("of something else")):
+        with pytest.raises(type(error)):
+            interrupted(error)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["notes"]
+    with pytest.raises(OSError, match="notes") as full:
+        interrupted(OSError(errno.ENOSPC, "No space left on device"))
+    assert full.value.errno == errno.ENOSPC
+
+
+FULL = """
+set -e
+mount -t tmpfs -o size=256k none "$1"
+"$2" - "$1" <<'PYTHON'
+{script}
+PYTHON
+"""
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from sashimi_lib.tensor_file import read_tensors, write_tensors
+from sashimi_lib.training.checkpoint import *
+folder = Path(sys.argv[1])
+path, tensors = folder / "run.pt", folder / "model.safetensors"
+write_tensors(tensors, "example 1", "{}", {"x": torch.ones(10)})
+for step in (1, 2):
+    save_checkpoint(path, {"step": step, "x": torch.zeros(10_000)}, previous_of(path))
+for write in (
+    lambda: save_checkpoint(path, {"step": 3, "x": torch.zeros(60_000)}, previous_of(path)),
+    lambda: write_tensors(tensors, "example 1", "{}", {"x": torch.ones(60_000)}),
+):
+    try:
+        write()
+    except OSError as error:
+        print(error)
+print(sorted(file.name for file in folder.iterdir()))
+print(newest_checkpoint(path)["step"], load_checkpoint(previous_of(path))["step"])
+print(len(read_tensors(tensors, "example 1")[1]["x"]))
+"""
+
+
+def test_a_full_disk_is_named_and_costs_nothing_that_was_there(tmp_path, root):
+    can = subprocess.run(["unshare", "--map-root-user", "--mount", "true"], capture_output=True, check=False)
+    if can.returncode:
+        pytest.skip("needs leave to mount a small disk: " + can.stderr.decode().strip())
+    command = ["unshare", "--map-root-user", "--mount", "bash", "-c", FULL.format(script=SCRIPT), "full"]
+    done = subprocess.run(
+        [*command, str(tmp_path), sys.executable],
+        env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"[Errno 28] No space left on device: '{tmp_path}/run.pt'",
+        f"[Errno 28] No space left on device: '{tmp_path}/model.safetensors'",
+        "['model.safetensors', 'run.previous.pt', 'run.pt']",
+        "2 1",
+        "10",
+    ]
+
+
+def test_tensors_stay_as_they_were_when_writing_fails(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    write_tensors(path, "example 1", "{}", {"x": torch.ones(2)})
+
+    def fail(number):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=r"Input/output error: .*model"):
+        write_tensors(path, "example 1", "{}", {"x": torch.ones(3)})
+    assert len(read_tensors(path, "example 1")[1]["x"]) == 2
+    assert names(tmp_path) == ["model.safetensors"]
