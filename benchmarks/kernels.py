@@ -12,19 +12,18 @@ and where its time goes.
 import argparse
 import ctypes.util
 import itertools
-import statistics
-import time
 from collections.abc import Callable
 from math import log
 
 import torch
 from result import save_result
+from shares import sashimi_shares
+from timing import interleaved
 from torch import Tensor
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
 from sashimi_lib.quantize import MuLaw
-from sashimi_lib.ssm import s4
 from sashimi_lib.ssm.convolution import causal_conv
 from sashimi_lib.ssm.kernels import kernel, kernel_cauchy, kernel_vandermonde
 from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
@@ -80,18 +79,6 @@ def peak_mb(step: Callable[[], None]) -> float:
     return round(max(held) / 2**20, 1)
 
 
-def interleaved(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, taking turns, after one turn of warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(repeats + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def keep_memory() -> None:
     """Have glibc reuse the memory of large tensors, as a long training run's allocator does.
 
@@ -124,46 +111,11 @@ def lengths_table(lengths: list[int], repeats: int) -> list[dict[str, object]]:
     return rows
 
 
-def sashimi_shares(length: int, n_layers: int, repeats: int) -> dict[str, float]:
-    """Where a whole training step goes: what it saves to have kernels given, and convolutions left out.
-
-    The linear layers' share is the profiler's time in the matrix products that only they use.
-    """
+def step_shares(length: int, n_layers: int, repeats: int) -> dict[str, float]:
+    """Where a whole training step of SaShiMi goes."""
     torch.manual_seed(SEED)
     model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(n_layers=n_layers)))
-    codes = torch.randint(0, 256, (1, length))
-    given: dict[tuple[int, int], Tensor] = {}
-
-    def step(kernel_of: Callable, conv: Callable) -> None:
-        s4.kernel, s4.causal_conv = kernel_of, conv
-        model.zero_grad()
-        (-model.log_likelihood(codes).mean()).backward()
-        s4.kernel, s4.causal_conv = kernel, causal_conv
-
-    def given_kernel(recurrence, samples: int, dtype: torch.dtype) -> Tensor:  # type: ignore[no-untyped-def]
-        shape = len(recurrence.B), samples
-        return given.setdefault(shape, torch.randn(shape, dtype=dtype))
-
-    seconds = interleaved(
-        {
-            "whole": lambda: step(kernel, causal_conv),
-            "kernels given": lambda: step(given_kernel, causal_conv),
-            "no convolution": lambda: step(given_kernel, lambda u, K: u * K[..., :1]),
-        },
-        repeats,
-    )
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        step(kernel, causal_conv)
-    time_of = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
-    linear = sum(time_of.get(name, 0) for name in ("aten::addmm", "aten::mm")) / sum(time_of.values())
-    shares = {
-        "kernel": 1 - seconds["kernels given"] / seconds["whole"],
-        "fft": (seconds["kernels given"] - seconds["no convolution"]) / seconds["whole"],
-        "linear": linear,
-    }
-    shares["rest"] = 1 - sum(shares.values())
-    named = {f"share_{name}": round(share, 3) for name, share in shares.items()}
-    return {"seconds": seconds["whole"]} | named
+    return sashimi_shares(model, torch.randint(0, 256, (1, length)), repeats)
 
 
 def times_faster(rows: list[dict[str, object]], form: str, length: int = 16000) -> float:
@@ -205,7 +157,7 @@ def main() -> None:
     rows = lengths_table([1024, 2048] if quick else LENGTHS, 1 if quick else REPEATS)
     keep_memory()
     kept = lengths_table([1024] if quick else [16000, 131072], 1 if quick else REPEATS)
-    step = sashimi_shares(1600 if quick else 16000, 1 if quick else 8, 1 if quick else 3)
+    step = step_shares(1600 if quick else 16000, 1 if quick else 8, 1 if quick else 3)
     print(step)
     if quick:
         return

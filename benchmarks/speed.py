@@ -9,13 +9,11 @@ all models take a batch of the same size. Writes ``book/results/speed.json``, or
 
 import argparse
 import dataclasses
-import multiprocessing
-import re
-from pathlib import Path
 
 import torch
 from autoregressive import learn, samples_per_second, seconds_per_step
 from corpus import Corpus, pieces
+from memory import peak_of
 from result import save_result
 
 from sashimi_lib.training import recipes
@@ -36,39 +34,22 @@ SEGMENT, SEQUENCES = 8_192, 8  # samples of a segment on a CPU; SampleRNN's sequ
 ROUNDS = 2
 
 
-def reduced(recipe: Recipe) -> Recipe:
-    """The same model on less data a step, as one CPU thread can bear."""
+def reduced(recipe: Recipe, length: int = SEGMENT) -> Recipe:
+    """The same model on less data a step, as a CPU can bear."""
     several = recipe.training.truncate is not None
     training = dataclasses.replace(recipe.training, batch_size=SEQUENCES if several else 1)
-    return dataclasses.replace(recipe, length=SEGMENT, training=training)
+    return dataclasses.replace(recipe, length=length, training=training)
 
 
-def _train_a_little(recipe: Recipe, data: list[torch.Tensor], answer: multiprocessing.SimpleQueue) -> None:
+def _train_a_little(recipe: Recipe, data: list[torch.Tensor]) -> None:
     torch.set_num_threads(1)
-    before = peak_of_this_process()
     learn(recipe, data, 2, 1.0, seed=0)
-    answer.put(peak_of_this_process() - before)
-
-
-def peak_of_this_process() -> float:
-    """MiB at the most so far, on the GPU if there is one. (Linux; getrusage would count the parent in.)"""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10
 
 
 def peak_mebibytes(recipe: Recipe, corpus: Corpus) -> float:
-    """What a model and its training take, in a process of their own."""
-    context = multiprocessing.get_context("spawn")
-    answer = context.SimpleQueue()
+    """What a model and its training take."""
     data = pieces(corpus["train"], recipe.length)[: 2 * recipe.training.batch_size]
-    process = context.Process(target=_train_a_little, args=(recipe, data, answer))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError("training in a process of its own failed: its message is above")
-    return round(answer.get(), 1)
+    return peak_of(_train_a_little, recipe, data)
 
 
 def main() -> None:
