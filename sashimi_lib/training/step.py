@@ -48,9 +48,9 @@ class Step:
         self.parts, self.team = compute.accumulate, team
         self.samples = 0  # that the last one heard, in all processes
         if team.size > 1:
-            # A state that is learnt, as SampleRNN's is, takes part in the first piece of a sequence alone.
-            sometimes = config.truncate is not None
-            self.parallel = DistributedDataParallel(self.scores, find_unused_parameters=sometimes)
+            # Some parameters get no gradient: never, as a WaveNet's last residual; or not always, as a state
+            # that is learnt, which the first piece of a sequence alone hears.
+            self.parallel = DistributedDataParallel(self.scores, find_unused_parameters=True)
 
     def __call__(self, piece: Piece, past: Past | None) -> tuple[Tensor, Past | None]:
         """The loss of the whole batch, and the past of the next piece; gradients end there."""

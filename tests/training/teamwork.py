@@ -1,0 +1,95 @@
+"""Not a test: one process of several that train together, started by torchrun.
+
+``torchrun --nproc-per-node 2 teamwork.py FOLDER`` leaves FOLDER/NAME.RANK.pt of each experiment: what was
+learnt, and heard.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import SampleRNN, SampleRNNConfig, SaShiMi, SaShiMiConfig, WaveNet, WaveNetConfig
+from sashimi_lib.quantize import MuLaw
+from sashimi_lib.training.batches import Pieces
+from sashimi_lib.training.compute import Compute
+from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.recipes import DIGITS_DIFFUSION_SASHIMI
+from sashimi_lib.training.team import ALONE, Team, joined
+from sashimi_lib.training.trainer import train
+
+CONFIG = TrainingConfig(steps=7, batch_size=3, lr=0.01, clip_norm=1.0, ema=0.8, valid_every=4)
+MORE = dataclasses.replace(CONFIG, batch_size=5)
+PIECES = dataclasses.replace(CONFIG, truncate=21)
+WHOLE, IN_PARTS, ANEW = Compute(), Compute(accumulate=2), Compute(recompute=True)
+EXPERIMENTS = {
+    "sashimi": (lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)), CONFIG, WHOLE),
+    "sashimi_in_pieces_and_parts": (lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)), PIECES, IN_PARTS),
+    "wavenet_computed_anew": (lambda: WaveNet(WaveNetConfig(2, 3, 8, 8, 16, 16, 8)), CONFIG, ANEW),
+    "wavenet_in_parts": (lambda: WaveNet(WaveNetConfig(2, 3, 8, 8, 16, 16, 8)), MORE, IN_PARTS),
+    "samplernn_in_pieces": (lambda: SampleRNN(SampleRNNConfig((4, 2), 1, 16, 8)), PIECES, WHOLE),
+}
+STOPPED = 5  # steps of a run that another number of processes takes up
+
+
+def sequences() -> list[torch.Tensor]:
+    """Ten sequences, none as long as the next."""
+    t = torch.arange(80)
+    codes = MuLaw().encode(0.5 * torch.sin(0.3 * (t + 2 * torch.arange(10)[:, None])))
+    return [row[: 80 - 6 * n] for n, row in enumerate(codes)]
+
+
+def run(
+    name: str, team: Team = ALONE, checkpoint: Path | None = None, until: int | None = None
+) -> dict[str, Any]:
+    """What an experiment learns, and its history; it stops ``until`` so many steps are done."""
+    backbone, config, compute = EXPERIMENTS[name]
+    data, steps = sequences(), []
+    torch.manual_seed(1)
+    model = AudioLM(MuLaw(), backbone())
+    history = train(
+        model, data[:7], config, checkpoint, valid=data[7:], progress=False, compute=compute, team=team,
+        on_step=lambda step, loss: steps.append(step), stop=lambda: steps[-1] + 1 == until and team.leads,
+    )  # fmt: skip
+    return {**dataclasses.asdict(history), "model": model.state_dict(), "steps": steps}
+
+
+def heard(team: Team) -> list[list[int]]:
+    """Which sequences are heard in each of nine batches, by this process."""
+    data = [torch.full((5 + number,), number) for number in range(7)]
+    pieces = Pieces(data, CONFIG, 128, team)
+    return [[int(row[0]) for row in next(pieces).sequence] for _ in range(9)]
+
+
+def diffusion(team: Team) -> dict[str, Any]:
+    """What a diffusion model learns, whose noise every process draws for itself."""
+    recipe = DIGITS_DIFFUSION_SASHIMI
+    words = [(0.1 * torch.randn(64 + n), n) for n in range(4)]
+    config = dataclasses.replace(recipe.training, steps=2, batch_size=4, warmup=0)
+    model = recipe.build(0)
+    history = train(model, words, config, valid=words, progress=False, team=team)
+    return {**dataclasses.asdict(history), "model": model.state_dict()}
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    with joined(torch.device("cpu")) as team:
+        for name in EXPERIMENTS:
+            torch.save(run(name, team), folder / f"{name}.{team.rank}.pt")
+        # One goes on from what a single process left, the other is left for one.
+        shared = {name: folder / name / "run.pt" for name in ("taken_up", "left")}
+        told = run("sashimi_in_pieces_and_parts", team, shared["taken_up"])
+        torch.save(told, folder / f"taken_up.{team.rank}.pt")
+        run("samplernn_in_pieces", team, shared["left"], until=STOPPED)
+        torch.save(heard(team), folder / f"heard.{team.rank}.pt")
+        torch.manual_seed(0)
+        torch.save(diffusion(team), folder / f"diffusion.{team.rank}.pt")
+        assert team.told("news" if team.leads else None) == "news"
+        few = dataclasses.replace(CONFIG, batch_size=1)
+        try:
+            train(AudioLM(MuLaw(), EXPERIMENTS["sashimi"][0]()), sequences(), few, team=team, progress=False)
+        except ValueError as error:
+            torch.save(str(error), folder / f"refused.{team.rank}.pt")

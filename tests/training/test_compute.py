@@ -1,0 +1,172 @@
+"""A step in parts, with blocks computed anew or compiled, in fewer bits: what is learnt stays the same."""
+
+import copy
+import dataclasses
+import warnings
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
+from sashimi_lib.models import (
+    DiffWaveConfig,
+    IsotropicConfig,
+    IsotropicS4,
+    SampleRNN,
+    SampleRNNConfig,
+    SaShiMi,
+    SaShiMiConfig,
+    WaveNet,
+    WaveNetConfig,
+)
+from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
+from sashimi_lib.quantize import MuLaw
+from sashimi_lib.training.batches import collate
+from sashimi_lib.training.compute import BLOCKS, PLAIN, Compute, computed_by
+from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.step import Step
+from sashimi_lib.training.team import ALONE
+from sashimi_lib.training.trainer import train
+
+CODES = {
+    "sashimi": lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)),
+    "u-net": lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1, unet=True, glu=True)),
+    "isotropic": lambda: IsotropicS4(IsotropicConfig(d_model=4, n_layers=1)),
+    "wavenet": lambda: WaveNet(WaveNetConfig(2, 3, 8, 8, 16, 16, 8)),
+    "samplernn": lambda: SampleRNN(SampleRNNConfig((4, 2), 1, 16, 8)),
+}
+SOUNDS = {
+    "diffusion sashimi": SaShiMiUNetConfig(d_model=4, n_layers=1, d_step=(8, 8, 8)),
+    "diffwave": DiffWaveConfig(d_residual=4, d_skip=4, n_layers=2, d_step=(8, 8, 8)),
+}
+CONFIG = TrainingConfig()
+
+
+@pytest.fixture(params=[*CODES, *SOUNDS])
+def model(request):
+    torch.manual_seed(1)
+    if request.param in CODES:
+        return AudioLM(MuLaw(), CODES[request.param]())
+    return DiffusionModel(DiffusionConfig(SOUNDS[request.param]))
+
+
+def a_batch(model):
+    """Five sequences, none as long as the next."""
+    torch.manual_seed(2)
+    codes = isinstance(model, AudioLM)
+    sounds = [torch.randint(256, (60 - 7 * n,)) if codes else 0.1 * torch.randn(60 - 7 * n) for n in range(5)]
+    return collate(sounds, model.silence)
+
+
+def gradients(model, compute, past=None):
+    """Of all parameters together, and the loss."""
+    model.zero_grad()
+    torch.manual_seed(3)
+    with computed_by(model, compute):
+        loss, _ = Step(model, CONFIG, compute, ALONE)(a_batch(model), past)
+    return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def assert_close(a, b, small=1e-5):
+    assert float(a[0]) == pytest.approx(float(b[0]), rel=small)
+    assert (a[1] - b[1]).norm() <= small * b[1].norm()
+
+
+@pytest.mark.parametrize("model", CODES, indirect=True)
+@pytest.mark.parametrize("parts", [2, 3, 9])
+def test_gradients_of_parts_sum_to_those_of_the_batch(model, parts):
+    assert_close(gradients(model, Compute(accumulate=parts)), gradients(model, PLAIN))
+
+
+@pytest.mark.parametrize("model", SOUNDS, indirect=True)
+def test_parts_of_a_batch_of_sounds_draw_their_own_noise_and_learn(model):
+    loss, found = gradients(model, Compute(accumulate=2))
+    assert loss > 0
+    assert found.isfinite().all()
+    assert found.norm() > 0
+
+
+@pytest.mark.parametrize("model", CODES, indirect=True)
+def test_the_state_of_sequences_goes_on_in_parts(model):
+    past = model.beginning(5)
+    piece = a_batch(model).part(0, 30)
+    ahead = [Step(model, CONFIG, Compute(accumulate=parts), ALONE)(piece, past)[1] for parts in (1, 3)]
+    codes = a_batch(model).sequence[:, 30:33]
+    first, second = (model.log_likelihood_from(codes, state)[0] for state in ahead)
+    assert torch.allclose(first, second, atol=1e-5)
+
+
+def kept_bytes(model, compute):
+    """What the forward pass keeps for the gradient, but for the parameters."""
+    own, kept = {p.data_ptr() for p in model.parameters()}, {}
+
+    def keep(x):
+        if x.data_ptr() not in own:
+            kept[x.data_ptr()] = x.numel() * x.element_size()
+        return x
+
+    with computed_by(model, compute), saved_tensors_hooks(keep, lambda x: x):
+        model.score(a_batch(model).sequence)
+    return sum(kept.values())
+
+
+def test_blocks_computed_anew_give_the_same_and_keep_less(model):
+    assert_close(gradients(model, Compute(recompute=True)), gradients(model, PLAIN))
+    if any(isinstance(module, BLOCKS) for module in model.modules()):  # SampleRNN's tiers are no stacks
+        assert kept_bytes(model, Compute(recompute=True)) < 0.8 * kept_bytes(model, PLAIN)
+
+
+@pytest.mark.parametrize("name", ["sashimi", "wavenet"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_blocks_give_the_same(name, recompute, shapes_unchecked, monkeypatch):
+    # The compiler's own front end alone: what comes after it takes a minute, and is PyTorch's to test.
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compiled(function, backend="aot_eager"))
+    model = AudioLM(MuLaw(), CODES[name]())
+    plain = gradients(model, PLAIN)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert_close(gradients(model, Compute(recompute=recompute, compile=True)), plain)
+
+
+def test_afterwards_a_model_is_as_it_was(model):
+    before = {name: module.forward.__func__ for name, module in model.named_modules()}
+    with pytest.raises(KeyboardInterrupt), computed_by(model, Compute(recompute=True)):
+        raise KeyboardInterrupt
+    assert {name: module.forward.__func__ for name, module in model.named_modules()} == before
+    copy.deepcopy(model)
+
+
+def test_a_run_goes_on_with_another_way_to_compute(tmp_path):
+    def new():
+        torch.manual_seed(1)
+        return AudioLM(MuLaw(), CODES["sashimi"]())
+
+    data, config = torch.randint(256, (7, 40)), TrainingConfig(steps=6, batch_size=3, ema=0.9)
+    whole = train(new(), data, config, progress=False).loss
+    steps, path = [], tmp_path / "run.pt"
+    settings = {"checkpoint": path, "progress": False}
+    train(
+        new(), data, config, **settings, compute=Compute(accumulate=3),
+        on_step=lambda step, _: steps.append(step), stop=lambda: len(steps) == 3,
+    )  # fmt: skip
+    rest = train(new(), data, config, **settings, compute=Compute(recompute=True)).loss
+    assert rest == pytest.approx(whole, rel=1e-5)
+
+
+def test_no_parts_are_refused():
+    with pytest.raises(ValueError, match="accumulate must be at least 1, got 0"):
+        Compute(accumulate=0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_the_caller_s_precision_is_as_before(precision):
+    model, config = AudioLM(MuLaw(), CODES["sashimi"]()), dataclasses.replace(CONFIG, precision=precision)
+    before, seen = torch.get_float32_matmul_precision(), []
+    hook = model.head.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    Step(model, config, PLAIN, ALONE)(a_batch(model), None)
+    hook.remove()
+    assert seen == ["high" if precision == "tf32" else "highest"]
+    assert torch.get_float32_matmul_precision() == before
