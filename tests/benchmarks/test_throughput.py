@@ -1,0 +1,186 @@
+"""Throughput in miniature: what is counted agrees with PyTorch's own count; what fails is written down."""
+
+import dataclasses
+import importlib
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sashimi_lib.models import SampleRNNConfig, SaShiMiConfig, WaveNetConfig
+from sashimi_lib.training import recipes
+from sashimi_lib.training.compute import Compute
+
+
+@pytest.fixture
+def benchmark(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))  # as when it is run as a script
+    return importlib.import_module
+
+
+@pytest.fixture
+def tiny():
+    def small(recipe, backbone, **training):
+        training = dataclasses.replace(recipe.training, **training)
+        return dataclasses.replace(recipe, backbone=backbone, length=256, training=training)
+
+    wavenet = WaveNetConfig(stacks=1, layers=3, d_residual=8, d_dilation=8, d_skip=16, d_end=8, d_model=8)
+    return {
+        "SaShiMi": small(recipes.YOUTUBEMIX_SASHIMI_8, SaShiMiConfig(d_model=16, n_layers=1, pool=(4,))),
+        "WaveNet": small(recipes.YOUTUBEMIX_WAVENET_1024, wavenet),
+        "SampleRNN": small(
+            recipes.YOUTUBEMIX_SAMPLERNN_3,
+            SampleRNNConfig(d_hidden=8, d_embedding=4),
+            batch_size=2,
+            truncate=64,
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["SaShiMi", "WaveNet", "SampleRNN"])
+def test_products_are_counted_as_pytorch_counts_them(benchmark, tiny, name):
+    recipe = tiny[name]
+    model = recipe.build(0)
+    codes = torch.randint(0, 256, (recipe.training.batch_size, recipe.training.truncate or recipe.length))
+    with FlopCounterMode(display=False) as theirs:
+        past = model.beginning(len(codes)) if recipe.training.truncate else None
+        (-model.score(codes, past)[0].mean()).backward()
+    ours = benchmark("roofline").step_count(recipe)
+    products = sum(operator.flops for operator in ours.operators if "fft" not in operator.name)
+    assert products == theirs.get_total_flops()
+
+
+def test_a_convolution_takes_six_real_ffts(benchmark, tiny):
+    count = benchmark("roofline").step_count(tiny["SaShiMi"])
+    ffts = [operator for operator in count.operators if "fft" in operator.name]
+    layers = 2  # one in each tier
+    assert len(ffts) == 6 * layers
+    n = 512  # a fast length for twice 256 samples, 16 channels; the kernel's FFT and its gradient's are alike
+    assert max(operator.flops for operator in ffts) == 16 * 2.5 * n * 9
+
+
+def test_memory_is_counted_until_it_is_freed_and_views_have_none(benchmark):
+    with benchmark("roofline").Ledger() as ledger:
+        x = torch.ones(250)
+        y = x * 2
+        del x
+        y.view(25, 10).mT.mul_(3)
+    assert (ledger.held, ledger.peak) == (1000, 2000)
+    assert [operator.name for operator in ledger.operators] == ["ones.default", "mul.Tensor", "mul_.Tensor"]
+    assert [operator.moved for operator in ledger.operators] == [1000, 2000, 2000]
+
+
+def test_what_is_counted_is_what_real_tensors_take(benchmark, tiny):
+    recipe, roofline = tiny["SaShiMi"], benchmark("roofline")
+    model = recipe.build(0)
+    codes = torch.zeros(1, recipe.length, dtype=torch.long)
+    with roofline.Ledger() as real:
+        for x in model.parameters():
+            real.watch(x)
+        step = roofline._step(model, codes, recipe.training, "float32")
+        step()
+        step()
+    assert roofline.step_count(recipe).peak_bytes == pytest.approx(real.peak, rel=0.01)
+
+
+def test_recomputation_keeps_less_and_computes_more(benchmark, tiny):
+    count = benchmark("roofline").step_count
+    plain = count(tiny["SaShiMi"])
+    again = count(tiny["SaShiMi"], compute=Compute(recompute=True))
+    assert again.peak_bytes < 0.7 * plain.peak_bytes
+    assert 1.1 * plain.flops < again.flops < 1.4 * plain.flops
+
+
+def test_a_step_takes_the_longer_of_arithmetic_and_memory(benchmark):
+    roofline = benchmark("roofline")
+    product = roofline.Operator("mm.default", torch.float32, flops=100.0, moved=10)
+    kernels = product._replace(name="bmm.default")
+    sums = roofline.Operator("add.Tensor", torch.float32, flops=0.0, moved=10)
+    peak = {"float32": 10.0, "tf32": 100.0}
+    assert roofline.least_seconds([product, kernels, sums], peak, bandwidth=2.0) == 10 + 10 + 5
+    assert roofline.least_seconds([product, kernels, sums], peak, 2.0, tf32=True) == 5 + 10 + 5
+
+
+def test_devices_are_known_by_the_names_that_cuda_gives_them(benchmark):
+    devices = benchmark("devices")
+    assert devices.by_name("NVIDIA A100-SXM4-40GB") is devices.DEVICES["A100 40 GB"]
+    assert devices.by_name("NVIDIA A100-SXM4-80GB") is devices.DEVICES["A100 80 GB"]
+    assert devices.by_name("NVIDIA H100 PCIe") is None  # another GPU under nearly the same name
+
+
+def test_linear_layers_are_found_with_their_sizes(benchmark, tiny):
+    shapes = benchmark("shares").linear_shapes(tiny["SaShiMi"].build(0), torch.zeros(2, 64, dtype=torch.long))
+    assert shapes[0] == (2 * 16, 64, 32)  # the first pool, of 4 samples of 16 channels
+    assert shapes[-1] == (2 * 64, 16, 256)  # the head
+    assert len(shapes) == 2 + 2 * 3 + 1  # pools; two tiers, of 3 maps each; the head
+
+
+def test_what_does_not_fit_is_written_down_and_the_rest_goes_on(benchmark, tiny, monkeypatch):
+    throughput = benchmark("throughput")
+
+    def step_seconds(recipe, way):
+        if way.precision == "float32":
+            raise torch.cuda.OutOfMemoryError
+        return [2.0, 1.0, 4.0]
+
+    monkeypatch.setattr(throughput, "step_seconds", step_seconds)
+    small, large = throughput.Way("bfloat16"), throughput.Way()
+    todo = [("SaShiMi", large), ("SaShiMi", small)]
+    timings = throughput.timed(tiny, todo, until=float("inf"))
+    failed, made = (
+        throughput.row(tiny["SaShiMi"], way, timings["SaShiMi", way], peak=1e9) for way in (large, small)
+    )
+    assert failed["failed"] == "out of memory"
+    assert failed["seconds_per_step"] == []
+    assert failed["utilisation"] is None
+    assert made["failed"] is None
+    assert len(made["seconds_per_step"]) == 3 * throughput.ROUNDS
+    assert made["samples_per_second"] == 256 / 2
+    late = throughput.timed(tiny, todo, until=0.0)
+    assert throughput.row(tiny["SaShiMi"], small, late["SaShiMi", small], 1e9)["failed"] == "no time was left"
+
+
+def test_every_way_is_tried_on_a_gpu_and_compilation_last(benchmark):
+    throughput = benchmark("throughput")
+    todo = throughput.jobs(["a", "b"], gpu=True)
+    tried = {(name, way.precision, way.compute.compile) for name, way in todo if not way.compute.recompute}
+    assert len(tried) == 2 * 3 * 2
+    compiled = [way.compute.compile for _, way in todo]
+    assert compiled == sorted(compiled)
+
+
+def test_the_benchmark_in_miniature(benchmark, tiny, tmp_path, monkeypatch):
+    throughput = benchmark("throughput")
+    machine = throughput.Device({"float64": 1e10, "float32": 2e10, "bfloat16": 4e10}, 1e10, 1e9, None, "")
+    ways = [throughput.Way(), throughput.Way("bfloat16", Compute(recompute=True))]
+    threads = torch.get_num_threads()
+    few = {name: tiny[name] for name in ("SaShiMi", "WaveNet")}
+    monkeypatch.setattr(throughput, "MODELS", few)
+    monkeypatch.setattr(throughput, "SEGMENT", 128)
+    monkeypatch.setattr(throughput, "THREADS", threads)
+    monkeypatch.setattr(throughput, "measured", lambda side: machine)
+    monkeypatch.setattr(throughput, "peak_of", lambda *_: 1.0)
+    monkeypatch.setattr(
+        throughput, "jobs", lambda names, gpu: [(name, way) for name in names for way in ways]
+    )
+    monkeypatch.setattr("result.RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["throughput.py"])
+    throughput.main()
+    figures = json.loads((tmp_path / "throughput.json").read_text())["figures"]
+    assert figures["models"].keys() == few.keys()
+    assert [row["recompute"] for row in figures["models"]["WaveNet"]["ways"]] == [False, True]
+    assert all(
+        seconds > 0
+        for model in figures["models"].values()
+        for row in model["ways"]
+        for seconds in row["seconds_per_step"]
+    )
+    assert sum(figures["shares"][f"share_{name}"] for name in ("kernel", "fft", "linear", "rest")) == (
+        pytest.approx(1, abs=0.01)
+    )
+    assert figures["computed"]["T4"]["SaShiMi"].keys() == {"float32"}
+    hopper = figures["computed"]["H100 SXM"]["SaShiMi"]
+    assert hopper["tf32"]["seconds_per_step"] <= hopper["float32"]["seconds_per_step"]
+    assert hopper["float32"]["dollars"] == pytest.approx(3.95 * hopper["float32"]["hours"])
+    assert figures["computed"]["H200"]["SaShiMi"]["float32"]["dollars"] is None
