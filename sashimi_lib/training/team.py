@@ -90,7 +90,13 @@ def joined(device: torch.device) -> Iterator[Team]:
         if place >= there:
             raise ValueError(f"--nproc-per-node must be at most {there}, the GPUs that are here")
         torch.cuda.set_device(place)
+    store, rank, size = next(dist.rendezvous("env://"))
+    if os.environ["GROUP_WORLD_SIZE"] == "1":  # one machine, all of whose processes are restarted together
+        # torchrun keeps the addresses of the processes before, which nobody answers to any more. On several
+        # machines, which count restarts apart, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 has it forget them.
+        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     # Numbers travel by NCCL where they lie on GPUs, by Gloo otherwise.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     yield Team(dist.get_rank(), dist.get_world_size())
     dist.destroy_process_group()  # not after an error, when it might wait for others for ever

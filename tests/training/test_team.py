@@ -11,6 +11,8 @@ import torch
 from sashimi_lib.training.team import ALONE, Team, joined
 from tests.training import teamwork
 
+pytestmark = pytest.mark.xdist_group("torchrun")  # one process starts the two that all look at
+
 SMALL = 1e-5  # relative: sums in another order
 
 
