@@ -1,0 +1,79 @@
+"""Every recipe of the papers at its full width: it has the published size, and trains, if for two steps."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from sashimi_lib.quantize import CoarseFine
+from sashimi_lib.training.checkpoint import load_checkpoint
+from sashimi_lib.training.compute import Compute
+from sashimi_lib.training.recipes import RECIPES, DiffusionRecipe
+from sashimi_lib.training.trainer import train
+from tests.training.published import CODES, DIFFUSION
+
+SIZES = CODES | DIFFUSION
+LENGTH = 256  # samples: in halves, as SampleRNN takes them, two frames of its slowest tier each
+DIFFUSION_LENGTH = 64  # four of a U-Net's slowest tier
+UNHEARD = {"backbone.layers.39.residual.weight"}  # after the last layer of a WaveNet only its skips are heard
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Where a run is written; hundreds of megabytes, which pytest would keep."""
+    path = tmp_path / "run.pt"
+    yield path
+    path.unlink()
+
+
+def sequences(recipe):
+    """Two, of noise."""
+    if isinstance(recipe, DiffusionRecipe):
+        return 2 * torch.rand(2, DIFFUSION_LENGTH) - 1
+    pair = (2,) if isinstance(recipe.quantizer, CoarseFine) else ()
+    return torch.randint(0, 256, (2, LENGTH, *pair))
+
+
+def shortened(training):
+    """The same training for two steps, without validations; where it goes in pieces, through one batch."""
+    truncate = training.truncate and LENGTH // 2
+    return dataclasses.replace(training, steps=2, batch_size=2, truncate=truncate, decay="constant")
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_recipe_of_the_papers_trains_at_full_width(name, checkpoint):
+    recipe, size = RECIPES[name], SIZES[name]
+    model = recipe.build(0)
+    trained = {key: x.detach().clone() for key, x in model.named_parameters() if x.requires_grad}
+    assert sum(x.numel() for x in trained.values()) == size.trained
+    assert sum(x.numel() for x in model.parameters()) == size.all
+    little_memory = Compute(recompute=True)
+    history = train(
+        model,
+        sequences(recipe),
+        shortened(recipe.training),
+        checkpoint,
+        progress=False,
+        compute=little_memory,
+    )
+    run = load_checkpoint(checkpoint)
+    assert run["history"]["loss"] == history.loss
+    assert len(history.loss) == 2
+    assert all(map(math.isfinite, history.loss))
+    weights = run["model"]
+    assert all(weights[key].equal(x) for key, x in model.state_dict().items())
+    assert all(x.isfinite().all() for x in weights.values())
+    assert {key for key, x in trained.items() if weights[key].equal(x)} <= UNHEARD
+
+
+def millions(parameters, like):
+    """In millions, with as many decimals."""
+    return f"{parameters / 1e6:.{len(like.partition('.')[2])}f}"
+
+
+@pytest.mark.parametrize("name", [name for name, size in SIZES.items() if size.printed is not None])
+def test_the_paper_prints_one_of_the_counts_rounded(name):
+    size = SIZES["youtubemix_sashimi_8" if name == "sc09_sashimi_8" else name]  # it printed that one twice
+    printed = SIZES[name].printed
+    assert printed in (millions(size.trained, printed), millions(size.all, printed))
