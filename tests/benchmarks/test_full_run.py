@@ -1,0 +1,91 @@
+"""A run of many sessions is one run, and its story is told once, whatever was cut off."""
+
+import importlib
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sashimi_lib.audio import write
+from sashimi_lib.models import SaShiMiConfig
+from sashimi_lib.training.recipes import SMALL_SASHIMI
+from sashimi_lib.training.run import History
+
+TINY = replace(SMALL_SASHIMI, backbone=SaShiMiConfig(d_model=4, n_layers=1), length=64)
+
+
+@pytest.fixture
+def full_run(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))  # as when it is run as a script
+    return importlib.import_module("full_run")
+
+
+@pytest.fixture
+def corpus():
+    return {split: [torch.randint(100, 150, (640,))] for split in ("train", "valid", "test")}
+
+
+def test_stopped_after_every_step_it_is_the_same_run(full_run, corpus, tmp_path):
+    _, whole = full_run.session(TINY, corpus, tmp_path / "whole", 1, 1, steps=3)
+    for _ in range(3):  # no time at all: a session ends after the step it is in
+        _, parts = full_run.session(TINY, corpus, tmp_path / "parts", 0, 1, steps=3)
+    for figures in (whole, parts):
+        assert figures["steps"] == figures["steps_planned"] == 3
+        assert figures["epochs"] == 6 / 10
+    assert [row["bits"] for row in parts["curve"]] == [row["bits"] for row in whole["curve"]]
+    assert [row["bits"] for row in parts["validations"]] == [row["bits"] for row in whole["validations"]]
+    assert whole["resumed"] == []
+    assert [row["steps"] for row in parts["resumed"]] == [1, 2]
+
+
+def test_the_number_of_steps_is_settled_when_the_run_begins(full_run, corpus, tmp_path):
+    _, first = full_run.session(TINY, corpus, tmp_path, 0, total=0.01)
+    _, second = full_run.session(TINY, corpus, tmp_path, 0, total=100)
+    assert first["steps_planned"] == second["steps_planned"] > 1
+    assert first["timed_seconds_per_step"] == second["timed_seconds_per_step"]
+
+
+def test_steps_that_were_lost_and_done_again_count_once_and_their_time_twice(full_run):
+    notes = [full_run.Note(0, step, 1.0 + step) for step in range(5)]  # cut off: the checkpoint has three
+    notes += [full_run.Note(1, step, 5.0 + step) for step in range(3, 6)]
+    story = full_run.told(History([6.0, 5.0, 4.0, 3.0, 2.0, 1.0], [(6, 1.5)]), notes, 10)
+    assert [row["seconds"] for row in story["curve"]] == [1, 2, 3, 8, 9, 10]
+    assert (story["seconds"], story["samples_per_second"]) == (10, 6.0)
+    assert story["validations"] == [{"steps": 6, "seconds": 10.0, "bits": 1.5}]
+    assert story["resumed"] == [
+        {"steps": 3, "seconds": 3.0, "bits_before": [6.0, 5.0, 4.0], "bits_after": [3.0, 2.0, 1.0]}
+    ]
+
+
+def test_the_curve_is_of_equal_stretches_and_leaves_no_step_out(full_run):
+    parts = full_run.stretches(1003, 100)
+    assert [step for part in parts for step in part] == list(range(1003))
+    assert {len(part) for part in parts} == {10, 11}
+    assert full_run.stretches(3, 100) == [range(1), range(1, 2), range(2, 3)]
+
+
+def test_the_whole_in_miniature(full_run, tmp_path, monkeypatch):
+    for split in ("train", "valid", "test"):
+        (tmp_path / "tones" / split).mkdir(parents=True)
+        tone = 0.3 * torch.sin(0.1 * torch.arange(12_000)) + 0.01 * torch.randn(12_000)
+        write(tmp_path / "tones" / split / "a.wav", tone, 600)
+    monkeypatch.setattr(full_run, "suitable", lambda: TINY)
+    monkeypatch.setattr("result.RESULTS", tmp_path)
+    monkeypatch.setattr("autoregressive.RESULTS", tmp_path)
+    command = [
+        str(tmp_path / "tones"),
+        "--sample-rate",
+        "600",
+        "--run",
+        str(tmp_path / "run"),
+        "--steps",
+        "2",
+    ]
+    monkeypatch.setattr("sys.argv", ["full_run.py", *command])
+    full_run.main()
+    figures = json.loads((tmp_path / "full_run.json").read_text())["figures"]
+    assert figures["test_bits"]["low"] <= figures["test_bits"]["mean"] <= figures["test_bits"]["high"]
+    assert figures["test_samples"] == 9_600
+    assert 0 < figures["bigram_bits"] < 8
+    assert all((tmp_path / clip).exists() for clip in figures["clips"])
