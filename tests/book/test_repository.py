@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import os
 import re
 import shlex
 import shutil
@@ -19,6 +20,8 @@ from sashimi_lib.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["README.md", "book/intro.md"]
+SHORT = {"10": "0.01", "8": "2"}  # seconds of sound, processes and sequences
+ALONE = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 SMALL = ["--steps", "2", "--length", "128", "--model.d-model", "4", "--model.n-layers", "1"]  # sashimi train
 MINIATURE = {"steps=2_000": "steps=2", "generate(16_000": "generate(160"}  # printed examples run at this size
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -175,7 +178,7 @@ def test_every_printed_command_exists(line, repository):
             assert all((ROOT / file).is_file() for file in files)
             for extra in re.findall(r"\.\[([\w,]+)\]", line):
                 assert set(extra.split(",")) <= set(PYPROJECT["project"]["optional-dependencies"])
-        case ["sashimi", *_]:
+        case ["sashimi", *_] | ["torchrun", *_]:
             pass  # they run one after the other, below
         case ["jupyter-book", "build", "book"] | ["jupyter", "notebook", "book"] | ["bash", ".ci/run"]:
             assert (ROOT / words[-1]).exists()
@@ -186,7 +189,8 @@ def test_every_printed_command_exists(line, repository):
 
 
 def test_printed_commands_of_the_library_run_in_their_order(tmp_path, monkeypatch, capsys):
-    lines = [line for _, code in blocks("bash") for line in code.splitlines() if line.startswith("sashimi ")]
+    ours = ("sashimi ", "torchrun ")
+    lines = [line for _, code in blocks("bash") for line in code.splitlines() if line.startswith(ours)]
     monkeypatch.chdir(tmp_path)
     Path("data/fsdd").mkdir(parents=True)  # as if it had been fetched
     Path("my_recordings").mkdir()
@@ -196,12 +200,19 @@ def test_printed_commands_of_the_library_run_in_their_order(tmp_path, monkeypatc
         )
     ran = []
     for line in lines:
-        _, *arguments = shlex.split(line)
-        arguments = ["0.01" if word == "10" else word for word in arguments]
-        arguments += SMALL if arguments[0] == "train" else []
-        assert main(arguments) == 0, (line, capsys.readouterr().err)
-        ran.append(arguments[0])
-    assert ran == ["train", "generate", "evaluate", "data", "data", "stream"]
+        program, *arguments = shlex.split(line)
+        arguments = [SHORT.get(word, word) for word in arguments]
+        arguments += SMALL if "train" in arguments else []
+        if program == "torchrun":
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *arguments]
+            done = subprocess.run(
+                command, env=ALONE, capture_output=True, text=True, check=False, timeout=120
+            )
+            assert done.returncode == 0, (line, done.stderr)
+        else:
+            assert main(arguments) == 0, (line, capsys.readouterr().err)
+        ran.append(program if program == "torchrun" else arguments[0])
+    assert ran == ["train", "generate", "evaluate", "data", "data", "torchrun", "stream"]
     assert {"sample.wav", "music.wav"} <= {path.name for path in tmp_path.iterdir()}
 
 
