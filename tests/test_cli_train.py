@@ -1,6 +1,7 @@
 """From a folder of recordings to a new sound: what is learnt, kept, judged, made and said on the way."""
 
 import math
+import shlex
 import shutil
 import signal
 import subprocess
@@ -167,6 +168,47 @@ def test_told_to_stop_it_ends_well_and_goes_on_as_if_nothing_had_been(
     for name, tensor in once.model.state_dict().items():
         assert torch.equal(twice.model.state_dict()[name], tensor), name
     assert twice.card.test_bits == once.card.test_bits
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(trained, capsys):
+    command = [*MY_WAVS, "--steps", "6", "--checkpoint-every", "2", "--out", "again"]
+    assert main(command) == 0
+    checkpoint = Path("again/run.pt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    capsys.readouterr()
+    with pytest.warns(
+        UserWarning, match=r"again/run\.pt\.damaged; the run goes on from again/run\.previous\.pt"
+    ):
+        assert main(command) == 0
+    assert "goes on from again/run.pt" in capsys.readouterr().out
+    assert steps_done("again") == 6
+    assert load_checkpoint("again/run.pt")["history"] == load_checkpoint("runs/my-wavs/run.pt")["history"]
+
+
+def test_where_the_disk_is_full_it_says_so_and_goes_on_from_there_when_it_is_not(trained):
+    can = subprocess.run(["unshare", "--map-root-user", "--mount", "true"], capture_output=True, check=False)
+    if can.returncode:
+        pytest.skip("needs leave to mount a small disk: " + can.stderr.decode().strip())
+    Path("small").mkdir()
+    room = Path("runs/my-wavs/run.pt").stat().st_size * 5 // 2  # for two checkpoints, and not for a third
+    command = [sys.executable, "-m", "sashimi_lib", *MY_WAVS, "--steps", "6", "--checkpoint-every", "1"]
+    script = f"""
+        mount -t tmpfs -o size={room} none small
+        {shlex.join(command)} --out small/run; echo exit $?; ls small/run
+        mount -o remount,size=64m small
+        {shlex.join(command)} --out small/run; echo exit $?; ls small/run; cp -r small/run again
+    """
+    unshared = ["unshare", "--map-root-user", "--mount", "bash", "-c", script]
+    done = subprocess.run(unshared, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stderr == "sashimi: [Errno 28] No space left on device: 'small/run/run.pt'\n"
+    first, second = done.stdout.split("exit 1")
+    assert "kept in small/run/run.pt" in first
+    there = second.split("my-wavs: ")[0].split()
+    assert {"run.json", "run.pt"} <= set(there)
+    assert not any("partial" in name for name in there)
+    assert "goes on from small/run/run.pt" in second
+    assert "exit 0" in second
+    assert load_checkpoint("again/run.pt")["history"] == load_checkpoint("runs/my-wavs/run.pt")["history"]
 
 
 def test_the_second_signal_does_not_wait(folder, monkeypatch):
