@@ -1,28 +1,79 @@
 """How much past is worth how many bits: one SaShiMi, trained on segments of different lengths.
 
     python benchmarks/context.py runs/data/piano --sample-rate 16000
+    python benchmarks/context.py runs/data/piano --full --minutes 8
 
 The folder holds ``train`` and ``test``, whole recordings in each. Every length hears the same number of
-samples in the same number of steps, on one CPU thread: shorter segments come more at a time. Once with few
-steps, once with many. All are judged alike, on excerpts longer than any segment. About ten minutes. Writes
-``book/results/context.json``.
+samples a step: shorter segments come more at a time. All train for equally many steps, once for few and once
+for many; or with ``--minutes``, which they share evenly, for equally long. All are judged alike, on excerpts
+longer than any segment. The small model, on one CPU thread, takes about ten minutes; ``--full`` is the
+paper's, on its segments of 1, 2, 4 and 8 seconds (table 3), for a GPU. Writes ``book/results/context.json``,
+or ``context_full.json``.
 """
 
 import argparse
-import dataclasses
 import itertools
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from autoregressive import bits, learn
-from corpus import excerpts, pieces, recordings
+from autoregressive import learn, seconds_per_step
+from corpus import Corpus, excerpts, pieces, recordings
 from result import save_result
 
-from sashimi_lib.evaluation.likelihood import mean_bits
-from sashimi_lib.training.recipes import SMALL_SASHIMI
+from sashimi_lib.evaluation.likelihood import clip_bits, mean_bits
+from sashimi_lib.training.recipes import SMALL_SASHIMI, YOUTUBEMIX_SASHIMI_8, Recipe
 
-LENGTHS, SAMPLES = (512, 2_048, 8_192), 8_192
-FACTOR = 2.0  # times the recipe's learning rates, as the comparison of models chose
+
+@dataclass(frozen=True)
+class Setting:
+    """A recipe, times which its learning rates are used, the lengths of its segments in samples, how many
+    seconds each judged excerpt has, and how many samples all of them have at most."""
+
+    recipe: Recipe
+    factor: float
+    lengths: tuple[int, ...]
+    seconds: int
+    judged: int
+
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipe by length, with as many samples a step as the longest segment has."""
+        by_length = {}
+        for length in self.lengths:
+            training = replace(self.recipe.training, batch_size=max(self.lengths) // length)
+            by_length[str(length)] = replace(self.recipe, length=length, training=training)
+        return by_length
+
+
+SMALL = Setting(
+    SMALL_SASHIMI,
+    factor=2.0,  # as the comparison of models chose
+    lengths=(512, 2_048, 8_192),
+    seconds=4,
+    judged=400_000,
+)
+FULL = Setting(
+    YOUTUBEMIX_SASHIMI_8, factor=1.0, lengths=(16_000, 32_000, 64_000, 128_000), seconds=16, judged=8_000_000
+)
+
+
+def equal_time(setting: Setting, corpus: Corpus, seconds: float) -> dict[str, int]:
+    """How many steps each length makes in so many seconds."""
+    timed = seconds_per_step(setting.recipes(), corpus)
+    return {length: max(1, int(seconds / min(each))) for length, each in timed.items()}
+
+
+def compare(setting: Setting, corpus: Corpus, steps: dict[str, int], seeds: int) -> dict[str, list[Any]]:
+    """Bits of the test by length, after so many steps of each, for every seed."""
+    runs: dict[str, list[Any]] = {length: [] for length in steps}
+    for (length, recipe), seed in itertools.product(setting.recipes().items(), range(seeds)):
+        data = pieces(corpus["train"], recipe.length)
+        model = learn(recipe, data, steps[length], setting.factor, seed)
+        bits = clip_bits(model, corpus["test"], frame=8_192)
+        runs[length].append(mean_bits(bits, corpus["test"])._asdict())
+        print(length, steps[length], seed, runs[length][-1], flush=True)
+    return runs
 
 
 def main() -> None:
@@ -30,34 +81,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sample-rate", type=int, default=16_000)
-    parser.add_argument("--steps", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--full", action="store_true", help="the paper's model and segments, for a GPU")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--steps", type=int, nargs="+", default=[100, 1000])
+    budget.add_argument("--minutes", type=float, help="of training in all")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    quantizer = SMALL_SASHIMI.quantizer
-    codes = recordings(options.folder / "train", options.sample_rate, quantizer)
-    judged = excerpts(
-        recordings(options.folder / "test", options.sample_rate, quantizer), 4 * options.sample_rate, 400_000
-    )
-    figures: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for steps, length, seed in itertools.product(options.steps, LENGTHS, range(options.seeds)):
-        training = dataclasses.replace(SMALL_SASHIMI.training, batch_size=SAMPLES // length)
-        recipe = dataclasses.replace(SMALL_SASHIMI, length=length, training=training)
-        model = learn(recipe, pieces(codes, length), steps, FACTOR, seed)
-        runs = figures.setdefault(str(steps), {}).setdefault(str(length), [])
-        runs.append(mean_bits(bits(model, judged), judged)._asdict())
-        print(steps, length, seed, runs[-1], flush=True)
+    setting = FULL if options.full else SMALL
+    corpus = {
+        split: recordings(options.folder / split, options.sample_rate, setting.recipe.quantizer)
+        for split in ("train", "test")
+    }
+    corpus["test"] = excerpts(corpus["test"], setting.seconds * options.sample_rate, setting.judged)
+    if options.minutes is None:
+        budgets = {str(steps): dict.fromkeys(setting.recipes(), steps) for steps in options.steps}
+    else:
+        each = 60 * options.minutes / (len(setting.lengths) * options.seeds)
+        budgets = {f"{each:g} s": equal_time(setting, corpus, each)}
     save_result(
-        "context",
-        question="Likelihood of a SaShiMi by the length of its training segments, at equal samples",
-        config={"factor": FACTOR, "samples_per_step": SAMPLES, "sample_rate": options.sample_rate},
-        figures={"test_bits": figures},
+        "context_full" if options.full else "context",
+        question="Likelihood of a SaShiMi by the length of its training segments, at equal samples a step",
+        config={
+            "factor": setting.factor,
+            "samples_per_step": max(setting.lengths),
+            "sample_rate": options.sample_rate,
+        },
+        figures={
+            "steps": budgets,
+            "test_bits": {
+                name: compare(setting, corpus, steps, options.seeds) for name, steps in budgets.items()
+            },
+        },
         units={
-            "test_bits": "bits per sample, by steps and by samples a segment; 95 % interval over excerpts"
+            "test_bits": "bits per sample, by steps or seconds of training, and by samples a segment; 95 % "
+            "interval over excerpts"
         },
         repeats=options.seeds,
         seed=0,
-        data=f"{options.folder.name}: excerpts of 4 s of held-out recordings, 8-bit mu-law",
+        data=f"{options.folder.name}: excerpts of {setting.seconds} s of held-out recordings, 8-bit mu-law",
     )
 
 
