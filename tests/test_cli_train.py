@@ -256,6 +256,57 @@ def test_a_diffusion_model_from_training_to_sound(folder, capsys):
         assert path in capsys.readouterr().err
 
 
+def test_a_model_of_classes_is_told_those_of_a_corpus_that_has_them(folder, monkeypatch):
+    Path("data/recordings").mkdir(parents=True)
+    for number in range(20):
+        audio.write(f"data/recordings/{number % 10}_theo_{number}.wav", tone(number), RATE)
+    heard, learn = [], training.train
+
+    def listening(model, data, *arguments, **settings):
+        heard.extend(data)
+        return learn(model, data, *arguments, **settings)
+
+    monkeypatch.setattr(training, "train", listening)
+    small = ["--model.backbone.d-residual", "4", "--model.backbone.d-skip", "4"]
+    small += [
+        "--model.backbone.n-layers",
+        "2",
+        "--length",
+        "2000",
+        "--steps",
+        "1",
+        "--sample-rate",
+        str(RATE),
+    ]
+    with pytest.warns(UserWarning, match="not as published|another version"):
+        assert main(["train", "digits_diffwave", "--data", "data", "--corpus", "fsdd", *small]) == 0
+    assert sorted(label for _, label in heard) == sorted(number % 10 for number in range(8, 20))
+
+
+def test_curves_and_clips_are_written_where_they_are_wanted(folder):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main([*MY_WAVS, "--steps", "4", "--valid-every", "2", "--tensorboard"]) == 0
+    events = EventAccumulator("runs/my-wavs/tensorboard")
+    events.Reload()
+    history = load_checkpoint("runs/my-wavs/run.pt")["history"]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(history["loss"])
+    assert [(clip.step, clip.sample_rate) for clip in events.Audio("sample")] == [(2, RATE), (4, RATE)]
+
+
+def test_a_gpu_that_is_too_small_is_told_what_to_do(folder, monkeypatch, capsys):
+    def fail(*arguments, **settings):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(training, "train", fail)
+    assert main(MY_WAVS) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("sashimi: the GPU's memory does not hold a step: --accumulate 2 hears a batch in")
+    assert "--recompute" in said
+    assert said.count("\n") == 1
+
+
 # What can be said of a run
 
 

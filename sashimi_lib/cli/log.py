@@ -7,7 +7,8 @@ from sashimi_lib.training.tensorboard import TensorBoard
 
 
 class Log(TensorBoard):
-    """Takes what TensorBoard would be told, and prints a line at each validation.
+    """Takes what TensorBoard would be told, and prints a line at each validation; and tells a TensorBoard,
+    too, if there is one.
 
     >>> log = Log()
     >>> log.step(1, loss=6.0)
@@ -16,11 +17,14 @@ class Log(TensorBoard):
     2 steps: loss 5.500 in training, 5.250 held out
     """
 
-    def __init__(self) -> None:
+    def __init__(self, board: TensorBoard | None = None) -> None:
+        self.board = board
         self.losses: list[float] = []  # since the last validation
 
     def step(self, step: int, **scalars: float) -> None:
         """Note the loss of a step; print that of a validation."""
+        if self.board is not None:
+            self.board.step(step, **scalars)
         if "loss" in scalars:
             self.losses.append(scalars["loss"])
         if "valid_loss" in scalars:
@@ -32,6 +36,10 @@ class Log(TensorBoard):
 
     def clip(self, step: int, model: Trainable) -> None:
         """No sound goes into a log."""
+        if self.board is not None:
+            self.board.clip(step, model)
 
     def flush(self) -> None:
-        """It is all there."""
+        """It is all there, in a log."""
+        if self.board is not None:
+            self.board.flush()

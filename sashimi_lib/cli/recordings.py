@@ -51,11 +51,13 @@ def codes_of(corpus: Corpus, folder: Path, recipe: Recipe, progress: bool) -> di
 
 
 def waveforms_of(corpus: Corpus, folder: Path, recipe: DiffusionRecipe, progress: bool) -> dict[str, Data]:
-    """Waveforms of each part, for a model that hears sounds as wholes. An end that is left over from a
-    recording is no whole, and left out."""
+    """Waveforms of each part, for a model that hears sounds as wholes, with their classes where it is told
+    classes and the corpus has some. An end that is left over from a recording is no whole, and left out."""
     heard = replace(corpus, sample_rate=recipe.sample_rate, length=recipe.length)
+    told = corpus.label is not None and recipe.config.backbone.n_classes > 0
+    read = heard.labelled if told else heard.waveforms
     return {
-        part: [x for x in heard.waveforms(folder, part, progress) if len(x) >= recipe.length // 4]
+        part: [x for x in read(folder, part, progress) if len(sequence_of(x)) >= recipe.length // 4]
         for part in PARTS
     }
 

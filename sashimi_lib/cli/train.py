@@ -39,6 +39,7 @@ from sashimi_lib.training.initial import order_codes
 from sashimi_lib.training.recipes import DiffusionRecipe, Recipe
 from sashimi_lib.training.run import History
 from sashimi_lib.training.team import Team, joined
+from sashimi_lib.training.tensorboard import TensorBoard
 from sashimi_lib.training.trainer import train
 from sashimi_lib.training.validation import held_out
 
@@ -78,13 +79,21 @@ class TrainCommand:
     """The folder of the run: its checkpoint run.pt, and its model.safetensors. runs/RECIPE unless said."""
     device: Device = "auto"
     """Where to compute; auto takes the GPU if there is one."""
+    tensorboard: bool = False
+    """Write curves, and a second of sound at each validation, to the folder tensorboard of the run."""
 
     def run(self) -> int:
         """Train, or go on; returns the exit code. Raises ValueError for what cannot be, or is not as in the
         run that lies there; OSError for what is missing; and FloatingPointError where training diverges."""
         device = device_of(self.device)
         with joined(device) as team, nullcontext() if team.leads else silence():
-            return self._run(device, team)
+            try:
+                return self._run(device, team)
+            except torch.cuda.OutOfMemoryError as error:
+                raise ValueError(
+                    "the GPU's memory does not hold a step: --accumulate 2 hears a batch in two parts, one "
+                    f"after the other, --recompute keeps less of it, --length makes it shorter: {error}"
+                ) from error
 
     def _run(self, device: torch.device, team: Team) -> int:
         """The same as one of a team, of which the first one speaks and keeps files."""
@@ -115,7 +124,9 @@ class TrainCommand:
                 checkpoint,
                 valid=valid,
                 stop=stop,
-                tensorboard=Log(),
+                tensorboard=Log(
+                    TensorBoard(out / "tensorboard", recipe.sample_rate) if self.tensorboard else None
+                ),
                 progress=sys.stderr.isatty(),
                 compute=self.compute,
                 team=team,

@@ -187,6 +187,26 @@ def test_the_digits_split_is_by_take_and_the_readers_by_chapter(tmp_path: Path) 
     assert {path.name[:5] for path in reader["valid"]} == {"LJ003"}
 
 
+def test_digits_come_with_what_they_say_and_other_corpora_say_that_they_have_no_classes(
+    tmp_path: Path,
+) -> None:
+    for corpus, members, _ in miniatures():
+        there = put(tmp_path, corpus, members)
+        there.fetch(tmp_path, progress=False)
+        if corpus not in (SC09, FSDD):
+            with pytest.raises(ValueError, match=f"{corpus.name} must have classes, and has none"):
+                there.labelled(tmp_path, "train")
+            continue
+        pairs = there.labelled(tmp_path, "train")
+        words = [
+            path.parent.name if corpus is SC09 else path.name[0] for path in there.paths(tmp_path)["train"]
+        ]
+        names = DIGITS if corpus is SC09 else "0123456789"
+        assert [names[label] for _, label in pairs] == words
+        for waveform, (piece, _) in zip(there.waveforms(tmp_path, "train"), pairs, strict=True):
+            assert torch.equal(waveform, piece)
+
+
 def test_a_corpus_is_found_where_it_was_unpacked_by_hand(tmp_path: Path) -> None:
     archive = pack(tmp_path / "LJSpeech-1.1.tar.bz2", miniatures()[4][1])
     unpack(archive, tmp_path / "elsewhere", progress=False)

@@ -72,7 +72,8 @@ class Corpus:
     ``dataclasses.replace(SC09, scaled=False)``.
 
     ``marker`` is a pattern of files that tells where the corpus lies below the folder that is given, and
-    ``split`` says by their names which of them are for what. ``recordings`` is how many there should be.
+    ``split`` says by their names which of them are for what, and ``label`` which class of sound each is,
+    where there are classes. ``recordings`` is how many there should be.
 
     >>> from sashimi_lib.data.bundled import AUDIO
     >>> from sashimi_lib.data.corpora import FOLDER
@@ -96,6 +97,7 @@ class Corpus:
     marker: str
     split: Callable[[Path], Split]
     archive: Archive | None = None
+    label: Callable[[Path], int] | None = None
     recordings: int | None = None
 
     def fetch(self, folder: str | Path, progress: bool = True) -> Path:
@@ -190,19 +192,29 @@ class Corpus:
         What is left at the end of a recording is a shorter piece, as in the published configurations of 2022.
         Raises and warns as `files` does.
         """
-        return list(self._pieces(folder, part, progress))
+        return [piece for piece, _ in self._pieces(folder, part, progress)]
+
+    def labelled(
+        self, folder: str | Path, part: str, progress: bool = False
+    ) -> list[tuple[Float[Tensor, " length"], int]]:
+        """The same, each piece with the class of its recording. Raises ValueError for a corpus without
+        classes."""
+        if self.label is None:
+            raise ValueError(f"{self.name} must have classes, and has none")
+        return [(piece, self.label(path)) for piece, path in self._pieces(folder, part, progress)]
 
     def codes(self, folder: str | Path, part: str, progress: bool = False) -> Codes:
         """The same as codes of ``quantizer``, each piece `stretched` on its own where ``scaled`` says so."""
         sequences = (  # one at a time, for together they would take eight times the room
             self.quantizer.encode(stretched(piece) if self.scaled else piece)
-            for piece in self._pieces(folder, part, progress)
+            for piece, _ in self._pieces(folder, part, progress)
         )
         return Codes(sequences, self.quantizer.levels)
 
-    def _pieces(self, folder: str | Path, part: str, progress: bool) -> Iterator[Tensor]:
+    def _pieces(self, folder: str | Path, part: str, progress: bool) -> Iterator[tuple[Tensor, Path]]:
         files = self.files(folder, part)
         for file in tqdm(files, desc=f"{self.name} {part}", unit="file", disable=not progress):
             waveform, rate = read(file.path)
             whole = resample(waveform, rate, self.sample_rate)
-            yield from whole.split(self.length or len(whole))
+            for piece in whole.split(self.length or len(whole)):
+                yield piece, file.path

@@ -12,7 +12,16 @@ Chapter: 10.
 
 from sashimi_lib.data.corpora.archive import Archive
 from sashimi_lib.data.corpora.corpus import Corpus
-from sashimi_lib.data.corpora.layouts import DIGITS, by_chapter, by_take, in_order, listed, of_ones_own
+from sashimi_lib.data.corpora.layouts import (
+    DIGITS,
+    by_chapter,
+    by_take,
+    digit_of_folder,
+    digit_of_name,
+    in_order,
+    listed,
+    of_ones_own,
+)
 from sashimi_lib.quantize import Linear, MuLaw
 
 SC09 = Corpus(
@@ -34,6 +43,7 @@ SC09 = Corpus(
         "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
         only=(*DIGITS, "validation_list.txt", "testing_list.txt", "LICENSE", "README.md"),
     ),
+    label=digit_of_folder,
     recordings=38_908,  # 31,158 + 3,643 + 4,107; version 0.01 has fewer
 )
 BEETHOVEN = Corpus(
@@ -85,6 +95,7 @@ FSDD = Corpus(
         "12 MB",
         "8bc44cde129d505cbbb6b365c09f80c663f2aa77578afc634e6141a2f87100c0",
     ),
+    label=digit_of_name,
     recordings=2_500,
 )
 LJSPEECH = Corpus(

@@ -96,6 +96,24 @@ def by_take(root: Path) -> Split:
     return split
 
 
+def digit_of_folder(path: Path) -> int:
+    """SC09: the digit that a recording says.
+
+    >>> digit_of_folder(Path("sc09/seven/0a7c2a8d_nohash_0.wav"))
+    7
+    """
+    return DIGITS.index(path.parent.name)
+
+
+def digit_of_name(path: Path) -> int:
+    """FSDD: the digit that a recording says.
+
+    >>> digit_of_name(Path("recordings/7_jackson_32.wav"))
+    7
+    """
+    return int(path.name[0])
+
+
 def by_chapter(root: Path) -> Split:
     """LJSpeech: ``wavs/LJ001-0001.wav``; chapters 1 and 2 are the test, as vocoders are often judged.
 
