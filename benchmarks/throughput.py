@@ -1,8 +1,8 @@
 """How fast do the paper's models train here, how much of the machine do they use, and what would a whole run
 take on others?
 
-    python benchmarks/throughput.py               on 2 CPU cores, about ten minutes
-    python benchmarks/throughput.py --minutes 6   less of it: as many turns as begin in that time
+    python benchmarks/throughput.py               on 2 CPU cores, about twelve minutes
+    python benchmarks/throughput.py --minutes 5   no turn begins later: on a GPU, under ten minutes in all
 
 Whole steps of `sashimi_lib.training.trainer.train`, in turns, of SaShiMi-8, WaveNet-1024, SampleRNN and a
 flat S4: on a CPU on segments of 16,000 samples, in float32, and SaShiMi-8 in other ways; on a GPU the paper's
@@ -30,6 +30,7 @@ from roofline import least_seconds, step_count
 from shares import sashimi_shares
 from speed import reduced
 from timing import now
+from torch._dynamo.exc import TorchDynamoException
 
 from sashimi_lib.training import recipes
 from sashimi_lib.training.compute import PLAIN, Compute
@@ -44,7 +45,7 @@ MODELS = {
 }
 SEGMENT = 16_000  # samples of a segment on a CPU
 THREADS = 2
-ROUNDS, WARM_UP, STEPS = 2, 2, 3  # steps of a turn that are not timed, and that are
+ROUNDS, WARM_UP, STEPS = 2, 1, 3  # steps of a turn that are not timed, and that are
 
 
 class Way(NamedTuple):
@@ -117,6 +118,8 @@ def timed(models: dict[str, Recipe], todo: list[Job], until: float) -> dict[Job,
             seconds = step_seconds(models[job[0]], job[1])
         except torch.cuda.OutOfMemoryError:
             timings[job] = Timing([], None, "out of memory")
+        except TorchDynamoException as error:
+            timings[job] = Timing([], None, f"not compiled: {type(error).__name__}")
         else:
             timings[job] = Timing(before.seconds + seconds, peak_of_this_process() if gpu else None)
         if gpu:

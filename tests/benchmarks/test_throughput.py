@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 from torch.utils.flop_counter import FlopCounterMode
 
 from sashimi_lib.models import SampleRNNConfig, SaShiMiConfig, WaveNetConfig
@@ -122,12 +123,16 @@ def test_what_does_not_fit_is_written_down_and_the_rest_goes_on(benchmark, tiny,
     def step_seconds(recipe, way):
         if way.precision == "float32":
             raise torch.cuda.OutOfMemoryError
+        if way.compute.compile:
+            raise TorchDynamoException
         return [2.0, 1.0, 4.0]
 
     monkeypatch.setattr(throughput, "step_seconds", step_seconds)
     small, large = throughput.Way("bfloat16"), throughput.Way()
-    todo = [("SaShiMi", large), ("SaShiMi", small)]
+    compiled = throughput.Way("bfloat16", Compute(compile=True))
+    todo = [("SaShiMi", large), ("SaShiMi", compiled), ("SaShiMi", small)]
     timings = throughput.timed(tiny, todo, until=float("inf"))
+    assert timings["SaShiMi", compiled].failed == "not compiled: TorchDynamoException"
     failed, made = (
         throughput.row(tiny["SaShiMi"], way, timings["SaShiMi", way], peak=1e9) for way in (large, small)
     )
