@@ -1,14 +1,14 @@
 """The longest run that fits: one SaShiMi, trained until time is up, taken up again, judged and heard.
 
-    python benchmarks/full_run.py runs/data/piano --minutes 8
-    python benchmarks/full_run.py runs/data/piano --minutes 8     once more: it goes on where it stopped
+    python benchmarks/full_run.py runs/data/piano --minutes 7
+    python benchmarks/full_run.py runs/data/piano --minutes 7     once more: it goes on where it stopped
 
 The folder holds ``train``, ``valid`` and ``test``, whole recordings in each. How many steps there will be is
 settled when the run begins, for the learning rate falls to nothing by the last one: as many as fit in
 ``--total-minutes``, after a short timing. Minutes are of training: of the wall on a GPU, of one thread on a
-CPU that others share. Each call ends with a verdict on the recordings of ``test``, and with the first draws.
-On a GPU the model is the paper's, on a CPU the small one. Writes ``book/results/full_run.json``, or
-``full_run_gpu.json``, and the draws.
+CPU that others share. Each call ends with a verdict on the recordings of ``test`` and with the first draws,
+which take a minute or two more. On a GPU the model is the paper's, on a CPU the small one. Writes
+``book/results/full_run.json``, or ``full_run_gpu.json``, and the draws.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from result import kept, save_result
 from sashimi_lib.autoregressive import Autoregressive
 from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits, mean_bits
 from sashimi_lib.streaming import fastest
+from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.recipes import SMALL_SASHIMI, YOUTUBEMIX_SASHIMI_8, Recipe
 from sashimi_lib.training.run import History
 from sashimi_lib.training.trainer import train
@@ -90,9 +91,9 @@ def planned(recipe: Recipe, corpus: Corpus, minutes: float, steps: int | None) -
 
 def session(
     recipe: Recipe, corpus: Corpus, folder: Path, minutes: float, total: float, steps: int | None = None
-) -> tuple[Autoregressive, dict[str, Any]]:
+) -> tuple[Autoregressive, TrainingConfig, dict[str, Any]]:
     """Train for so many minutes, from where the run in the folder stands: the model of the best validation
-    so far, and all that is known of the run."""
+    so far, how it was trained, and all that is known of the run."""
     plan = kept(folder / "plan.json", lambda: planned(recipe, corpus, total, steps))
     model, config = prepared(recipe, plan["steps"], 1.0, seed=0)
     config = replace(
@@ -108,12 +109,13 @@ def session(
     history = train(
         model, data, config, checkpoint, valid=valid, on_step=watch.note, stop=watch, progress=False
     )
-    return model, {
+    figures = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps_planned": config.steps,
         "epochs": len(history.loss) * config.batch_size / len(data),
         "timed_seconds_per_step": plan["seconds_per_step"],
-    } | told(history, read_notes(folder / "steps.txt"), recipe.samples_per_step)
+    }
+    return model, config, figures | told(history, read_notes(watch.path), recipe.samples_per_step)
 
 
 def told(history: History, notes: list[Note], samples_per_step: int) -> dict[str, Any]:
@@ -166,22 +168,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sample-rate", type=int, default=16_000)
-    parser.add_argument("--minutes", type=float, default=8.0, help="training time of this call")
+    parser.add_argument("--minutes", type=float, default=7.0, help="training time of this call")
     parser.add_argument("--total-minutes", type=float, help="of the whole run; twice --minutes unless said")
     parser.add_argument("--steps", type=int, help="of the whole run, in place of a timing; both settled once")
+    parser.add_argument("--about", default="recordings", help="what the folder holds, for the result")
     parser.add_argument("--run", type=Path, default=Path("runs/full_run"), help="where the run is kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
     recipe, name = suitable(), "full_run_gpu" if torch.cuda.is_available() else "full_run"
     corpus = load(options.folder, options.sample_rate, recipe.quantizer)
     total = options.total_minutes or 2 * options.minutes
-    model, figures = session(recipe, corpus, options.run, options.minutes, total, options.steps)
+    model, config, figures = session(recipe, corpus, options.run, options.minutes, total, options.steps)
     print({key: value for key, value in figures.items() if isinstance(value, int | float)}, flush=True)
     test = excerpts(corpus["test"], JUDGED * options.sample_rate, sum(map(len, corpus["test"])))
     save_result(
         name,
         question="How far one SaShiMi comes in the longest run that fits, stopped and taken up again",
-        config={"recipe": asdict(recipe), "sample_rate": options.sample_rate},
+        config={"recipe": asdict(replace(recipe, training=config)), "sample_rate": options.sample_rate},
         figures=figures
         | {
             "test_bits": mean_bits(clip_bits(model, test, frame=8_192), test)._asdict(),
@@ -198,7 +201,7 @@ def main() -> None:
         },
         repeats=1,
         seed=0,
-        data=f"{options.folder.name}: excerpts of {JUDGED} s of held-out recordings, 8-bit mu-law",
+        data=f"{options.folder.name}, {options.about}: {JUDGED} s excerpts of held-out ones, 8-bit mu-law",
     )
 
 

@@ -9,6 +9,7 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ def save_result(
     result = {
         "name": name,
         "question": question,
-        "command": " ".join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "device": describe_device(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]},

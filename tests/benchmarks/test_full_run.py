@@ -27,9 +27,9 @@ def corpus():
 
 
 def test_stopped_after_every_step_it_is_the_same_run(full_run, corpus, tmp_path):
-    _, whole = full_run.session(TINY, corpus, tmp_path / "whole", 1, 1, steps=3)
+    *_, whole = full_run.session(TINY, corpus, tmp_path / "whole", 1, 1, steps=3)
     for _ in range(3):  # no time at all: a session ends after the step it is in
-        _, parts = full_run.session(TINY, corpus, tmp_path / "parts", 0, 1, steps=3)
+        *_, parts = full_run.session(TINY, corpus, tmp_path / "parts", 0, 1, steps=3)
     for figures in (whole, parts):
         assert figures["steps"] == figures["steps_planned"] == 3
         assert figures["epochs"] == 6 / 10
@@ -40,8 +40,8 @@ def test_stopped_after_every_step_it_is_the_same_run(full_run, corpus, tmp_path)
 
 
 def test_the_number_of_steps_is_settled_when_the_run_begins(full_run, corpus, tmp_path):
-    _, first = full_run.session(TINY, corpus, tmp_path, 0, total=0.01)
-    _, second = full_run.session(TINY, corpus, tmp_path, 0, total=100)
+    *_, first = full_run.session(TINY, corpus, tmp_path, 0, total=0.01)
+    *_, second = full_run.session(TINY, corpus, tmp_path, 0, total=100)
     assert first["steps_planned"] == second["steps_planned"] > 1
     assert first["timed_seconds_per_step"] == second["timed_seconds_per_step"]
 
