@@ -321,9 +321,15 @@ def test_what_is_not_said_is_as_in_the_recipe(name):
 
 
 def test_a_gpu_gets_a_larger_model(monkeypatch):
-    for there, layers in ((True, 8), (False, 2)):
+    for there, said, layers in (
+        (True, [], 8),
+        (True, ["--device", "cuda"], 8),
+        (True, ["--device", "cpu"], 2),
+        (True, ["--device=cpu"], 2),
+        (False, [], 2),
+    ):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        config = training.parse(["my-wavs", "--data", "x"]).model
+        config = training.parse(["my-wavs", "--data", "x", *said]).model
         assert isinstance(config, SaShiMiConfig)
         assert config.n_layers == layers
 

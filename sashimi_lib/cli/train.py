@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Union, cast
 
@@ -155,7 +156,7 @@ class TrainCommand:
             "training": self.training,
             "sample_rate": usual_rate(corpus, self.data) if self.sample_rate is None else self.sample_rate,
         }
-        recipe = known()[self.recipe]
+        recipe = known(device_of(self.device).type == "cuda")[self.recipe]
         if isinstance(recipe, DiffusionRecipe):
             asked = replace(recipe, config=cast(DiffusionConfig, self.model), **settings)
             return asked, waveforms_of(corpus, self.data, asked, progress)
@@ -236,7 +237,7 @@ def silence() -> Iterator[None]:
         yield
 
 
-def known() -> dict[str, Recipe | DiffusionRecipe]:
+def known(gpu: bool) -> dict[str, Recipe | DiffusionRecipe]:
     """The recipes by name; for one's own recordings an hour of a CPU core, or the paper's model on a GPU."""
     small = replace(
         recipes.SMALL_SASHIMI,
@@ -245,9 +246,9 @@ def known() -> dict[str, Recipe | DiffusionRecipe]:
     large = replace(
         recipes.YOUTUBEMIX_SASHIMI_8,
         length=32_768,
-        training=TrainingConfig(steps=50_000, batch_size=4, warmup=500, decay="cosine"),
+        training=TrainingConfig(steps=50_000, batch_size=4, warmup=500, decay="cosine", precision="tf32"),
     )
-    return {MY_WAVS: large if torch.cuda.is_available() else small, **recipes.RECIPES}
+    return {MY_WAVS: large if gpu else small, **recipes.RECIPES}
 
 
 def about(name: str, recipe: Recipe | DiffusionRecipe) -> str:
@@ -266,12 +267,13 @@ def about(name: str, recipe: Recipe | DiffusionRecipe) -> str:
 
 def parse(words: Sequence[str]) -> TrainCommand:
     """The command that the words after ``train`` ask for; wrong usage exits with 2."""
+    cpu = ("--device", "cpu") in pairwise(words) or "--device=cpu" in words  # what is not said depends on it
     kinds: Any = tuple(
         Annotated[
             Any,
             tyro.conf.subcommand(name, description=about(name, recipe), constructor=_command(name, recipe)),
         ]
-        for name, recipe in known().items()
+        for name, recipe in known(gpu=torch.cuda.is_available() and not cpu).items()
     )
     return tyro.cli(Union[kinds], prog="sashimi train", description=ABOUT, args=words)  # noqa: UP007
 
