@@ -179,7 +179,7 @@ def main() -> None:
             "sashimi_8_step_at_16000": step,
         },
         units={
-            "seconds": "s, median",
+            "seconds": "s, median; the least, of a step of SaShiMi-8",
             "peak_mb": "MB that the tensors of a step hold at once",
             "share": "of the step's time",
         },

@@ -17,7 +17,8 @@ def sashimi_shares(model: AudioLM, codes: Tensor, repeats: int) -> dict[str, flo
     """Where one pass forward and backward goes: what it saves to have kernels given, and convolutions left
     out. The linear layers' share is the profiler's time in the matrix products that only they use.
 
-    Seconds of the whole pass and of its linear layers' products alone come from the same turns.
+    Seconds of the whole pass and of its linear layers' products alone come from the same turns,
+    and are the least of all.
     """
     given: dict[tuple[int, int], Tensor] = {}
 
@@ -39,6 +40,7 @@ def sashimi_shares(model: AudioLM, codes: Tensor, repeats: int) -> dict[str, flo
             "products": linear_products(model, codes),
         },
         repeats,
+        of=min,
     )
     shares = {
         "kernel": 1 - seconds["kernels given"] / seconds["whole"],
