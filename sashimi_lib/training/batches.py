@@ -1,6 +1,7 @@
 """What each step trains on: batches of sequences in an order known from the seed, whole or in pieces."""
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -47,6 +48,15 @@ class Piece(NamedTuple):
         first = self.first and start == 0
         return Piece(self.sequence[:, start:end], self.real[:, start:end], first, self.label)
 
+    def longer(self, length: int, silence: Silence) -> "Piece":
+        """With more silence after the sequences, up to a length."""
+        batch, samples = self.real.shape
+        if samples == length:
+            return self
+        after = self.sequence.new_tensor(silence).expand(batch, length - samples, *self.sequence.shape[2:])
+        real = torch.cat([self.real, self.real.new_zeros(batch, length - samples)], dim=1)
+        return Piece(torch.cat([self.sequence, after], dim=1), real, self.first, self.label)
+
     def rows(self, rows: slice) -> "Piece":
         """Some of the sequences."""
         label = None if self.label is None else self.label[rows]
@@ -73,8 +83,8 @@ def batch(data: Data, config: TrainingConfig, number: int, team: Team = ALONE) -
     return [data[int(order[p // len(data)][p % len(data)])] for p in position]
 
 
-def collate(items: Sequence[Item], silence: Silence, length: int = 0) -> Piece:
-    """Sequences with silence after them, up to the longest or a given length; which samples are real; labels.
+def collate(items: Sequence[Item], silence: Silence) -> Piece:
+    """Sequences with silence after them, up to the longest; which samples are real; and the labels.
 
     What follows a sequence is not scored, and that is all that is left to do: a causal model cannot hear it,
     and any other hears silence.
@@ -97,8 +107,6 @@ def collate(items: Sequence[Item], silence: Silence, length: int = 0) -> Piece:
         )
     sequences = [sequence_of(item) for item in items]
     x = pad_sequence(sequences, batch_first=True)
-    if length > x.shape[1]:
-        x = torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], dim=1)
     lengths = torch.tensor([len(sequence) for sequence in sequences], device=x.device)
     real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
     x[~real] = x.new_tensor(silence)
@@ -111,7 +119,8 @@ def sequence_of(item: Item) -> Num[Tensor, "length *two"]:
 
 
 class Pieces:
-    """The samples of step after step: whole batches, or with ``config.truncate`` the next piece of each.
+    """The samples of step after step: whole batches, or with ``config.truncate`` the next piece of each. The
+    next batch is read while one is computed with.
 
     ``number`` and ``offset`` say where the next piece begins, and are all there is to keep between two
     sessions. In a team they are the same for all, whose sequences end together, with the longest of a batch.
@@ -128,19 +137,19 @@ class Pieces:
     def __init__(self, data: Data, config: TrainingConfig, silence: Silence, team: Team = ALONE) -> None:
         self.data, self.config, self.silence, self.team = data, config, silence, team
         self.number, self.offset = 0, 0
-        self._read: tuple[int, Piece] | None = None  # a batch, and its number
+        self._reader = ThreadPoolExecutor(1)
+        self._reading: dict[int, Future[Piece]] = {}  # batches by their numbers: this one, and the next
 
     def __next__(self) -> Piece:
         """The next piece. It never ends."""
-        whole = self._batch()
+        numbers = (self.number, self.number + 1)
+        self._reading = {n: self._reading.get(n) or self._reader.submit(self._read, n) for n in numbers}
+        whole = self._reading[self.number].result()
+        whole = whole.longer(self.team.most(whole.sequence.shape[1]), self.silence)
         start, length = self.offset, whole.sequence.shape[1]
         end = min(length, start + (self.config.truncate or length))
         self.number, self.offset = (self.number + 1, 0) if end == length else (self.number, end)
         return whole.part(start, end)
 
-    def _batch(self) -> Piece:
-        if self._read is None or self._read[0] != self.number:
-            items = batch(self.data, self.config, self.number, self.team)
-            longest = self.team.most(max(len(sequence_of(item)) for item in items))
-            self._read = self.number, collate(items, self.silence, longest)
-        return self._read[1]
+    def _read(self, number: int) -> Piece:
+        return collate(batch(self.data, self.config, number, self.team), self.silence)

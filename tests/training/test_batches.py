@@ -1,5 +1,7 @@
 """What steps train on: every sequence once an epoch, whole or in pieces, silence after it never scored."""
 
+import time
+
 import pytest
 import torch
 
@@ -112,6 +114,58 @@ def test_padding_marks_what_is_real(sequences, silence):
     assert (piece.sequence[~piece.real] == torch.tensor(silence)).all()
     for row, sequence in zip(piece.sequence, sequences, strict=True):
         assert torch.equal(row[: len(sequence)], sequence)
+
+
+class Shelf:
+    """Sequences of which one cannot be read, and which notes what was asked for."""
+
+    def __init__(self, broken=None):
+        self.broken, self.read = broken, []
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        if index == self.broken:
+            raise OSError("the recording is gone")
+        return torch.full((4,), index)
+
+
+def test_the_next_batch_is_read_meanwhile_and_each_but_once():
+    shelf = Shelf()
+    pieces = Pieces(shelf, TrainingConfig(batch_size=2), 128)
+    for number in range(1, 4):
+        heard = next(pieces)
+        asked = 2 * (number + 1)
+        deadline = time.monotonic() + 30
+        while len(shelf.read) < asked and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert len(shelf.read) == asked
+        assert heard.sequence[:, 0].tolist() == shelf.read[2 * number - 2 : 2 * number]
+
+
+def test_what_cannot_be_read_is_said_when_its_turn_comes():
+    order = [int(row[0]) for row in batch(Shelf(), TrainingConfig(batch_size=6), 0)]
+    pieces = Pieces(Shelf(broken=order[3]), TrainingConfig(batch_size=2), 128)
+    assert next(pieces).sequence[:, 0].tolist() == order[:2]
+    with pytest.raises(OSError, match="the recording is gone"):
+        next(pieces)
+
+
+@pytest.mark.parametrize("silence", [128, (128, 3), 0.5])
+def test_a_batch_gets_as_long_as_another(silence):
+    pair = (2,) if isinstance(silence, tuple) else ()
+    kind = torch.float if isinstance(silence, float) else torch.long
+    sequences = [torch.ones(length, *pair, dtype=kind) for length in (3, 5)]
+    short = collate(sequences, silence)
+    piece = short.longer(7, silence)
+    assert torch.equal(piece.sequence[:, :5], short.sequence)
+    assert torch.equal(piece.real[:, :5], short.real)
+    assert (piece.sequence[:, 5:] == torch.tensor(silence)).all()
+    assert not piece.real[:, 5:].any()
+    assert piece.sequence.shape[1] == piece.real.shape[1] == 7
+    assert short.longer(5, silence) is short
 
 
 def test_labels_stay_with_their_sequences(sequences):
