@@ -1,10 +1,11 @@
 """How a step is computed where it matters: in less memory, or in less time, with the same result (chapter
 10)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +18,8 @@ from sashimi_lib.models.wavenet import GatedLayer
 from sashimi_lib.ssm.s4 import Bank
 
 BLOCKS = (S4Block, FeedForward, GatedLayer, DilatedLayer, Block)  # what deep models here are stacks of
+
+Forward = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,27 @@ def computed_by(model: nn.Module, compute: Compute) -> Iterator[None]:
     changed: list[nn.Module] = []
     try:
         for module in model.modules():
-            forward = module.forward
+            forward = None
             if compute.compile and isinstance(module, Bank):
-                forward = torch.compiler.disable(forward)
-            if compute.compile and isinstance(module, BLOCKS):
-                forward = torch.compile(forward)
-            if compute.recompute and isinstance(module, BLOCKS):
-                forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
-            if forward != module.forward:
+                forward = torch.compiler.disable(module.forward)
+            elif (compute.compile or compute.recompute) and isinstance(module, BLOCKS):
+                forward = partial(_forward, module.forward, _trained(module.forward, compute))
+            if forward is not None:
                 module.forward = forward
                 changed.append(module)
         yield
     finally:
         for module in changed:
             del module.forward
+
+
+def _trained(forward: Forward, compute: Compute) -> Forward:
+    compiled = torch.compile(forward) if compute.compile else forward
+    if not compute.recompute:
+        return compiled
+    return partial(checkpoint, compiled, use_reentrant=False, preserve_rng_state=False)  # they draw none
+
+
+def _forward(plain: Forward, trained: Forward, *inputs: Any) -> Any:
+    """Validation keeps nothing anyway, and is not worth another compilation."""
+    return (trained if torch.is_grad_enabled() else plain)(*inputs)
