@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import torch
 from autoregressive import device
-from devices import DEVICES, PRICES, PRICES_OF, Device, by_name, measured
+from devices import DEVICES, PRICES, PRICES_OF, Device, better, by_name, measured
 from memory import peak_of, peak_of_this_process
 from result import save_result
 from roofline import least_seconds, step_count
@@ -231,13 +231,15 @@ def main() -> None:
     models = MODELS if gpu else {name: reduced(recipe, SEGMENT) for name, recipe in MODELS.items()}
     first = next(iter(models))
 
-    here = measured(side=8192 if gpu else 2048)
-    print(here, flush=True)
+    side = 8192 if gpu else 2048
+    before = measured(side)
     made_for = by_name(torch.cuda.get_device_name()) if gpu else None
     codes = torch.stack(random_codes(models[first])[:1]).to(device())
     shares = sashimi_shares(models[first].build(0).to(device()), codes, repeats=3)
     print(shares, flush=True)
     timings = timed(models, jobs(list(models), gpu), until)
+    here = better(before, measured(side))
+    print(here, flush=True)
     if not gpu:
         for (name, way), timing in timings.items():
             timings[name, way] = timing._replace(mebibytes=peak_of(learn_alone, models[name], way))

@@ -110,6 +110,14 @@ def test_devices_are_known_by_the_names_that_cuda_gives_them(benchmark):
     assert devices.by_name("NVIDIA H100 PCIe") is None  # another GPU under nearly the same name
 
 
+def test_of_two_measurements_of_a_machine_the_better_counts(benchmark):
+    devices = benchmark("devices")
+    quiet = devices.Device({"float32": 3.0, "float64": 1.0}, 5.0, 8.0, None, "measured")
+    busy = devices.Device({"float32": 2.0, "float64": 2.0}, 6.0, 8.0, None, "measured")
+    both = devices.Device({"float32": 3.0, "float64": 2.0}, 6.0, 8.0, None, "measured")
+    assert devices.better(quiet, busy) == both
+
+
 def test_linear_layers_are_found_with_their_sizes(benchmark, tiny):
     shapes = benchmark("shares").linear_shapes(tiny["SaShiMi"].build(0), torch.zeros(2, 64, dtype=torch.long))
     assert shapes[0] == (2 * 16, 64, 32)  # the first pool, of 4 samples of 16 channels
