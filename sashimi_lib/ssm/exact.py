@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sashimi_lib.ssm.systems import Matrices
-
 
 @contextmanager
 def rounding_factors(allowed: bool) -> Iterator[None]:
@@ -33,10 +31,11 @@ def rounding_factors(allowed: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def exact(a: Matrices, b: Matrices) -> Matrices:
+def exact(a: Any, b: Any) -> Any:
     """``a @ b`` of factors that are not rounded, and so are the products of its gradients.
 
-    Both have the same axes before the last two.
+    Both are tensors with the same axes before the last two, or a structured matrix of
+    `sashimi_lib.ssm.systems` stands first.
 
     >>> with rounding_factors(True):
     ...     exact(torch.eye(2), torch.ones(2, 1))

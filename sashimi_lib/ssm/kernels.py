@@ -107,7 +107,8 @@ def kernel(
     """The kernel of any structured recurrence, diagonal or DPLR, without a table of length L.
 
     ``K[i T + j] = (C A_bar^(iT)) (A_bar^j B)``: the left factor for L/T values of i, the right one for T
-    values of j, and one matrix product. Both tables grow by doubling (`krylov`). Give the recurrence in
+    values of j, and one matrix product. Both tables grow by doubling (`krylov`), and the first powers are the
+    modes plus a low rank (`sashimi_lib.ssm.systems.LowRank`), of few operations. Give the recurrence in
     float64 and ask for a ``dtype`` of float32: powers up to A_bar^(T/2) are then squared in float64, the
     later ones in float32, so that no lag is more than 2 L/T rounding errors off. All readings C of the same
     states share the powers.

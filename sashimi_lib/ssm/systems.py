@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-Matrices = Any  # Float[Tensor, "H N N"], or `Modes` in its place: both know @, .mT and .to
+from sashimi_lib.ssm.exact import exact
+
+Matrices = Any  # Float[Tensor, "H N N"], or `Modes` or `LowRank` in its place: all know @, .mT and .to
 
 
 class DPLR(NamedTuple):
@@ -70,8 +72,8 @@ class Modes(NamedTuple):
             product = torch.complex(*self) * torch.complex(*other)
             return Modes(product.real, product.imag)
         real, imag = other.chunk(2, dim=-2)
-        decay, turn = self.decay[..., None], self.turn[..., None]
-        return torch.cat([decay * real - turn * imag, turn * real + decay * imag], dim=-2)
+        product = torch.complex(*self)[..., None] * torch.complex(real, imag)
+        return torch.cat([product.real, product.imag], dim=-2)
 
     def rotate(self, x: Float[Tensor, "batch H N"]) -> Float[Tensor, "batch H N"]:
         """The product with a batch of states, in as few passes over memory as it takes."""
@@ -97,6 +99,48 @@ class Modes(NamedTuple):
         """The full real matrices."""
         decay, turn = torch.diag_embed(self.decay), torch.diag_embed(self.turn)
         return torch.cat([torch.cat([decay, -turn], -1), torch.cat([turn, decay], -1)], -2)
+
+
+class LowRank(NamedTuple):
+    """Matrices ``modes + left right^T``, whose powers stay so for a while: the rank doubles when they are
+    squared. Once it has come to N/2, a product is made of full matrices.
+
+    >>> one = torch.ones(1, 4, 1)
+    >>> A = LowRank(Modes(torch.ones(1, 2), torch.zeros(1, 2)), one, one)  # the identity and ones everywhere
+    >>> square = A @ A
+    >>> square.left.shape, (A @ square).shape, bool((A @ square == A.dense() @ A.dense() @ A.dense()).all())
+    (torch.Size([1, 4, 2]), torch.Size([1, 4, 4]), True)
+
+    Chapter: 4.
+    """
+
+    modes: Modes
+    left: Float[Tensor, "H N r"]
+    right: Float[Tensor, "H N r"]
+
+    def __matmul__(self, other: Any) -> Any:
+        """The product with columns (H, N, columns), or with other such matrices."""
+        if not isinstance(other, LowRank):
+            return self.modes @ other + exact(self.left, exact(self.right.mT, other))
+        N, rank = self.left.shape[-2], self.left.shape[-1] + other.left.shape[-1]
+        if rank > N // 2:
+            return exact(self.dense(), other.dense())
+        left = [self @ other.left, self.left]
+        right = [other.right, other.modes.mT @ self.right]
+        return LowRank(self.modes @ other.modes, torch.cat(left, dim=-1), torch.cat(right, dim=-1))
+
+    @property
+    def mT(self) -> "LowRank":
+        """The transpose."""
+        return LowRank(self.modes.mT, self.right, self.left)
+
+    def to(self, dtype: torch.dtype) -> "LowRank":
+        """The same matrices in another precision."""
+        return LowRank(self.modes.to(dtype), self.left.to(dtype), self.right.to(dtype))
+
+    def dense(self) -> Float[Tensor, "H N N"]:
+        """The full matrices."""
+        return self.modes.dense() + exact(self.left, self.right.mT)
 
 
 class Recurrence(NamedTuple):
@@ -126,12 +170,12 @@ class Recurrence(NamedTuple):
         return after
 
     def A_bar(self) -> Matrices:
-        """What powers are taken of: the modes alone where they are all there is, else full matrices."""
-        return self.modes if self.left.shape[-1] == 0 else self.dense()
+        """What powers are taken of: the modes alone where they are all there is."""
+        return self.modes if self.left.shape[-1] == 0 else LowRank(self.modes, self.left, self.right)
 
     def dense(self) -> Float[Tensor, "H N N"]:
         """``A_bar`` as full real matrices."""
-        return self.modes.dense() + self.left @ self.right.mT
+        return LowRank(self.modes, self.left, self.right).dense()
 
 
 def real_vector(z: Complex[Tensor, "*H M"]) -> Float[Tensor, "*H N"]:

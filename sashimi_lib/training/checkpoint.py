@@ -89,5 +89,6 @@ def newest_checkpoint(path: str | Path) -> dict[str, Any] | None:
         content = load_checkpoint(previous)
         aside = path.with_name(path.name + ".damaged")
         path.replace(aside)
-        warnings.warn(f"{error}. It is now {aside}; the run goes on from {previous}", stacklevel=2)
+        why = str(error).rstrip(".")
+        warnings.warn(f"{why}. It is now {aside}; the run goes on from {previous}", stacklevel=2)
         return content

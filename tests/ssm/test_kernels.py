@@ -19,7 +19,7 @@ from sashimi_lib.ssm.kernels import (
     truncate,
     untruncate,
 )
-from sashimi_lib.ssm.systems import DPLR
+from sashimi_lib.ssm.systems import DPLR, LowRank, Modes
 
 LENGTHS = [1, 2, 3, 4, 5, 7, 16, 31, 64, 97, 100, 127, 128, 129, 251, 1000]
 
@@ -215,3 +215,21 @@ def test_the_zero_order_hold_refuses_a_low_rank_term():
 def test_a_step_that_is_not_positive_is_refused(rule, dt):
     with pytest.raises(ValueError, match="dt must be positive"):
         rule(torch.eye(2), torch.ones(2), dt)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 8])
+def test_powers_of_low_rank_are_those_of_full_matrices(rank):
+    modes = Modes(*(0.5 * torch.randn(2, 3, 8, dtype=torch.double)))
+    A = LowRank(modes, *(0.3 * torch.randn(2, 3, 16, rank, dtype=torch.double)))
+    full, columns = A.dense(), torch.randn(3, 16, 5, dtype=torch.double)
+    assert torch.allclose(A @ columns, full @ columns)
+    assert torch.allclose(A.mT @ columns, full.mT @ columns)
+    ranks, power = [], A
+    for _ in range(5):
+        power, full = power @ power, full @ full
+        if isinstance(power, LowRank):
+            ranks.append(power.left.shape[-1])
+            assert torch.allclose(power.dense(), full)
+        else:
+            assert torch.allclose(power, full)
+    assert ranks == [2 * rank * 2**n for n in range(5) if 2 * rank * 2**n <= 8]
