@@ -40,8 +40,8 @@ import torch
 from autoregressive import device
 from corpus import Sounds, sounds
 from judging import WAYS, Way, draw, features_of, listen, loss_by_level
-from kernels import interleaved
 from result import RESULTS, kept, save_result
+from timing import interleaved
 from torch import Tensor
 
 from sashimi_lib.audio import write

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from arithmetic import BYTES, Cost, cost
-from kernels import interleaved
+from timing import interleaved
 from wavernn_speed import pruned, random_weights
 
 from sashimi_lib.models.autoregression import Autoregressive

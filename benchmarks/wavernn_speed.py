@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 import scipy.sparse
 import torch
-from kernels import interleaved
 from result import save_result
+from timing import interleaved
 from torch import Tensor, nn
 from torch.nn import functional as F
 

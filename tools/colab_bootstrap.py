@@ -12,6 +12,7 @@ if importlib.util.find_spec("sashimi_lib") is None:
     sys.path.insert(0, checkout)
     # Only what is missing is fetched, and without its dependencies: nothing preinstalled is ever replaced.
     needed = ["soundfile", "cffi", "safetensors", "jaxtyping", "wadler_lindig"]
+    needed += ["tyro", "docstring_parser", "typeguard"]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *missing], check=True)

@@ -25,6 +25,9 @@ LACKING = (
     "jaxtyping",
     "wadler_lindig",
     "beartype",
+    "tyro",
+    "docstring_parser",
+    "typeguard",
 )
 OTHER = (
     "ipywidgets",
