@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _parsed(words).run() or 0
+        return parsed(words).run() or 0
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print("sashimi:", *str(error).split(), file=sys.stderr)
         return 1
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parsed(words: list[str]) -> Any:
+def parsed(words: list[str]) -> Any:
     """The command that some words ask for. What ``train`` can be told depends on its recipe, so it is read by
     itself; and only then are the recipes imported."""
     if words[:1] == ["train"]:

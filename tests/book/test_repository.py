@@ -11,12 +11,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import soundfile
 import yaml
+from torch.distributed.run import get_args_parser
 
-from sashimi_lib.cli import main
+from sashimi_lib.cli import main, parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["README.md", "book/intro.md"]
@@ -214,6 +216,28 @@ def test_printed_commands_of_the_library_run_in_their_order(tmp_path, monkeypatc
         ran.append(program if program == "torchrun" else arguments[0])
     assert ran == ["train", "generate", "evaluate", "data", "data", "torchrun", "stream"]
     assert {"sample.wav", "music.wav"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def chapter_commands() -> list[str]:
+    """The shell commands that chapters print, each on one line."""
+    chapters = sorted((ROOT / "book").glob("[0-9]*.ipynb"))
+    cells = [
+        cell for path in chapters for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"
+    ]
+    code = [match[1] for cell in cells for match in re.finditer(r"```bash\n(.*?)```", cell.source, re.DOTALL)]
+    return [line for block in code for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("line", chapter_commands())
+def test_every_command_of_a_chapter_is_understood(line):
+    program, *words = shlex.split(line)
+    if program == "torchrun":
+        told = get_args_parser().parse_args(words)
+        assert told.module
+        assert told.training_script == "sashimi_lib"
+        program, words = "sashimi", told.training_script_args
+    assert program == "sashimi"
+    assert callable(parsed(words).run)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
