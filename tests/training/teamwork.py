@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.models import SampleRNN, SampleRNNConfig, SaShiMi, SaShiMiConfig, WaveNet, WaveNetConfig
 from sashimi_lib.quantize import MuLaw
 from sashimi_lib.training.batches import Pieces
 from sashimi_lib.training.compute import Compute
@@ -20,17 +19,18 @@ from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.recipes import DIGITS_DIFFUSION_SASHIMI
 from sashimi_lib.training.team import ALONE, Team, joined
 from sashimi_lib.training.trainer import train
+from tests.training.backbones import BACKBONES
 
 CONFIG = TrainingConfig(steps=7, batch_size=3, lr=0.01, clip_norm=1.0, ema=0.8, valid_every=4)
 MORE = dataclasses.replace(CONFIG, batch_size=5)
 PIECES = dataclasses.replace(CONFIG, truncate=21)
 WHOLE, IN_PARTS, ANEW = Compute(), Compute(accumulate=2), Compute(recompute=True)
 EXPERIMENTS = {
-    "sashimi": (lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)), CONFIG, WHOLE),
-    "sashimi_in_pieces_and_parts": (lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)), PIECES, IN_PARTS),
-    "wavenet_computed_anew": (lambda: WaveNet(WaveNetConfig(2, 3, 8, 8, 16, 16, 8)), CONFIG, ANEW),
-    "wavenet_in_parts": (lambda: WaveNet(WaveNetConfig(2, 3, 8, 8, 16, 16, 8)), MORE, IN_PARTS),
-    "samplernn_in_pieces": (lambda: SampleRNN(SampleRNNConfig((4, 2), 1, 16, 8)), PIECES, WHOLE),
+    "sashimi": (BACKBONES["sashimi"], CONFIG, WHOLE),
+    "sashimi_in_pieces_and_parts": (BACKBONES["sashimi"], PIECES, IN_PARTS),
+    "wavenet_computed_anew": (BACKBONES["wavenet"], CONFIG, ANEW),
+    "wavenet_in_parts": (BACKBONES["wavenet"], MORE, IN_PARTS),
+    "samplernn_in_pieces": (BACKBONES["samplernn"], PIECES, WHOLE),
 }
 STOPPED = 5  # steps of a run that another number of processes takes up
 
@@ -90,6 +90,6 @@ if __name__ == "__main__":
         assert team.told("news" if team.leads else None) == "news"
         few = dataclasses.replace(CONFIG, batch_size=1)
         try:
-            train(AudioLM(MuLaw(), EXPERIMENTS["sashimi"][0]()), sequences(), few, team=team, progress=False)
+            train(AudioLM(MuLaw(), BACKBONES["sashimi"]()), sequences(), few, team=team, progress=False)
         except ValueError as error:
             torch.save(str(error), folder / f"refused.{team.rank}.pt")

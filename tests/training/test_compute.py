@@ -10,17 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
-from sashimi_lib.models import (
-    DiffWaveConfig,
-    IsotropicConfig,
-    IsotropicS4,
-    SampleRNN,
-    SampleRNNConfig,
-    SaShiMi,
-    SaShiMiConfig,
-    WaveNet,
-    WaveNetConfig,
-)
+from sashimi_lib.models import DiffWaveConfig
 from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
 from sashimi_lib.quantize import MuLaw
 from sashimi_lib.training.batches import collate
@@ -29,14 +19,8 @@ from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.step import Step
 from sashimi_lib.training.team import ALONE
 from sashimi_lib.training.trainer import train
+from tests.training.backbones import BACKBONES
 
-CODES = {
-    "sashimi": lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)),
-    "u-net": lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1, unet=True, glu=True)),
-    "isotropic": lambda: IsotropicS4(IsotropicConfig(d_model=4, n_layers=1)),
-    "wavenet": lambda: WaveNet(WaveNetConfig(2, 3, 8, 8, 16, 16, 8)),
-    "samplernn": lambda: SampleRNN(SampleRNNConfig((4, 2), 1, 16, 8)),
-}
 SOUNDS = {
     "diffusion sashimi": SaShiMiUNetConfig(d_model=4, n_layers=1, d_step=(8, 8, 8)),
     "diffwave": DiffWaveConfig(d_residual=4, d_skip=4, n_layers=2, d_step=(8, 8, 8)),
@@ -44,11 +28,11 @@ SOUNDS = {
 CONFIG = TrainingConfig()
 
 
-@pytest.fixture(params=[*CODES, *SOUNDS])
+@pytest.fixture(params=[*BACKBONES, *SOUNDS])
 def model(request):
     torch.manual_seed(1)
-    if request.param in CODES:
-        return AudioLM(MuLaw(), CODES[request.param]())
+    if request.param in BACKBONES:
+        return AudioLM(MuLaw(), BACKBONES[request.param]())
     return DiffusionModel(DiffusionConfig(SOUNDS[request.param]))
 
 
@@ -74,7 +58,7 @@ def assert_close(a, b, small=1e-5):
     assert (a[1] - b[1]).norm() <= small * b[1].norm()
 
 
-@pytest.mark.parametrize("model", CODES, indirect=True)
+@pytest.mark.parametrize("model", BACKBONES, indirect=True)
 @pytest.mark.parametrize("parts", [2, 3, 9])
 def test_gradients_of_parts_sum_to_those_of_the_batch(model, parts):
     assert_close(gradients(model, Compute(accumulate=parts)), gradients(model, PLAIN))
@@ -88,7 +72,7 @@ def test_parts_of_a_batch_of_sounds_draw_their_own_noise_and_learn(model):
     assert found.norm() > 0
 
 
-@pytest.mark.parametrize("model", CODES, indirect=True)
+@pytest.mark.parametrize("model", BACKBONES, indirect=True)
 def test_the_state_of_sequences_goes_on_in_parts(model):
     past = model.beginning(5)
     piece = a_batch(model).part(0, 30)
@@ -124,7 +108,7 @@ def test_compiled_blocks_give_the_same(name, recompute, shapes_unchecked, monkey
     # The compiler's own front end alone: what comes after it takes a minute, and is PyTorch's to test.
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function: compiled(function, backend="aot_eager"))
-    model = AudioLM(MuLaw(), CODES[name]())
+    model = AudioLM(MuLaw(), BACKBONES[name]())
     plain = gradients(model, PLAIN)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -142,7 +126,7 @@ def test_afterwards_a_model_is_as_it_was(model):
 def test_a_run_goes_on_with_another_way_to_compute(tmp_path):
     def new():
         torch.manual_seed(1)
-        return AudioLM(MuLaw(), CODES["sashimi"]())
+        return AudioLM(MuLaw(), BACKBONES["sashimi"]())
 
     data, config = torch.randint(256, (7, 40)), TrainingConfig(steps=6, batch_size=3, ema=0.9)
     whole = train(new(), data, config, progress=False).loss
@@ -163,7 +147,7 @@ def test_no_parts_are_refused():
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 def test_the_caller_s_precision_is_as_before(precision):
-    model, config = AudioLM(MuLaw(), CODES["sashimi"]()), dataclasses.replace(CONFIG, precision=precision)
+    model, config = AudioLM(MuLaw(), BACKBONES["sashimi"]()), dataclasses.replace(CONFIG, precision=precision)
     before, seen = torch.get_float32_matmul_precision(), []
     hook = model.head.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
     Step(model, config, PLAIN, ALONE)(a_batch(model), None)

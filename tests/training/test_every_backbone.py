@@ -6,27 +6,11 @@ import pytest
 import torch
 
 from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.models import (
-    IsotropicConfig,
-    IsotropicS4,
-    SampleRNN,
-    SampleRNNConfig,
-    SaShiMi,
-    SaShiMiConfig,
-    WaveNet,
-    WaveNetConfig,
-)
 from sashimi_lib.quantize import MuLaw
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.trainer import train
+from tests.training.backbones import BACKBONES
 
-BACKBONES = {
-    "sashimi": lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)),
-    "u-net": lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1, unet=True)),
-    "isotropic": lambda: IsotropicS4(IsotropicConfig(d_model=4, n_layers=1)),
-    "wavenet": lambda: WaveNet(WaveNetConfig(2, 3, 8, 8, 16, 16, 8)),
-    "samplernn": lambda: SampleRNN(SampleRNNConfig((4, 2), 1, 16, 8)),
-}
 CONFIG = TrainingConfig(steps=9, batch_size=2, truncate=21, clip_value=1.0, ema=0.9, checkpoint_every=2)
 
 

@@ -1,0 +1,20 @@
+"""Every causal backbone, as small as it can be."""
+
+from sashimi_lib.models import (
+    IsotropicConfig,
+    IsotropicS4,
+    SampleRNN,
+    SampleRNNConfig,
+    SaShiMi,
+    SaShiMiConfig,
+    WaveNet,
+    WaveNetConfig,
+)
+
+BACKBONES = {
+    "sashimi": lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)),
+    "u-net": lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1, unet=True)),
+    "isotropic": lambda: IsotropicS4(IsotropicConfig(d_model=4, n_layers=1)),
+    "wavenet": lambda: WaveNet(WaveNetConfig(2, 3, 8, 8, 16, 16, 8)),
+    "samplernn": lambda: SampleRNN(SampleRNNConfig((4, 2), 1, 16, 8)),
+}
