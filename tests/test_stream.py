@@ -188,10 +188,10 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     before = (tmp_path / "live").read_bytes()
     next(live)
 
-    def full(self, content):
+    def full(number):
         raise OSError("no space left")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="no space left"):
         live.save(tmp_path / "live")
     assert (tmp_path / "live").read_bytes() == before
