@@ -287,12 +287,12 @@ def test_curves_and_clips_are_written_where_they_are_wanted(folder):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert main([*MY_WAVS, "--steps", "4", "--valid-every", "2", "--tensorboard"]) == 0
+    assert main([*MY_WAVS, "--steps", "2", "--valid-every", "2", "--tensorboard"]) == 0
     events = EventAccumulator("runs/my-wavs/tensorboard")
     events.Reload()
     history = load_checkpoint("runs/my-wavs/run.pt")["history"]
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(history["loss"])
-    assert [(clip.step, clip.sample_rate) for clip in events.Audio("sample")] == [(2, RATE), (4, RATE)]
+    assert [(clip.step, clip.sample_rate) for clip in events.Audio("sample")] == [(2, RATE)]
 
 
 def test_a_gpu_that_is_too_small_is_told_what_to_do(folder, monkeypatch, capsys):

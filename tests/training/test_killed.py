@@ -11,6 +11,8 @@ import torch
 
 from tests.training import killed
 
+pytestmark = pytest.mark.xdist_group("killed")  # children die once for all of these
+
 NAMES = list(killed.CONFIGURATIONS)
 
 
