@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from sashimi_lib.files import replacing
+
 RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
 
 
@@ -53,11 +55,9 @@ def save_result(
         "figures": dict(figures),
     }
     text = json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False)
-    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as file:
+        file.write(text.encode() + b"\n")
     print(f"wrote book/results/{path.name}")
     return path
 
@@ -67,10 +67,8 @@ def kept(path: Path, make: Callable[[], Any]) -> Any:
     of hours goes on where it stopped."""
     if not path.exists():
         made = json.dumps(make())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(made, encoding="utf-8")
-        os.replace(partial, path)
+        with replacing(path) as file:
+            file.write(made.encode())
     return json.loads(path.read_text(encoding="utf-8"))
 
 

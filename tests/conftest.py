@@ -1,5 +1,6 @@
 """Fixtures for all tests, and the run-time check of the shapes that signatures promise."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,16 @@ def shapes_unchecked() -> Iterator[None]:
 def root() -> Path:
     """Return the root of the repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def unshared() -> list[str]:
+    """Return the start of a command that may mount disks of its own, or skip where none may."""
+    command = ["unshare", "--map-root-user", "--mount"]
+    can = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
+    if can.returncode:
+        pytest.skip("needs leave to mount a small disk: " + can.stderr.strip())
+    return command
 
 
 @pytest.fixture(scope="session")

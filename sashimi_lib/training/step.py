@@ -48,8 +48,8 @@ class Step:
         self.parts, self.team = compute.accumulate, team
         self.samples = 0  # that the last one heard, in all processes
         if team.size > 1:
-            # Some parameters get no gradient: never, as a WaveNet's last residual; or not always, as a state
-            # that is learnt, which the first piece of a sequence alone hears.
+            # Some parameters never get a gradient, as a WaveNet's last residual; others not at every step, as
+            # a state that is learnt, which is heard in the first piece of a sequence alone.
             self.parallel = DistributedDataParallel(self.scores, find_unused_parameters=True)
 
     def __call__(self, piece: Piece, past: Past | None) -> tuple[Tensor, Past | None]:

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sashimi_lib.models.trainable import Trainable
-from sashimi_lib.training.batches import Data, Piece, collate, sequence_of
+from sashimi_lib.training.batches import Data, Item, Piece, collate, sequence_of
 from sashimi_lib.training.team import ALONE, Team
 
 AT_ONCE = 32_768  # samples of each sequence that go through together, where a model can hear it in pieces
@@ -29,9 +29,7 @@ def held_out(
 
     Chapters: 7, 9 and 10. Raises ValueError for no sequences.
     """
-    if len(data) == 0:
-        raise ValueError("data must hold at least one sequence, got none")
-    items = [data[number] for number in range(team.rank, len(data), team.size)]
+    items = _read(data, team)
     lengths = torch.tensor([len(sequence_of(item)) for item in items], dtype=torch.float64)
     each = losses(model, items, batch_size, truncate or AT_ONCE) if items else lengths
     total, samples = team.total(torch.stack([each @ lengths, lengths.sum()]))
@@ -50,9 +48,7 @@ def losses(
 
     Chapters: 7 and 9. Raises ValueError for no sequences.
     """
-    if len(data) == 0:
-        raise ValueError("data must hold at least one sequence, got none")
-    items = [data[number] for number in range(len(data))]
+    items = _read(data)
     order = sorted(range(len(items)), key=lambda number: len(sequence_of(items[number])))  # little padding
     result = torch.zeros(len(items), dtype=torch.float64)
     with torch.random.fork_rng(devices=[]):
@@ -62,6 +58,13 @@ def losses(
             whole = collate([items[number] for number in numbers], model.silence)
             result[numbers] = _batch_losses(model, whole.to(model.device), frame)
     return result
+
+
+def _read(data: Data, team: Team = ALONE) -> list[Item]:
+    """The sequences that this process judges."""
+    if len(data) == 0:
+        raise ValueError("data must hold at least one sequence, got none")
+    return [data[number] for number in range(team.rank, len(data), team.size)]
 
 
 def _batch_losses(model: Trainable, whole: Piece, frame: int) -> Float[Tensor, " batch"]:
