@@ -60,7 +60,7 @@ def training_step(form: Form, make: Callable[[StateSpace, int], Tensor], length:
 
     def step() -> None:
         ssm.zero_grad()
-        y = causal_conv(u, make(ssm, length)) + ssm.D[:, None] * u
+        y = causal_conv(u, make(ssm, length), ssm.D)
         (y - target).square().mean().backward()
 
     return step

@@ -36,7 +36,7 @@ def sashimi_shares(model: AudioLM, codes: Tensor, repeats: int) -> dict[str, flo
         {
             "whole": lambda: step(kernel, causal_conv),
             "kernels given": lambda: step(given_kernel, causal_conv),
-            "no convolution": lambda: step(given_kernel, lambda u, K: u * K[..., :1]),
+            "no convolution": lambda: step(given_kernel, lambda u, K, D: u * K[..., :1]),
             "products": linear_products(model, codes),
         },
         repeats,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -41,7 +42,7 @@ class ScalarNorm(nn.Module):
     gives zero.
 
     >>> ScalarNorm()(torch.tensor([[1.0, 3.0]]))
-    tensor([[-1.,  1.]], grad_fn=<MulBackward0>)
+    tensor([[-1.,  1.]], grad_fn=<_ScalarNormBackward>)
 
     Chapter: 6.
     """
@@ -53,10 +54,33 @@ class ScalarNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch H"]:
         """Normalise each vector of channels."""
-        centred = x - x.mean(-1, keepdim=True)
-        variance = centred.square().mean(-1, keepdim=True)
-        inverse_std = torch.where(variance > 0, variance.clamp(min=torch.finfo(x.dtype).tiny).rsqrt(), 0)
-        return self.s * ((centred + self.m) * inverse_std)
+        return _ScalarNorm.apply(x, self.m, self.s)
+
+
+class _ScalarNorm(torch.autograd.Function):
+    """The gradient in closed form, in a third of the passes over memory that it takes operation by operation.
+
+    With ``c = x - mean``, ``r = 1 / std``, g the gradient of ``y = s (c + m) r``, and a bar for means over
+    the H channels: ``dx = s r (g - g_bar - c r q)`` where ``q = r (bar(g c) + m g_bar)``; of the scalars
+    ``dm = s H sum(r g_bar)`` and ``ds = H sum(q)``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        c = x - x.mean(-1, keepdim=True)
+        std = torch.linalg.vector_norm(c, dim=-1, keepdim=True) / x.shape[-1] ** 0.5
+        r = torch.where(std > 0, 1 / std, 0)
+        ctx.save_for_backward(c, r, m, s)
+        return (c + m).mul_(s * r)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        c, r, m, s = ctx.saved_tensors
+        H, g_bar = c.shape[-1], g.mean(-1, keepdim=True)
+        q = r * ((g * c).mean(-1, keepdim=True) + m * g_bar)
+        dx = torch.addcmul(g - g_bar, c, r * q, value=-1).mul_(s * r)
+        return dx, s * H * (r * g_bar).sum(), H * q.sum().expand_as(s)
 
 
 def make_norm(norm: Norm, d_model: int) -> nn.Module:

@@ -10,9 +10,10 @@ from torch.autograd.function import once_differentiable
 
 
 def causal_conv(
-    u: Float[Tensor, "*batch length"], K: Float[Tensor, "*H lags"]
+    u: Float[Tensor, "*batch length"], K: Float[Tensor, "*H lags"], D: Float[Tensor, "*H"] | None = None
 ) -> Float[Tensor, "*batch length"]:
-    """``y[t] = sum_{l <= t} K[l] u[t - l]`` by FFT, in O(L log L): both padded so that nothing wraps round.
+    """``y[t] = sum_{l <= t} K[l] u[t - l] + D u[t]`` by FFT, in O(L log L): both padded so that nothing wraps
+    round.
 
     Computed in float32 at least, also under autocast: FFTs in half precision lose the quiet parts.
 
@@ -21,13 +22,17 @@ def causal_conv(
 
     Chapter: 3. Slow twin: `causal_conv_naive`. Raises ValueError where K is shorter than u, and for no input.
     """
-    return _circular_conv(u, K[..., : _length(u, K=K)])
+    return _circular_conv(u, K[..., : _length(u, K=K)], D)
 
 
 def two_sided_conv(
-    u: Float[Tensor, "*batch length"], past: Float[Tensor, "*H lags"], future: Float[Tensor, "*H later"]
+    u: Float[Tensor, "*batch length"],
+    past: Float[Tensor, "*H lags"],
+    future: Float[Tensor, "*H later"],
+    D: Float[Tensor, "*H"] | None = None,
 ) -> Float[Tensor, "*batch length"]:
-    """``y[t] = sum_{m <= t} past[t - m] u[m] + sum_{m > t} future[m - t - 1] u[m]``, by the FFTs of one side.
+    """``y[t] = sum_{m <= t} past[t - m] u[m] + sum_{m > t} future[m - t - 1] u[m] + D u[t]``, by the FFTs of
+    one side.
 
     Both kernels lie on one circle: the past's from its start onwards, the future's from its end backwards.
 
@@ -39,11 +44,15 @@ def two_sided_conv(
     """
     length = _length(u, past=past, future=future)
     gap = past.new_zeros(*past.shape[:-1], _circle(length) - 2 * length + 1)
-    return _circular_conv(u, torch.cat([past[..., :length], gap, future[..., : length - 1].flip(-1)], dim=-1))
+    circle = torch.cat([past[..., :length], gap, future[..., : length - 1].flip(-1)], dim=-1)
+    return _circular_conv(u, circle, D)
 
 
 def two_sided_conv_naive(
-    u: Float[Tensor, "*batch length"], past: Float[Tensor, "*H lags"], future: Float[Tensor, "*H later"]
+    u: Float[Tensor, "*batch length"],
+    past: Float[Tensor, "*H lags"],
+    future: Float[Tensor, "*H later"],
+    D: Float[Tensor, "*H"] | None = None,
 ) -> Float[Tensor, "*batch length"]:
     """The same sums, lag by lag: O(L^2).
 
@@ -54,7 +63,7 @@ def two_sided_conv_naive(
     Chapter: 9. Fast twin: `two_sided_conv`. Raises what that raises.
     """
     length = _length(u, past=past, future=future)
-    y = causal_conv_naive(u, past)
+    y = causal_conv_naive(u, past, D)
     for lag in range(length - 1):
         y[..., : -lag - 1] += future[..., lag, None] * u[..., lag + 1 :]
     return y
@@ -65,41 +74,54 @@ def _circle(length: int) -> int:
     return int(next_fast_len(2 * length - 1, real=True))
 
 
-def _circular_conv(u: Tensor, K: Tensor) -> Tensor:
+def _circular_conv(u: Tensor, K: Tensor, D: Tensor | None) -> Tensor:
     with torch.autocast(u.device.type, enabled=False):
         wide = u.to(torch.promote_types(u.dtype, torch.float32))
-        return _FFTConv.apply(wide, K.to(wide.dtype)).to(u.dtype)
+        return _FFTConv.apply(wide, K.to(wide.dtype), D).to(u.dtype)
 
 
 class _FFTConv(torch.autograd.Function):
     """A gradient of its own: both gradients are correlations, so real FFTs and the kept spectra do.
 
     PyTorch's derivative of a real FFT is a complex one, of twice the cost. And gradients of K from all
-    sequences of a batch are summed as spectra, before one inverse FFT.
+    sequences of a batch are summed as spectra, before one inverse FFT. D is one more number on lag 0, whose
+    spectrum is that number everywhere.
+
+    Spectra are large, and new memory is slow: what is not wanted any more is written over.
     """
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, K: Tensor) -> Tensor:
+    def forward(ctx: Any, u: Tensor, K: Tensor, D: Tensor | None) -> Tensor:
         ctx.n, ctx.lags = _circle(u.shape[-1]), K.shape[-1]
         U, F = torch.fft.rfft(u, ctx.n), torch.fft.rfft(K, ctx.n)
+        if D is not None:
+            F += D[..., None]
         ctx.save_for_backward(U, F)
         return torch.fft.irfft(U * F, ctx.n)[..., : u.shape[-1]]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         U, F = ctx.saved_tensors
-        G, length = torch.fft.rfft(grad, ctx.n), grad.shape[-1]
-        need_u, need_K = ctx.needs_input_grad
-        grad_u = torch.fft.irfft((G * F.conj()).sum_to_size(U.shape), ctx.n)[..., :length] if need_u else None
-        grad_K = (
-            torch.fft.irfft((G * U.conj()).sum_to_size(F.shape), ctx.n)[..., : ctx.lags] if need_K else None
-        )
-        return grad_u, grad_K
+        length = grad.shape[-1]
+        G = torch.fft.rfft(grad, ctx.n).conj_physical_()  # a conjugate turns products into correlations
+        grad_u = grad_K = grad_D = None
+        if ctx.needs_input_grad[0]:
+            grad_u = torch.fft.irfft(_summed(G * F, U).conj_physical_(), ctx.n)[..., :length]
+        if any(ctx.needs_input_grad[1:]):
+            grad_K = torch.fft.irfft(_summed(G.mul_(U), F).conj_physical_(), ctx.n)[..., : ctx.lags]
+            grad_D = grad_K[..., 0] if ctx.needs_input_grad[2] else None
+        return grad_u, grad_K, grad_D
+
+
+def _summed(products: Tensor, like: Tensor) -> Tensor:
+    """Summed over what was broadcast; of a single sequence there is nothing to sum."""
+    same = products.numel() == like.numel()
+    return products.reshape(like.shape) if same else products.sum_to_size(like.shape)
 
 
 def causal_conv_naive(
-    u: Float[Tensor, "*batch length"], K: Float[Tensor, "*H lags"]
+    u: Float[Tensor, "*batch length"], K: Float[Tensor, "*H lags"], D: Float[Tensor, "*H"] | None = None
 ) -> Float[Tensor, "*batch length"]:
     """The same sum, written as a sum over lags: O(L^2).
 
@@ -109,7 +131,7 @@ def causal_conv_naive(
     Chapter: 3. Fast twin: `causal_conv`. Raises what that raises.
     """
     length = _length(u, K=K)
-    y = torch.zeros_like(u)
+    y = torch.zeros_like(u) if D is None else D[..., None] * u
     for lag in range(length):
         y[..., lag:] += K[..., lag, None] * u[..., : length - lag]
     return y

@@ -35,7 +35,7 @@ def exact(a: Any, b: Any) -> Any:
     """``a @ b`` of factors that are not rounded, and so are the products of its gradients.
 
     Both are tensors with the same axes before the last two, or a structured matrix of
-    `sashimi_lib.ssm.systems` stands first.
+    `sashimi_lib.ssm.systems` stands last, or two such.
 
     >>> with rounding_factors(True):
     ...     exact(torch.eye(2), torch.ones(2, 1))
@@ -45,7 +45,7 @@ def exact(a: Any, b: Any) -> Any:
     Chapter: 10.
     """
     rounded = torch.get_float32_matmul_precision() != "highest"
-    return _Exact.apply(a, b) if rounded and isinstance(a, Tensor) else a @ b
+    return _Exact.apply(a, b) if rounded and isinstance(b, Tensor) else a @ b
 
 
 class _Exact(torch.autograd.Function):

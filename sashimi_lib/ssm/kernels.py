@@ -124,31 +124,34 @@ def kernel(
         raise ValueError(f"length must be at least 1, got {length}")
     T = _block(length)
     B, C = (x.to(dtype or x.dtype) for x in (recurrence.B, recurrence.C))
-    right, A = krylov(recurrence.A_bar(), B[..., None], T)
+    right, A = krylov(B[:, None], recurrence.A_bar().mT, T)
     A = A.to(C.dtype)
-    readings = C.reshape(-1, *B.shape).permute(1, 2, 0)  # as columns: (H, N, readings)
-    left, _ = krylov(exact(A, A).mT, readings, -(-length // T))
-    K = exact(left.mT, right).unflatten(1, (-1, readings.shape[-1]))  # (H, L/T, readings, T)
+    readings = C.reshape(-1, *B.shape).transpose(0, 1)  # (H, readings, N)
+    left, _ = krylov(readings, exact(A, A).mT, -(-length // T))
+    K = exact(left, right.mT).unflatten(1, (-1, readings.shape[1]))  # (H, L/T, readings, T)
     return K.permute(2, 0, 1, 3).reshape(*C.shape[:-1], -1)[..., :length]
 
 
-def krylov(
-    A: Matrices, x: Float[Tensor, "H N c"], length: int
-) -> tuple[Float[Tensor, "H N columns"], Matrices]:
-    """``[x, A x, A^2 x, ..., A^(length-1) x]`` by doubling, and the last power of A that it took.
+def krylov(x: Float[Tensor, "H r N"], A: Matrices, length: int) -> tuple[Float[Tensor, "H rows N"], Matrices]:
+    """``[x, x A, x A^2, ..., x A^(length-1)]`` by doubling, and the last power of A that it took.
 
-    For a power of two ``length`` that is ``A^(length/2)``.
+    For a power of two ``length`` that is ``A^(length/2)``. Vectors are rows: they lie in memory one after the
+    other, and so do the tables that grow from them.
 
-    >>> krylov(torch.full((1, 1, 1), 0.5), torch.ones(1, 1, 1), 4)
-    (tensor([[[1.0000, 0.5000, 0.2500, 0.1250]]]), tensor([[[0.2500]]]))
+    >>> krylov(torch.ones(1, 1, 1), torch.full((1, 1, 1), 0.5), 4)[0]
+    tensor([[[1.0000],
+             [0.5000],
+             [0.2500],
+             [0.1250]]])
 
     Chapter: 4.
     """
-    table, columns = x, x.shape[-1]
-    while (size := table.shape[-1] // columns) < length:
+    table, rows = x, x.shape[1]
+    while (size := table.shape[1] // rows) < length:
         if size > 1:
             A = exact(A, A)
-        table = torch.cat([table, exact(A.to(x.dtype), table[..., : columns * (length - size)])], dim=-1)
+        first = table if 2 * size <= length else table[:, : rows * (length - size)]
+        table = torch.cat([table, exact(first, A.to(x.dtype))], dim=1)
     return table, A
 
 
@@ -160,10 +163,10 @@ def state_response(
     Chapter: 3. Slow twin: `sashimi_lib.ssm.convolution.scan` on a silent input.
     """
     T = _block(length)
-    x = state.permute(1, 2, 0)  # the batch as columns: (H, N, batch)
-    right, A = krylov(recurrence.A_bar(), exact(recurrence.A_bar().to(x.dtype), x), T)
-    left, _ = krylov(exact(A, A).mT, recurrence.C[..., None].to(x.dtype), -(-length // T))
-    y = exact(left.mT, right).reshape(x.shape[0], -1, x.shape[-1])  # (H, time, batch)
+    x, A = state.transpose(0, 1), recurrence.A_bar().mT
+    right, A = krylov(exact(x, A.to(x.dtype)), A, T)  # (H, T batch, N)
+    left, _ = krylov(recurrence.C[:, None].to(x.dtype), exact(A, A).mT, -(-length // T))
+    y = exact(left, right.mT).reshape(x.shape[0], -1, x.shape[1])  # (H, time, batch)
     return y[:, :length].permute(2, 0, 1)
 
 
@@ -179,17 +182,17 @@ def final_state(
     batch, _, length = u.shape
     T = _block(length)
     rest = length % T
-    right, A = krylov(recurrence.A_bar(), recurrence.B[..., None].to(u.dtype), T)
-    start, _ = krylov(recurrence.A_bar(), state.permute(1, 2, 0), rest + 1)
-    start = start[..., -batch:] + exact(right[..., :rest].flip(-1), u[..., :rest].permute(1, 2, 0))
-    blocks = u[..., rest:].reshape(batch, H, -1, T).permute(1, 3, 2, 0).reshape(H, T, -1)
-    x = torch.cat([start, exact(right.flip(-1), blocks)], dim=-1).reshape(H, N, -1, batch)
-    while (count := x.shape[2]) > 1:  # neighbours merge: the older block moves A_bar^(its length) further
+    right, A = krylov(recurrence.B[:, None].to(u.dtype), recurrence.A_bar().mT, T)
+    start, _ = krylov(state.transpose(0, 1), recurrence.A_bar().mT, rest + 1)
+    start = start[:, -batch:] + exact(u[..., :rest].transpose(0, 1), right[:, :rest].flip(1))
+    blocks = u[..., rest:].reshape(batch, H, -1, T).permute(1, 2, 0, 3).flatten(1, 2)
+    x = torch.cat([start, exact(blocks, right.flip(1))], dim=1).reshape(H, -1, batch, N)
+    while (count := x.shape[1]) > 1:  # neighbours merge: the older block moves A_bar^(its length) further
         A = exact(A, A)
-        x = torch.nn.functional.pad(x, (0, 0, count % 2, 0))
-        older, newer = x[:, :, 0::2].flatten(2), x[:, :, 1::2].flatten(2)
-        x = (exact(A.to(u.dtype), older) + newer).reshape(H, N, -1, batch)
-    return x[:, :, 0].permute(2, 0, 1)
+        x = torch.nn.functional.pad(x, (0, 0, 0, 0, count % 2, 0))
+        older, newer = x[:, 0::2].flatten(1, 2), x[:, 1::2].flatten(1, 2)
+        x = (exact(older, A.to(u.dtype)) + newer).reshape(H, -1, batch, N)
+    return x[:, 0].transpose(0, 1)
 
 
 def _block(length: int) -> int:

@@ -188,7 +188,7 @@ class StateSpace(Bank):
         with torch.autocast(u.device.type, enabled=False):  # touchy: powers and FFTs stay in full precision
             x = u.transpose(1, 2).to(self.D.dtype)
             recurrence, _ = self.constants()
-            y = causal_conv(x, self.kernels(recurrence, x.shape[-1])) + self.D[:, None] * x
+            y = causal_conv(x, self.kernels(recurrence, x.shape[-1]), self.D)
             if state is not None:
                 y = y + state_response(recurrence, state, x.shape[-1])
                 state = final_state(recurrence, x, state)
@@ -224,7 +224,7 @@ class TwoSided(Bank):
         with torch.autocast(u.device.type, enabled=False):
             x = u.transpose(1, 2).to(self.D.dtype)
             past, future = self.kernels(self.constants()[0], x.shape[-1])
-            y = two_sided_conv(x, past, future) + self.D[:, None] * x
+            y = two_sided_conv(x, past, future, self.D)
         return y.transpose(1, 2).to(u.dtype)
 
 
@@ -250,8 +250,8 @@ class Concatenated(Bank):
             x = u.transpose(1, 2).to(self.D.dtype)
             both = torch.stack([x, x.flip(-1)], dim=1)  # (batch, 2, H, L)
             K = self.kernels(self.constants()[0], x.shape[-1]).unflatten(0, (2, -1))
-            forward, backward = causal_conv(both, K).unbind(1)
-            y = torch.stack([forward, backward.flip(-1)], dim=1) + (self.D[:, None] * x)[:, None]
+            forward, backward = causal_conv(both, K, self.D.expand(2, -1)).unbind(1)
+            y = torch.stack([forward, backward.flip(-1)], dim=1)
         return y.flatten(1, 2).transpose(1, 2).to(u.dtype)
 
 

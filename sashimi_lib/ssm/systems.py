@@ -56,9 +56,8 @@ class Modes(NamedTuple):
 
     Behaves like the N x N matrix of 2 x 2 rotations that it stands for, at O(N) instead of O(N^2) a product.
 
-    >>> Modes(torch.zeros(1, 1), torch.ones(1, 1)) @ torch.tensor([[[1.0], [0.0]]])  # i * 1 = i
-    tensor([[[0.],
-             [1.]]])
+    >>> torch.tensor([[[1.0, 0.0]]]) @ Modes(torch.zeros(1, 1), torch.ones(1, 1)).mT  # i * 1 = i
+    tensor([[[0., 1.]]])
 
     Chapter: 4.
     """
@@ -66,14 +65,14 @@ class Modes(NamedTuple):
     decay: Float[Tensor, "H M"]
     turn: Float[Tensor, "H M"]
 
-    def __matmul__(self, other: Any) -> Any:
-        """The product with columns (H, N, columns), or with other modes (powers)."""
-        if isinstance(other, Modes):
-            product = torch.complex(*self) * torch.complex(*other)
-            return Modes(product.real, product.imag)
-        real, imag = other.chunk(2, dim=-2)
-        product = torch.complex(*self)[..., None] * torch.complex(real, imag)
-        return torch.cat([product.real, product.imag], dim=-2)
+    def __matmul__(self, other: "Modes") -> "Modes":
+        """The product with other modes (powers)."""
+        product = torch.complex(*self) * torch.complex(*other)
+        return Modes(*torch.view_as_real(product).unbind(-1))
+
+    def __rmatmul__(self, rows: Float[Tensor, "H rows N"]) -> Float[Tensor, "H rows N"]:
+        """The product of rows with the matrix: each mode turns them backwards, as a transpose does."""
+        return real_vector(complex_vector(rows) * torch.complex(self.decay, -self.turn)[:, None])
 
     def rotate(self, x: Float[Tensor, "batch H N"]) -> Float[Tensor, "batch H N"]:
         """The product with a batch of states, in as few passes over memory as it takes."""
@@ -102,32 +101,34 @@ class Modes(NamedTuple):
 
 
 class LowRank(NamedTuple):
-    """Matrices ``modes + left right^T``, whose powers stay so for a while: the rank doubles when they are
+    """Matrices ``modes + left^T right``, whose powers stay so for a while: the rank doubles when they are
     squared. Once it has come to N/2, a product is made of full matrices.
 
-    >>> one = torch.ones(1, 4, 1)
+    >>> one = torch.ones(1, 1, 4)
     >>> A = LowRank(Modes(torch.ones(1, 2), torch.zeros(1, 2)), one, one)  # the identity and ones everywhere
     >>> square = A @ A
     >>> square.left.shape, (A @ square).shape, bool((A @ square == A.dense() @ A.dense() @ A.dense()).all())
-    (torch.Size([1, 4, 2]), torch.Size([1, 4, 4]), True)
+    (torch.Size([1, 2, 4]), torch.Size([1, 4, 4]), True)
 
     Chapter: 4.
     """
 
     modes: Modes
-    left: Float[Tensor, "H N r"]
-    right: Float[Tensor, "H N r"]
+    left: Float[Tensor, "H r N"]
+    right: Float[Tensor, "H r N"]
 
-    def __matmul__(self, other: Any) -> Any:
-        """The product with columns (H, N, columns), or with other such matrices."""
-        if not isinstance(other, LowRank):
-            return self.modes @ other + exact(self.left, exact(self.right.mT, other))
-        N, rank = self.left.shape[-2], self.left.shape[-1] + other.left.shape[-1]
+    def __matmul__(self, other: "LowRank") -> Any:
+        """The product with other such matrices."""
+        rank, N = self.left.shape[1] + other.left.shape[1], self.left.shape[2]
         if rank > N // 2:
             return exact(self.dense(), other.dense())
-        left = [self @ other.left, self.left]
-        right = [other.right, other.modes.mT @ self.right]
-        return LowRank(self.modes @ other.modes, torch.cat(left, dim=-1), torch.cat(right, dim=-1))
+        left = [self.left, other.left @ self.modes.mT]
+        right = [self.right @ other, other.right]
+        return LowRank(self.modes @ other.modes, torch.cat(left, dim=1), torch.cat(right, dim=1))
+
+    def __rmatmul__(self, rows: Float[Tensor, "H rows N"]) -> Float[Tensor, "H rows N"]:
+        """The product of rows with the matrices."""
+        return rows @ self.modes + exact(exact(rows, self.left.mT), self.right)
 
     @property
     def mT(self) -> "LowRank":
@@ -140,7 +141,7 @@ class LowRank(NamedTuple):
 
     def dense(self) -> Float[Tensor, "H N N"]:
         """The full matrices."""
-        return self.modes.dense() + exact(self.left, self.right.mT)
+        return self.modes.dense() + exact(self.left.mT, self.right)
 
 
 class Recurrence(NamedTuple):
@@ -171,11 +172,11 @@ class Recurrence(NamedTuple):
 
     def A_bar(self) -> Matrices:
         """What powers are taken of: the modes alone where they are all there is."""
-        return self.modes if self.left.shape[-1] == 0 else LowRank(self.modes, self.left, self.right)
+        return self.modes if self.left.shape[-1] == 0 else LowRank(self.modes, self.left.mT, self.right.mT)
 
     def dense(self) -> Float[Tensor, "H N N"]:
         """``A_bar`` as full real matrices."""
-        return LowRank(self.modes, self.left, self.right).dense()
+        return LowRank(self.modes, self.left.mT, self.right.mT).dense()
 
 
 def real_vector(z: Complex[Tensor, "*H M"]) -> Float[Tensor, "*H N"]:
@@ -186,7 +187,18 @@ def real_vector(z: Complex[Tensor, "*H M"]) -> Float[Tensor, "*H N"]:
 
     Chapter: 4.
     """
-    return torch.cat([z.real, z.imag], dim=-1)
+    return torch.view_as_real(z.resolve_conj()).mT.flatten(-2)
+
+
+def complex_vector(x: Float[Tensor, "*H N"]) -> Complex[Tensor, "*H M"]:
+    """The complex numbers that real coordinates stand for.
+
+    >>> complex_vector(torch.tensor([1.0, 2.0]))
+    tensor([1.+2.j])
+
+    Chapter: 4. Inverse: `real_vector`.
+    """
+    return torch.view_as_complex(x.unflatten(-1, (2, -1)).mT.contiguous())
 
 
 def real_columns(z: Complex[Tensor, "*H M r"]) -> Float[Tensor, "*H N r"]:
@@ -198,4 +210,4 @@ def real_columns(z: Complex[Tensor, "*H M r"]) -> Float[Tensor, "*H N r"]:
 
     Chapter: 4.
     """
-    return torch.cat([z.real, z.imag], dim=-2)
+    return real_vector(z.mT).mT

@@ -35,6 +35,8 @@ def test_fft_convolution_equals_the_sum_it_stands_for(length, extra, batch):
     u = torch.randn(*batch, length, dtype=torch.float64)
     K = torch.randn(*batch[-1:], length + extra, dtype=torch.float64)
     assert relative(causal_conv(u, K), causal_conv_naive(u, K)) < 1e-12
+    D = torch.randn(batch[-1:], dtype=torch.float64)
+    assert relative(causal_conv(u, K, D), causal_conv(u, K) + D[..., None] * u) < 1e-12
 
 
 @given(length=LENGTHS, batch=st.integers(1, 3), H=st.integers(1, 3), N=st.integers(1, 8))
@@ -105,10 +107,11 @@ def test_bad_lengths_are_named(convolve):
 def test_gradients_of_the_fft_are_those_of_the_sum(shape):
     u = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     K = torch.randn(shape[-2:] if len(shape) > 2 else shape[-1:], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(causal_conv, (u, K))
+    D = torch.randn(K.shape[:-1], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(causal_conv, (u, K, D))
     weight = torch.randn(shape, dtype=torch.float64)
-    fast = torch.autograd.grad((causal_conv(u, K) * weight).sum(), (u, K))
-    slow = torch.autograd.grad((causal_conv_naive(u, K) * weight).sum(), (u, K))
+    fast = torch.autograd.grad((causal_conv(u, K, D) * weight).sum(), (u, K, D))
+    slow = torch.autograd.grad((causal_conv_naive(u, K, D) * weight).sum(), (u, K, D))
     for a, b in zip(fast, slow, strict=True):
         assert torch.allclose(a, b, atol=1e-12)
 
@@ -117,6 +120,9 @@ def test_gradients_of_the_fft_are_those_of_the_sum(shape):
 def test_two_sided_convolution_equals_the_sum_it_stands_for(length, extra, batch):
     u = torch.randn(*batch, length, dtype=torch.float64)
     past, future = torch.randn(2, *batch[-1:], length + extra, dtype=torch.float64)
+    D = torch.randn(batch[-1:], dtype=torch.float64)
+    both = (two_sided_conv(u, past, future, D), two_sided_conv_naive(u, past, future, D))
+    assert relative(*both) < 1e-12
     fast, slow = two_sided_conv(u, past, future), two_sided_conv_naive(u, past, future)
     assert relative(fast, slow) < 1e-12
     t = length // 2

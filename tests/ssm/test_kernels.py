@@ -165,9 +165,9 @@ def test_truncation_is_what_ties_the_textbook_kernel_to_one_length():
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 13])
 def test_krylov_lists_powers(length):
     A = torch.randn(2, 4, 4, dtype=torch.float64)
-    x = torch.randn(2, 4, 3, dtype=torch.float64)
-    table, _ = krylov(A, x, length)
-    expected = torch.cat([torch.linalg.matrix_power(A, l) @ x for l in range(length)], dim=-1)
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    table, _ = krylov(x, A, length)
+    expected = torch.cat([x @ torch.linalg.matrix_power(A, l) for l in range(length)], dim=1)
     assert difference(table, expected) < 1e-12
 
 
@@ -220,15 +220,15 @@ def test_a_step_that_is_not_positive_is_refused(rule, dt):
 @pytest.mark.parametrize("rank", [1, 2, 8])
 def test_powers_of_low_rank_are_those_of_full_matrices(rank):
     modes = Modes(*(0.5 * torch.randn(2, 3, 8, dtype=torch.double)))
-    A = LowRank(modes, *(0.3 * torch.randn(2, 3, 16, rank, dtype=torch.double)))
-    full, columns = A.dense(), torch.randn(3, 16, 5, dtype=torch.double)
-    assert torch.allclose(A @ columns, full @ columns)
-    assert torch.allclose(A.mT @ columns, full.mT @ columns)
+    A = LowRank(modes, *(0.3 * torch.randn(2, 3, rank, 16, dtype=torch.double)))
+    full, rows = A.dense(), torch.randn(3, 5, 16, dtype=torch.double)
+    assert torch.allclose(rows @ A, rows @ full)
+    assert torch.allclose(rows @ A.mT, rows @ full.mT)
     ranks, power = [], A
     for _ in range(5):
         power, full = power @ power, full @ full
         if isinstance(power, LowRank):
-            ranks.append(power.left.shape[-1])
+            ranks.append(power.left.shape[1])
             assert torch.allclose(power.dense(), full)
         else:
             assert torch.allclose(power, full)
