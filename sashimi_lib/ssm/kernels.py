@@ -9,14 +9,18 @@ Products that build on each other are `exact`: never of factors rounded to Tenso
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sashimi_lib.ssm.discretize import bilinear_dplr
-from sashimi_lib.ssm.exact import exact
-from sashimi_lib.ssm.systems import DPLR, Matrices, Recurrence
+from sashimi_lib.ssm.exact import exact, rounding_factors
+from sashimi_lib.ssm.systems import DPLR, LowRank, Matrices, Modes, Recurrence
+
+STRIDE = 8  # powers of one stride of `walk`
 
 
 def kernel_naive(
@@ -107,8 +111,8 @@ def kernel(
     """The kernel of any structured recurrence, diagonal or DPLR, without a table of length L.
 
     ``K[i T + j] = (C A_bar^(iT)) (A_bar^j B)``: the left factor for L/T values of i, the right one for T
-    values of j, and one matrix product. Both tables grow by doubling (`krylov`), and the first powers are the
-    modes plus a low rank (`sashimi_lib.ssm.systems.LowRank`), of few operations. Give the recurrence in
+    values of j, and one matrix product. Tables grow by doubling (`krylov`), the left one soon in strides
+    (`walk`), and the first powers are the modes plus a low rank (`sashimi_lib.ssm.systems.LowRank`), of few operations. Give the recurrence in
     float64 and ask for a ``dtype`` of float32: powers up to A_bar^(T/2) are then squared in float64, the
     later ones in float32, so that no lag is more than 2 L/T rounding errors off. All readings C of the same
     states share the powers.
@@ -127,7 +131,7 @@ def kernel(
     right, A = krylov(B[:, None], recurrence.A_bar().mT, T)
     A = A.to(C.dtype)
     readings = C.reshape(-1, *B.shape).transpose(0, 1)  # (H, readings, N)
-    left, _ = krylov(readings, exact(A, A).mT, -(-length // T))
+    left = walk(readings, exact(A, A).mT, -(-length // T))
     K = exact(left, right.mT).unflatten(1, (-1, readings.shape[1]))  # (H, L/T, readings, T)
     return K.permute(2, 0, 1, 3).reshape(*C.shape[:-1], -1)[..., :length]
 
@@ -155,6 +159,48 @@ def krylov(x: Float[Tensor, "H r N"], A: Matrices, length: int) -> tuple[Float[T
     return table, A
 
 
+def walk(x: Float[Tensor, "H r N"], A: Matrices, length: int) -> Float[Tensor, "H rows N"]:
+    """`krylov`'s table, for powers that soon are full matrices: to square one costs as much as 64 rows. It
+    doubles to 8 powers, and goes on in strides of ``A^8``.
+
+    >>> walk(torch.ones(1, 1, 1), torch.full((1, 1, 1), 0.5), 20)[0, -1] == 0.5**19
+    tensor([True])
+
+    Chapter: 4.
+    """
+    if length <= STRIDE or isinstance(A, Modes):
+        return krylov(x, A, length)[0]
+    rows, A = krylov(x, A, STRIDE)
+    A = exact(A, A)
+    full = A.dense() if isinstance(A, LowRank) else A
+    return _Strides.apply(rows, full.to(x.dtype), -(-length // STRIDE))[:, : length * x.shape[1]]
+
+
+class _Strides(torch.autograd.Function):
+    """``[x, x A, x A^2, ...]``, one after the other. What A gets of all strides is one product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, A: Tensor, strides: int) -> Tensor:
+        parts = [x]
+        with rounding_factors(False):
+            for _ in range(strides - 1):
+                parts.append(parts[-1] @ A)
+        table = torch.cat(parts, dim=1)
+        ctx.rows = x.shape[1]
+        ctx.save_for_backward(table, A)
+        return table
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        table, A = ctx.saved_tensors
+        parts = list(grad.split(ctx.rows, dim=1))
+        with rounding_factors(False):
+            for i in reversed(range(1, len(parts))):
+                parts[i - 1] = torch.baddbmm(parts[i - 1], parts[i], A.mT)
+            return parts[0], table[:, : -ctx.rows].mT @ torch.cat(parts[1:], dim=1), None
+
+
 def state_response(
     recurrence: Recurrence, state: Float[Tensor, "batch H N"], length: int
 ) -> Float[Tensor, "batch H length"]:
@@ -165,7 +211,7 @@ def state_response(
     T = _block(length)
     x, A = state.transpose(0, 1), recurrence.A_bar().mT
     right, A = krylov(exact(x, A.to(x.dtype)), A, T)  # (H, T batch, N)
-    left, _ = krylov(recurrence.C[:, None].to(x.dtype), exact(A, A).mT, -(-length // T))
+    left = walk(recurrence.C[:, None].to(x.dtype), exact(A, A).mT, -(-length // T))
     y = exact(left, right.mT).reshape(x.shape[0], -1, x.shape[1])  # (H, time, batch)
     return y[:, :length].permute(2, 0, 1)
 

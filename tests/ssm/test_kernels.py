@@ -18,6 +18,7 @@ from sashimi_lib.ssm.kernels import (
     state_response,
     truncate,
     untruncate,
+    walk,
 )
 from sashimi_lib.ssm.systems import DPLR, LowRank, Modes
 
@@ -169,6 +170,24 @@ def test_krylov_lists_powers(length):
     table, _ = krylov(x, A, length)
     expected = torch.cat([x @ torch.linalg.matrix_power(A, l) for l in range(length)], dim=1)
     assert difference(table, expected) < 1e-12
+
+
+@pytest.mark.parametrize("length", [1, 8, 9, 16, 21])
+@pytest.mark.parametrize("form", ["full", "low rank", "modes"])
+def test_to_walk_in_strides_is_to_list_powers(form, length):
+    modes = Modes(*(0.5 * torch.randn(2, 2, 4, dtype=torch.float64)))
+    A = LowRank(modes, *(0.3 * torch.randn(2, 2, 1, 8, dtype=torch.float64)))
+    A = {"full": A.dense(), "low rank": A, "modes": modes}[form]
+    x = torch.randn(2, 3, 8, dtype=torch.float64)
+    assert difference(walk(x, A, length), krylov(x, A, length)[0]) < 1e-12
+
+
+def test_gradients_of_strides_are_those_of_the_powers():
+    A = (0.4 * torch.randn(2, 4, 4, dtype=torch.float64)).requires_grad_()
+    x, weight = torch.randn(2, 3, 4, dtype=torch.float64).requires_grad_(), torch.randn(2, 3 * 21, 4)
+    strides = torch.autograd.grad((weight * walk(x, A, 21)).sum(), (x, A))
+    doubling = torch.autograd.grad((weight * krylov(x, A, 21)[0]).sum(), (x, A))
+    assert all(difference(a, b) < 1e-12 for a, b in zip(strides, doubling, strict=True))
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 64, 97, 500])
