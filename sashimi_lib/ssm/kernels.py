@@ -112,10 +112,10 @@ def kernel(
 
     ``K[i T + j] = (C A_bar^(iT)) (A_bar^j B)``: the left factor for L/T values of i, the right one for T
     values of j, and one matrix product. Tables grow by doubling (`krylov`), the left one soon in strides
-    (`walk`), and the first powers are the modes plus a low rank (`sashimi_lib.ssm.systems.LowRank`), of few operations. Give the recurrence in
-    float64 and ask for a ``dtype`` of float32: powers up to A_bar^(T/2) are then squared in float64, the
-    later ones in float32, so that no lag is more than 2 L/T rounding errors off. All readings C of the same
-    states share the powers.
+    (`walk`), and the first powers are the modes plus a low rank (`sashimi_lib.ssm.systems.LowRank`), of few
+    operations. Give the recurrence in float64 and ask for a ``dtype`` of float32: powers up to A_bar^(T/2)
+    are then squared in float64, the later ones in float32, so that no lag is more than 2 L/T rounding errors
+    off. All readings C of the same states share the powers.
 
     >>> one, none = torch.ones(1, 1) + 0j, torch.zeros(1, 1, 0) + 0j
     >>> kernel(bilinear_dplr(DPLR(-one, none, none, one, one / 2, torch.tensor([0.1]))), 4)
