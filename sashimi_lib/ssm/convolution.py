@@ -77,47 +77,55 @@ def _circle(length: int) -> int:
 def _circular_conv(u: Tensor, K: Tensor, D: Tensor | None) -> Tensor:
     with torch.autocast(u.device.type, enabled=False):
         wide = u.to(torch.promote_types(u.dtype, torch.float32))
-        return _FFTConv.apply(wide, K.to(wide.dtype), D).to(u.dtype)
+        wide = wide.expand(*torch.broadcast_shapes(u.shape[:-1], K.shape[:-1]), -1)
+        return _FFTConv.apply(wide, K.to(wide.dtype), D if D is None else D.to(wide.dtype)).to(u.dtype)
 
 
 class _FFTConv(torch.autograd.Function):
     """A gradient of its own: both gradients are correlations, so real FFTs and the kept spectra do.
 
     PyTorch's derivative of a real FFT is a complex one, of twice the cost. And gradients of K from all
-    sequences of a batch are summed as spectra, before one inverse FFT. D is one more number on lag 0, whose
-    spectrum is that number everywhere.
+    sequences of a batch are summed as spectra, before one inverse FFT. D stays out of the spectra, whose
+    rounding errors are spread over all time; what D gets is what lag 0 of K gets.
 
     Spectra are large, and new memory is slow: what is not wanted any more is written over.
     """
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, K: Tensor, D: Tensor | None) -> Tensor:
-        ctx.n, ctx.lags = _circle(u.shape[-1]), K.shape[-1]
-        U, F = torch.fft.rfft(u, ctx.n), torch.fft.rfft(K, ctx.n)
-        if D is not None:
-            F += D[..., None]
-        ctx.save_for_backward(U, F)
-        return torch.fft.irfft(U * F, ctx.n)[..., : u.shape[-1]]
+        length, n = u.shape[-1], _circle(u.shape[-1])
+        u = _padded(u, n)
+        U, F = torch.fft.rfft(u), torch.fft.rfft(K, n)
+        ctx.n, ctx.lags = n, K.shape[-1]
+        ctx.save_for_backward(U, F, D)
+        y = torch.fft.irfft(U * F, n)[..., :length]
+        return y if D is None else y.addcmul_(D[..., None], u[..., :length])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        U, F = ctx.saved_tensors
-        length = grad.shape[-1]
-        G = torch.fft.rfft(grad, ctx.n).conj_physical_()  # a conjugate turns products into correlations
+        U, F, D = ctx.saved_tensors
+        length, grad = grad.shape[-1], _padded(grad, ctx.n)
+        G = torch.fft.rfft(grad).conj_physical_()  # a conjugate turns products into correlations
         grad_u = grad_K = grad_D = None
         if ctx.needs_input_grad[0]:
-            grad_u = torch.fft.irfft(_summed(G * F, U).conj_physical_(), ctx.n)[..., :length]
+            grad_u = torch.fft.irfft((G * F).conj_physical_(), ctx.n)[..., :length]
+            if D is not None:
+                grad_u.addcmul_(D[..., None], grad[..., :length])
         if any(ctx.needs_input_grad[1:]):
-            grad_K = torch.fft.irfft(_summed(G.mul_(U), F).conj_physical_(), ctx.n)[..., : ctx.lags]
+            alone = G.numel() == F.numel()  # a single sequence: nothing to sum
+            G = G.mul_(U).reshape(F.shape) if alone else G.mul_(U).sum_to_size(F.shape)
+            grad_K = torch.fft.irfft(G.conj_physical_(), ctx.n)[..., : ctx.lags]
             grad_D = grad_K[..., 0] if ctx.needs_input_grad[2] else None
         return grad_u, grad_K, grad_D
 
 
-def _summed(products: Tensor, like: Tensor) -> Tensor:
-    """Summed over what was broadcast; of a single sequence there is nothing to sum."""
-    same = products.numel() == like.numel()
-    return products.reshape(like.shape) if same else products.sum_to_size(like.shape)
+def _padded(x: Tensor, n: int) -> Tensor:
+    """With zeros behind it, n numbers in all."""
+    padded = x.new_empty(*x.shape[:-1], n)
+    padded[..., : x.shape[-1]] = x
+    padded[..., x.shape[-1] :] = 0
+    return padded
 
 
 def causal_conv_naive(

@@ -49,7 +49,7 @@ def run(
     backbone, config, compute = EXPERIMENTS[name]
     data, steps = sequences(), []
     torch.manual_seed(1)
-    model = AudioLM(MuLaw(), backbone())
+    model = AudioLM(MuLaw(), backbone()).double()  # so that sums in another order cannot hide anything
     history = train(
         model, data[:7], config, checkpoint, valid=data[7:], progress=False, compute=compute, team=team,
         on_step=lambda step, loss: steps.append(step), stop=lambda: steps[-1] + 1 == until and team.leads,
