@@ -29,7 +29,7 @@ class Compute:
     ``accumulate``: a batch goes through in so many parts, one after the other, whose gradients are summed;
     kernels of state spaces, which a batch shares, are then made for each part.
     ``recompute``: of each block only the input is kept, and what is inside is computed once more for its
-    gradient (activation checkpointing): about a third more time, for a fraction of the memory.
+    gradient (activation checkpointing): up to a third more operations, for a fraction of the memory.
     ``compile``: blocks are compiled by ``torch.compile``, which takes a minute; state spaces, whose numbers
     are complex, stay as they are.
 
