@@ -94,7 +94,7 @@ class _FFTConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, K: Tensor, D: Tensor | None) -> Tensor:
         length, n = u.shape[-1], _circle(u.shape[-1])
-        u = _padded(u, n)
+        u = torch.nn.functional.pad(u, (0, n - length))
         U, F = torch.fft.rfft(u), torch.fft.rfft(K, n)
         ctx.n, ctx.lags = n, K.shape[-1]
         ctx.save_for_backward(U, F, D)
@@ -105,7 +105,8 @@ class _FFTConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         U, F, D = ctx.saved_tensors
-        length, grad = grad.shape[-1], _padded(grad, ctx.n)
+        length = grad.shape[-1]
+        grad = torch.nn.functional.pad(grad, (0, ctx.n - length))
         G = torch.fft.rfft(grad).conj_physical_()  # a conjugate turns products into correlations
         grad_u = grad_K = grad_D = None
         if ctx.needs_input_grad[0]:
@@ -118,14 +119,6 @@ class _FFTConv(torch.autograd.Function):
             grad_K = torch.fft.irfft(G.conj_physical_(), ctx.n)[..., : ctx.lags]
             grad_D = grad_K[..., 0] if ctx.needs_input_grad[2] else None
         return grad_u, grad_K, grad_D
-
-
-def _padded(x: Tensor, n: int) -> Tensor:
-    """With zeros behind it, n numbers in all."""
-    padded = x.new_empty(*x.shape[:-1], n)
-    padded[..., : x.shape[-1]] = x
-    padded[..., x.shape[-1] :] = 0
-    return padded
 
 
 def causal_conv_naive(

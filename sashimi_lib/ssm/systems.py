@@ -176,7 +176,7 @@ class Recurrence(NamedTuple):
 
     def dense(self) -> Float[Tensor, "H N N"]:
         """``A_bar`` as full real matrices."""
-        return LowRank(self.modes, self.left.mT, self.right.mT).dense()
+        return self.A_bar().dense()
 
 
 def real_vector(z: Complex[Tensor, "*H M"]) -> Float[Tensor, "*H N"]:
