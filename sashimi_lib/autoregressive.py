@@ -95,10 +95,8 @@ class AudioLM(Autoregressive):
         y, state = self.backbone.step(self.embedding(code), state)
         return self.head.draw(y, choose), state
 
-    def log_likelihood(self, codes: Int[Tensor, "batch length *two"]) -> Float[Tensor, "batch length"]:
-        """``log2 P(x_t | x_<t)`` of every sample, in bits (so never positive); what comes before is
-        silence."""
-        self.quantizer.check(codes)
+    def _log_likelihood(self, codes: Int[Tensor, "batch length *two"]) -> Float[Tensor, "batch length"]:
+        """As in pieces, but from silence all kernels are as long as the sequence, and no state is needed."""
         silence, _ = self.beginning(len(codes))
         y, _ = self.features(preceded(codes, silence))
         return self.head.log_probability(y, codes)
@@ -117,7 +115,6 @@ class AudioLM(Autoregressive):
         >>> torch.allclose(torch.cat([first, second], dim=1), lm.log_likelihood(codes))
         True
         """
-        self.quantizer.check(codes)
         before, state = past
         y, state = self.features(preceded(codes, before), state)
         return self.head.log_probability(y, codes), (codes[:, -1], state)

@@ -1,10 +1,14 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and that one process at a time writes."""
 
+import glob
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -24,9 +28,9 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_of(path)
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # the bytes before the name: or a power cut could leave the name alone
@@ -40,3 +44,44 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
     if previous is not None and path.exists():
         os.replace(path, previous)
     os.replace(partial, path)  # atomic: a reader sees the old file or the new one
+
+
+def partial_of(path: str | Path) -> Path:
+    """A new name beside a file, for what is to become that file. Nobody can guess it, and two processes that
+    write the same file never share it.
+
+    >>> partial_of("runs/run.pt").match("runs/run.pt.*.partial")
+    True
+    """
+    path = Path(path)
+    return path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Inside ``with`` a file is this process's own, as long as all who write it lock it. Within, the same
+    thread may lock it again.
+
+    What a process that was killed had written of it by then is removed.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "run.pt"
+    >>> with locked(path), locked(path), replacing(path) as file:
+    ...     _ = file.write(b"mine")
+
+    Chapter: 10. Raises ValueError, naming the file, where another process has it; OSError where no lock can
+    be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"{path} is in use: another process writes it just now") from error
+    try:
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+            left.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()

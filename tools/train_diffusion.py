@@ -21,7 +21,7 @@ from corpus import sounds
 
 from sashimi_lib.models import SaShiMiUNetConfig
 from sashimi_lib.pretrained import WEIGHTS, Card, save
-from sashimi_lib.training.checkpoint import load_checkpoint
+from sashimi_lib.training.checkpoint import best_of, load_checkpoint
 from sashimi_lib.training.recipes import DIGITS_DIFFUSION_SASHIMI, DiffusionRecipe
 from sashimi_lib.training.trainer import train
 from sashimi_lib.training.validation import held_out
@@ -54,7 +54,7 @@ def main() -> None:
     model = RECIPE.build(seed=0)
     if not options.pack:
         train(model, corpus["train"].pairs(), RECIPE.training, CHECKPOINT, valid=corpus["valid"].pairs())
-    best = load_checkpoint(CHECKPOINT.with_suffix(".best.pt"))
+    best = load_checkpoint(best_of(CHECKPOINT))
     model.load_state_dict(best["model"])
     model.half().float()  # as the file will keep it
     card = Card(

@@ -32,7 +32,7 @@ from sashimi_lib.models import SaShiMiConfig, WaveRNNConfig
 from sashimi_lib.pretrained import WEIGHTS, Card, bundled_bits, save
 from sashimi_lib.quantize import CoarseFine, MuLaw, Quantizer
 from sashimi_lib.ssm.s4 import SSMConfig
-from sashimi_lib.training.checkpoint import load_checkpoint
+from sashimi_lib.training.checkpoint import best_of, load_checkpoint
 from sashimi_lib.training.initial import order_codes
 from sashimi_lib.training.trainer import TrainingConfig, train
 from sashimi_lib.training.validation import held_out
@@ -163,7 +163,7 @@ def samples(task: Task, stage: int) -> int:
 def pack(name: str, task: Task, folder: Path) -> None:
     """Judge the best weights on ``test``, excerpts of 8 seconds or whole recordings, and write them."""
     corpus, model = load(folder, task.sample_rate, task.quantizer), untrained(task)
-    best = load_checkpoint(checkpoint(name, len(task.stages) - 1).with_suffix(".best.pt"))
+    best = load_checkpoint(best_of(checkpoint(name, len(task.stages) - 1)))
     model.load_state_dict(best["model"])
     model.to(task.dtype).float()  # as the file will keep it
     test = excerpts(corpus["test"], 8 * task.sample_rate, sum(map(len, corpus["test"])))

@@ -15,3 +15,18 @@ def device_of(name: Device) -> torch.device:
     if name == "cuda" and not there:
         raise ValueError("--device cuda: PyTorch finds no GPU here")
     return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise ValueError, in a line, where ``torch.compile`` cannot compile for a device: it needs a compiler of
+    C++ for a CPU, and Triton for a GPU."""
+    x = torch.zeros(8, device=device)
+    try:
+        torch.compile(_doubled)(x)
+    except Exception as error:  # it raises what it pleases
+        why = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"--compile: PyTorch cannot compile for the {device.type}: {why[0]}") from error
+
+
+def _doubled(x: torch.Tensor) -> torch.Tensor:
+    return x + x

@@ -1,16 +1,19 @@
-"""Ctrl-C, and the SIGTERM that clusters send: what is told to stop ends well, after the step it is in."""
+"""Ctrl-C, the SIGTERM of clusters, the SIGHUP of a closed terminal: a command ends well, after its step."""
 
+import os
 import signal
 from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Windows has no SIGHUP.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Stop:
-    """Inside ``with``, says whether one of them has come. The second one does not wait: KeyboardInterrupt.
+    """Inside ``with``, says whether one of them has come. A second Ctrl-C does not wait: KeyboardInterrupt.
 
-    Unless ``patient``: among several processes one signal may come twice, from the cluster or the terminal
-    and once more from ``torchrun``, which kills whoever takes longer than 30 seconds.
+    Unless ``patient``: among several processes one signal may come twice, from the terminal and once more
+    from ``torchrun``, which kills whoever takes longer than 30 seconds. A signal that the caller had ignored,
+    as ``nohup`` does, stays ignored. After a SIGHUP, what is printed to the terminal goes nowhere.
 
     >>> with Stop() as stop:
     ...     before = stop()
@@ -32,7 +35,9 @@ class Stop:
         return 0 if self.came is None else 128 + self.came
 
     def __enter__(self) -> "Stop":
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._terminals = [number for number in (1, 2) if _is_terminal(number)]
+        taken = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in taken}
         return self
 
     def __exit__(
@@ -42,6 +47,18 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.came is not None and not self.patient:
+        if number == signal.SIGINT and self.came == number and not self.patient:
             raise KeyboardInterrupt
-        self.came = number
+        self.came = number if self.came is None else self.came
+        if number not in (signal.SIGINT, signal.SIGTERM):  # the terminal is gone: to write there is an error
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for terminal in self._terminals:
+                os.dup2(nowhere, terminal)
+            os.close(nowhere)
+
+
+def _is_terminal(number: int) -> bool:
+    try:
+        return os.isatty(number)
+    except OSError:  # closed
+        return False

@@ -4,9 +4,10 @@ What can be said of a run is what its recipe has fields for, and each recipe's v
 """
 
 import json
+import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,7 +20,8 @@ import tyro
 
 from sashimi_lib.autoregressive import AudioLM, ModelConfig
 from sashimi_lib.cli.arguments import CorpusName, Device
-from sashimi_lib.cli.device import device_of
+from sashimi_lib.cli.begin import begin_from
+from sashimi_lib.cli.device import check_compiler, device_of
 from sashimi_lib.cli.evaluate import judged
 from sashimi_lib.cli.log import Log
 from sashimi_lib.cli.recordings import codes_of, samples_of, sequences_of, some, usual_rate, waveforms_of
@@ -27,15 +29,15 @@ from sashimi_lib.cli.stop import Stop
 from sashimi_lib.data.corpora import CORPORA, Codes
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.evaluation.likelihood import bigram_bits
-from sashimi_lib.files import replacing
+from sashimi_lib.files import locked, replacing
 from sashimi_lib.models import WaveRNN
 from sashimi_lib.pretrained import Card, save
 from sashimi_lib.quantize import CoarseFine
 from sashimi_lib.training import recipes
-from sashimi_lib.training.batches import Data
+from sashimi_lib.training.batches import Data, check_data
 from sashimi_lib.training.checkpoint import begun
 from sashimi_lib.training.compute import PLAIN, Compute
-from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.config import TrainingConfig, differences
 from sashimi_lib.training.initial import order_codes
 from sashimi_lib.training.recipes import DiffusionRecipe, Recipe
 from sashimi_lib.training.run import History
@@ -50,11 +52,13 @@ ABOUT = f"""Train a model on recordings, judge it on others that are kept apart,
 
 {MY_WAVS} needs nothing but --data, a folder of three or more recordings; the others are the experiments of
 the paper and of this book. sashimi train RECIPE --help shows all that can be changed. A run is kept in --out.
-After Ctrl-C (exit code 130) or SIGTERM (143) it is written once more, and so is the model as far as it got:
-the same command goes on from there. A second Ctrl-C does not wait for that.
+After Ctrl-C (exit code 130), SIGTERM (143) or the end of its terminal (129) it is written once more, and so
+is the model as far as it got: the same command goes on from there. A second Ctrl-C does not wait for that.
 
-On several GPUs: torchrun --nproc-per-node 8 -m sashimi_lib train RECIPE ..., where --batch-size is what all
-of them hear together. A run may go on with another number of them."""
+The same command with more --steps makes a run longer; --from begins a new one from a trained model.
+
+On several GPUs: torchrun --nproc-per-node 8 -m sashimi_lib train RECIPE ..., where --batch-size is that of
+all of them together. A run may go on with another number of them."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,9 @@ class TrainCommand:
     """The folder of the run: its checkpoint run.pt, and its model.safetensors. runs/RECIPE unless said."""
     device: Device = "auto"
     """Where to compute; auto takes the GPU if there is one."""
+    begin: Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL")] = None
+    """Begin from the weights of a trained model of the same shape: the name of one that ships, or the file
+    that sashimi train wrote."""
     tensorboard: bool = False
     """Write curves, and a second of sound at each validation, to the folder tensorboard of the run."""
 
@@ -92,22 +99,38 @@ class TrainCommand:
                 return self._run(device, team)
             except torch.cuda.OutOfMemoryError as error:
                 raise ValueError(
-                    "the GPU's memory does not hold a step: --accumulate 2 hears a batch in two parts, one "
-                    f"after the other, --recompute keeps less of it, --length makes it shorter: {error}"
+                    "the GPU's memory does not hold a step: --accumulate 2 computes a batch in two parts, "
+                    f"one after the other, --recompute keeps less of it, --length makes it shorter: {error}"
                 ) from error
 
     def _run(self, device: torch.device, team: Team) -> int:
         """The same as one of a team, of which the first one speaks and keeps files."""
         out = self.out or Path("runs") / self.recipe
+        if self.compute.compile:
+            check_compiler(device)
         recipe, parts = self._prepared()
-        model = recipe.build(self.training.seed)
-        if self.recipe == MY_WAVS and isinstance(model, AudioLM):
-            order_codes(model)
-        checkpoint, valid = out / "run.pt", parts["valid"]
+        model, begun_from = self._begun(recipe)
+        for part, data in parts.items():  # now: the turn of some comes after hours
+            check_data(model, data, part)
+        checkpoint = out / "run.pt"
+        with locked(checkpoint) if team.leads else nullcontext():
+            if team.leads:
+                keep_settings(checkpoint, self._settings(recipe, parts), self.training.free)
+            return self._learnt(model.to(device), recipe, parts, checkpoint, begun_from, team)
+
+    def _learnt(
+        self,
+        model: AudioLM | WaveRNN | DiffusionModel,
+        recipe: Recipe | DiffusionRecipe,
+        parts: dict[str, Data],
+        checkpoint: Path,
+        begun_from: Card | None,
+        team: Team,
+    ) -> int:
+        """Train it, judge it, and write it beside its checkpoint; the exit code."""
+        out, device, valid = checkpoint.parent, model.device, parts["valid"]
         if self.valid_seconds is not None:
-            valid = some(valid, round(self.valid_seconds * recipe.sample_rate))
-        if team.leads:
-            keep_settings(checkpoint, self._settings(recipe, parts))
+            valid = some(valid, max(1, round(self.valid_seconds * recipe.sample_rate)))
         seconds = {part: f"{samples_of(data) / recipe.sample_rate:,.1f} s" for part, data in parts.items()}
         where = f"the {device.type}" if team.size == 1 else f"{team.size} processes, each on a {device.type}"
         print(
@@ -119,7 +142,7 @@ class TrainCommand:
         )
         with Stop(patient=team.size > 1) as stop:
             history = train(
-                model.to(device),
+                model,
                 parts["train"],
                 self.training,
                 checkpoint,
@@ -132,11 +155,12 @@ class TrainCommand:
                 compute=self.compute,
                 team=team,
             )
-        stopped = team.most(stop()) > 0
+            stopped = team.most(stop()) > 0
+            path, card = out / "model.safetensors", self._card(history, begun_from)
+            if team.leads:
+                save(path, model, recipe.sample_rate, card)  # the test may take long, and be broken off
         if not team.leads:
             return stop.exit_code
-        path, card = out / "model.safetensors", self._card(history)
-        save(path, model, recipe.sample_rate, card)  # what comes now may take long, and be broken off
         if stopped:
             steps = f"{len(history.loss):,} of {self.training.steps:,} steps"
             print(f"stopped after {steps}: the same command goes on from there")
@@ -146,10 +170,24 @@ class TrainCommand:
         print(f"{path} has the weights of step {card.steps:,}; now: sashimi generate {path} --out sample.wav")
         return stop.exit_code
 
+    def _begun(
+        self, recipe: Recipe | DiffusionRecipe
+    ) -> tuple[AudioLM | WaveRNN | DiffusionModel, Card | None]:
+        """The model before its first step, and the card of the one whose weights it begins with."""
+        model = recipe.build(self.training.seed)
+        if self.begin is not None:
+            return model, begin_from(self.begin, model, recipe.sample_rate)
+        if self.recipe == MY_WAVS and isinstance(model, AudioLM):
+            order_codes(model)
+        return model, None
+
     def _prepared(self) -> tuple[Recipe | DiffusionRecipe, dict[str, Data]]:
         """The recipe as it was asked for, and the recordings as it takes them."""
-        if self.length < 1:
-            raise ValueError(f"--length must be at least 1 sample, got {self.length}")
+        for name, value in (("length", self.length), ("sample-rate", self.sample_rate)):
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be at least 1{' sample' * (name == 'length')}, got {value}")
+        if self.valid_seconds is not None and not 0 < self.valid_seconds < math.inf:
+            raise ValueError(f"--valid-seconds must be above 0, and finite, got {self.valid_seconds}")
         corpus, progress = CORPORA[self.corpus], sys.stderr.isatty()
         settings: dict[str, Any] = {
             "length": self.length,
@@ -172,17 +210,22 @@ class TrainCommand:
             "sample_rate": recipe.sample_rate,
             "corpus": self.corpus,
             "valid_seconds": self.valid_seconds,
+            "from": self.begin,
             **{f"samples of {part}": samples_of(data) for part, data in parts.items()},
             **asdict(self.training),
         }
 
-    def _card(self, history: History) -> Card:
+    def _card(self, history: History, begun_from: Card | None) -> Card:
         steps = history.best[0] if history.valid else len(history.loss)  # whose weights the model has
         corpus = CORPORA[self.corpus]
+        data, credit = f"{self.data.resolve().name}: {corpus.about}", corpus.licence
+        if begun_from is not None:
+            data += f" (begun from {begun_from.name}: {begun_from.data})"
+            credit += f" (begun from: {begun_from.credit})"
         return Card(
             self.recipe,
-            data=f"{self.data.resolve().name}: {corpus.about}",
-            credit=corpus.licence,
+            data=data,
+            credit=credit,
             steps=steps,
             samples=steps * self.training.samples_per_step(self.length),
         )
@@ -206,20 +249,16 @@ class TrainCommand:
         return replace(card, test_bits=bits, bigram_bits=pairs)
 
 
-def keep_settings(checkpoint: Path, settings: dict[str, Any]) -> None:
-    """Write the settings of a new run beside its checkpoint, as ``run.json``. Raises ValueError, naming what
-    differs, where a checkpoint lies there whose run has others."""
-    path = checkpoint.with_suffix(".json")
+def keep_settings(checkpoint: Path, settings: dict[str, Any], free: Collection[str] = ()) -> None:
+    """Write the settings of a run beside its checkpoint, as ``run.json``. Raises ValueError, naming what
+    differs, where a checkpoint lies there whose run has others; but for those that are ``free``."""
+    path = checkpoint.with_name("run.json")
     if path.exists() and begun(checkpoint):
         try:
             there = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): without it the run can go on") from error
-        other = [
-            f"{name} is {there.get(name)} there and {value} here"
-            for name, value in settings.items()
-            if there.get(name) != value
-        ]
+        other = differences(there, settings, free)
         if other:
             raise ValueError(
                 f"{checkpoint} is of a run with other settings: {'; '.join(other)}. Give the same ones to go "

@@ -58,7 +58,17 @@ class SoundModel(Trainable, ABC):
         """``log2 P(x_t | x_<t)`` of every sample, in bits (so never positive); what comes before is
         silence."""
         self.quantizer.check(codes)
+        return self._log_likelihood(codes)
+
+    def _log_likelihood(self, codes: Int[Tensor, "batch length *two"]) -> Float[Tensor, "batch length"]:
+        """The same of codes that were looked at before."""
         return self.log_likelihood_from(codes, self.beginning_of(codes))[0]
+
+    def check(self, x: Int[Tensor, "batch length *two"], label: Int[Tensor, " batch"] | None = None) -> None:
+        """Raise ValueError unless these are codes of its quantizer, and none of them has a label."""
+        if label is not None:
+            raise ValueError("label must be None: a model of codes is told no classes")
+        self.quantizer.check(x)
 
     def score(
         self,
@@ -70,7 +80,7 @@ class SoundModel(Trainable, ABC):
         label."""
         if label is not None:
             raise ValueError("label must be None: a model of codes is told no classes")
-        return (self.log_likelihood(x), None) if past is None else self.log_likelihood_from(x, past)
+        return (self._log_likelihood(x), None) if past is None else self.log_likelihood_from(x, past)
 
     def sound(self, length: int, seed: int = 0) -> Float[Tensor, "1 length"]:
         """What `generate` draws, as a waveform."""

@@ -202,7 +202,6 @@ class Subscale(SoundModel):
     ) -> tuple[Float[Tensor, "batch length"], Past]:
         """``log2 P(x_t | what it may hear)`` of every sample of a piece, in the order of time; and the past
         of the next piece. Raises ValueError after a piece whose length B does not divide."""
-        self.quantizer.check(codes)
         length, B = codes.shape[1], self.config.factor
         u = torch.cat([codes, self._silence(len(codes), 1)[:, 0, : -length % B]], dim=1).unflatten(1, (-1, B))
         states, state = self(u, self._whole(past))

@@ -34,9 +34,13 @@ class Trainable(nn.Module, ABC):
         """The score of every sample of whole sequences (``past`` None), or of a piece of them; and the past
         of the next piece.
 
-        Random numbers, where it takes any, are PyTorch's own of the CPU, which a checkpoint holds. Raises
-        ValueError for a label that the model cannot be told.
+        Random numbers, where it takes any, are PyTorch's own of the CPU, which follow from seed and step. The
+        samples themselves are not looked at, which would have the CPU wait for a GPU: `check` does that.
+        Raises ValueError for a label that the model cannot be told.
         """
+
+    def check(self, x: Num[Tensor, "batch length *two"], label: Int[Tensor, " batch"] | None = None) -> None:
+        """Raise ValueError for sequences or labels that `score` cannot take: once, where they are read."""
 
     @abstractmethod
     def beginning(self, batch_size: int) -> Past | None:

@@ -119,7 +119,6 @@ class WaveRNN(Autoregressive):
     ) -> tuple[Float[Tensor, "batch length"], Past]:
         """``log2 P(c_t | x_<t) + log2 P(f_t | x_<t, c_t)`` of every sample, given the past of the first; and
         the past of the next piece."""
-        self.quantizer.check(codes)
         before, state = past
         coarse, fine = codes.unbind(-1)
         h, state = self(preceded(codes, before), coarse, state, condition)

@@ -1,7 +1,7 @@
 """What each step trains on: batches of sequences in an order known from the seed, whole or in pieces."""
 
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -9,6 +9,8 @@ from jaxtyping import Bool, Int, Num
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from sashimi_lib.models.trainable import Trainable
+from sashimi_lib.training.chance import kept_chance, seed_all
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.team import ALONE, Team
 
@@ -22,6 +24,10 @@ class Data(Protocol):
 
     Where a model is to be told what they are, each comes with its label, as a pair ``(sequence, label)``:
     all of them, or none.
+
+    An item may be another one each time, as one that is augmented: what it draws from the global generators
+    of PyTorch (of the CPU), NumPy or Python follows from the seed and its place in the run, so that the run
+    can be repeated and taken up again. A generator that a dataset keeps for itself does not.
     """
 
     def __len__(self) -> int: ...
@@ -39,9 +45,17 @@ class Piece(NamedTuple):
     label: Int[Tensor, " batch"] | None
 
     def to(self, device: torch.device) -> "Piece":
-        """The same on a device."""
-        label = None if self.label is None else self.label.to(device)
-        return Piece(self.sequence.to(device), self.real.to(device), self.first, label)
+        """The same on a device. A GPU copies `pinned` memory while the CPU goes on."""
+        on_gpu = device.type == "cuda"
+        return self._each(lambda x: x.to(device, non_blocking=on_gpu))
+
+    def pinned(self) -> "Piece":
+        """The same in memory that a GPU can read by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Piece":
+        label = None if self.label is None else change(self.label)
+        return Piece(change(self.sequence), change(self.real), self.first, label)
 
     def part(self, start: int, end: int) -> "Piece":
         """Samples ``start`` to ``end - 1`` of each sequence."""
@@ -66,7 +80,8 @@ class Piece(NamedTuple):
 def batch(data: Data, config: TrainingConfig, number: int, team: Team = ALONE) -> list[Item]:
     """The sequences of a batch: a new permutation each epoch, known from the seed and the number alone.
 
-    Each process of a team reads its own, and together they read what one would.
+    Each process of a team reads its own, and together they read what one would, random numbers included:
+    these follow from the seed and from the place of the item in the run. The caller's are left as they were.
 
     >>> sequences = batch(torch.arange(4)[:, None], TrainingConfig(batch_size=4), number=0)
     >>> torch.cat(sequences).sort().values
@@ -80,7 +95,12 @@ def batch(data: Data, config: TrainingConfig, number: int, team: Team = ALONE) -
     for epoch in {p // len(data) for p in position}:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
         order[epoch] = torch.randperm(len(data), generator=generator)
-    return [data[int(order[p // len(data)][p % len(data)])] for p in position]
+    items = []
+    with kept_chance():
+        for p in position:
+            seed_all(config.seed, p)
+            items.append(data[int(order[p // len(data)][p % len(data)])])
+    return items
 
 
 def collate(items: Sequence[Item], silence: Silence) -> Piece:
@@ -97,14 +117,11 @@ def collate(items: Sequence[Item], silence: Silence) -> Piece:
     >>> collate([(torch.zeros(3), 7), (torch.zeros(2), 4)], silence=0.0).label
     tensor([7, 4])
 
-    Chapters: 7 and 9. Raises ValueError for a mixture of sequences with labels and without.
+    Chapters: 7 and 9. Raises ValueError for a mixture of sequences with labels and without, and for items
+    that are no tensors.
     """
     labels = [item[1] for item in items if isinstance(item, tuple)]
-    if len(labels) not in (0, len(items)):
-        raise ValueError(
-            f"data must hold only sequences or only pairs (sequence, label), got {len(labels)} pairs "
-            f"among {len(items)} items"
-        )
+    _check_pairs(len(labels), len(items))
     sequences = [sequence_of(item) for item in items]
     x = pad_sequence(sequences, batch_first=True)
     lengths = torch.tensor([len(sequence) for sequence in sequences], device=x.device)
@@ -114,16 +131,59 @@ def collate(items: Sequence[Item], silence: Silence) -> Piece:
 
 
 def sequence_of(item: Item) -> Num[Tensor, "length *two"]:
-    """The sequence of an item, without its label."""
-    return item if isinstance(item, Tensor) else item[0]
+    """The sequence of an item, without its label. ValueError for one that is no tensor."""
+    sequence = item[0] if isinstance(item, tuple) else item
+    if not isinstance(sequence, Tensor):
+        raise ValueError(
+            "data must hold tensors, or pairs (tensor, label), got an item of "
+            f"{type(sequence).__name__}: torch.as_tensor makes a tensor of an array"
+        )
+    return sequence
+
+
+def check_data(model: Trainable, data: Data, name: str) -> None:
+    """Raise ValueError, naming them, for data that hold nothing, or anything that the model cannot score.
+
+    >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
+    >>> check_data(WaveRNN(WaveRNNConfig(8)), torch.tensor([[[0, 255]], [[0, 256]]]), "valid")
+    Traceback (most recent call last):
+        ...
+    ValueError: valid[1]: codes must lie in 0..255, got values from 0 to 256
+
+    Chapter: 10.
+    """
+    if len(data) == 0:
+        raise ValueError(f"{name} must hold at least one sequence, got none")
+    with kept_chance():
+        items = [data[number] for number in range(len(data))]
+    for number, item in enumerate(items):
+        try:
+            piece = collate([item], model.silence)
+            model.check(piece.sequence, piece.label)
+        except ValueError as error:
+            raise ValueError(f"{name}[{number}]: {error}") from error
+    labels = sum(isinstance(item, tuple) for item in items)
+    _check_pairs(labels, len(items), name)
+
+
+def _check_pairs(labels: int, items: int, name: str = "data") -> None:
+    if labels not in (0, items):
+        raise ValueError(
+            f"{name} must hold only sequences or only pairs (sequence, label), got {labels} pairs "
+            f"among {items} items"
+        )
+
+
+def _as_read(piece: Piece) -> Piece:
+    return piece
 
 
 class Pieces:
-    """The samples of step after step: whole batches, or with ``config.truncate`` the next piece of each. The
-    next batch is read while one is computed with.
+    """The samples of step after step: whole batches, or with ``config.truncate`` the next piece of each.
 
     ``number`` and ``offset`` say where the next piece begins, and are all there is to keep between two
     sessions. In a team they are the same for all, whose sequences end together, with the longest of a batch.
+    Each batch goes through ``prepared`` once, when it is read.
 
     >>> pieces = Pieces(torch.zeros(8, 5, dtype=torch.long), TrainingConfig(batch_size=2, truncate=3), 128)
     >>> [(tuple(piece.sequence.shape), piece.first) for piece in (next(pieces) for _ in range(3))]
@@ -134,22 +194,48 @@ class Pieces:
     Chapter: 7. Raises ValueError as `collate` does.
     """
 
-    def __init__(self, data: Data, config: TrainingConfig, silence: Silence, team: Team = ALONE) -> None:
+    def __init__(
+        self,
+        data: Data,
+        config: TrainingConfig,
+        silence: Silence,
+        team: Team = ALONE,
+        prepared: Callable[[Piece], Piece] = _as_read,
+    ) -> None:
         self.data, self.config, self.silence, self.team = data, config, silence, team
+        self.prepared = prepared
         self.number, self.offset = 0, 0
-        self._reader = ThreadPoolExecutor(1)
-        self._reading: dict[int, Future[Piece]] = {}  # batches by their numbers: this one, and the next
+        self._there: tuple[int, Future[Piece]] | None = None  # a batch that was read, and its number
 
     def __next__(self) -> Piece:
         """The next piece. It never ends."""
-        numbers = (self.number, self.number + 1)
-        self._reading = {n: self._reading.get(n) or self._reader.submit(self._read, n) for n in numbers}
-        whole = self._reading[self.number].result()
+        whole = self._batch().result()
         whole = whole.longer(self.team.most(whole.sequence.shape[1]), self.silence)
         start, length = self.offset, whole.sequence.shape[1]
         end = min(length, start + (self.config.truncate or length))
         self.number, self.offset = (self.number + 1, 0) if end == length else (self.number, end)
         return whole.part(start, end)
 
-    def _read(self, number: int) -> Piece:
-        return collate(batch(self.data, self.config, number, self.team), self.silence)
+    def read_ahead(self) -> None:
+        """Read what the next piece needs. By the thread that trains, while a GPU is busy: a thread of its own
+        would draw from the same global random numbers as the step. An error is kept for the next piece."""
+        self._batch()
+
+    def _batch(self) -> Future[Piece]:
+        if self._there is None or self._there[0] != self.number:
+            self._there = self.number, _done(self._read)
+        return self._there[1]
+
+    def _read(self) -> Piece:
+        items = batch(self.data, self.config, self.number, self.team)
+        return self.prepared(collate(items, self.silence))
+
+
+def _done(read: Callable[[], Piece]) -> Future[Piece]:
+    """What it gives, or the error that it raises."""
+    future: Future[Piece] = Future()
+    try:
+        future.set_result(read())
+    except Exception as error:
+        future.set_exception(error)
+    return future

@@ -1,12 +1,16 @@
 """What a training run leaves on disk: written whole or not at all, read without running code from it."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from sashimi_lib.files import replacing
+
+NAMED = 3  # tensors at most in a message
 
 
 def save_checkpoint(path: str | Path, content: dict[str, Any], previous: str | Path | None = None) -> None:
@@ -47,7 +51,44 @@ def previous_of(path: str | Path) -> Path:
     >>> previous_of("runs/piano/run.pt").name
     'run.previous.pt'
     """
-    return Path(path).with_suffix(".previous.pt")
+    return _beside(path, "previous")
+
+
+def best_of(path: str | Path) -> Path:
+    """Where the best weights of a run are kept, to be used by themselves.
+
+    >>> best_of("exp.1").name, best_of("exp.2").name
+    ('exp.best.1', 'exp.best.2')
+    """
+    return _beside(path, "best")
+
+
+def _beside(path: str | Path, what: str) -> Path:
+    """A file of the same run: another one for every path, also of those that differ after the dot alone."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.{what}{path.suffix}")
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
+    """Give a model the weights of another one of the same shape.
+
+    >>> load_weights(nn.Linear(2, 1), nn.Linear(3, 1).state_dict(), "run.pt")
+    Traceback (most recent call last):
+        ...
+    ValueError: run.pt is of a model of another shape: weight is (1, 3) there and (1, 2) here
+
+    Chapter: 10. Raises ValueError, naming ``source`` and a few of the tensors that differ.
+    """
+    there = {name: tuple(x.shape) for name, x in weights.items()}
+    here = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    other = [
+        f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'unknown')} here"
+        for name in {**here, **there}
+        if there.get(name) != here.get(name)
+    ]
+    if other:
+        raise ValueError(f"{source} is of a model of another shape: {'; '.join(other[:NAMED])}")
+    model.load_state_dict(weights)
 
 
 def begun(path: str | Path) -> bool:

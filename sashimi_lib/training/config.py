@@ -1,9 +1,17 @@
 """How to train: the settings of a run, and the learning rate that follows from them."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from sashimi_lib.checks import above, at_least
+
+
+def _free(default: int | None, unless: str = "") -> Any:
+    """A setting that may change when a run goes on: its steps do not follow from it, ``unless`` under this
+    ``decay``."""
+    return field(default=default, metadata={"free": True, "unless": unless})
 
 
 @dataclass(frozen=True)
@@ -12,7 +20,8 @@ class TrainingConfig:
     slowly.
 
     Rate: ``warmup`` steps of rising, then ``decay``: ``constant``; ``cosine`` down to nothing at the end; or
-    ``plateau``, ``factor`` times less whenever more than ``patience`` validations in a row brought nothing.
+    ``plateau``, ``factor`` times less whenever more than ``patience`` validations in a row, every
+    ``valid_every`` steps, brought nothing.
 
     Gradients: ``clip_norm`` bounds the norm of all of them together, ``clip_value`` every entry by itself.
     ``truncate`` is the number of samples that gradients reach back: each step trains on the next so many of
@@ -22,15 +31,18 @@ class TrainingConfig:
     again not those of kernels.
 
     Validation comes every ``valid_every`` steps; after ``stop_after`` of them without a new best training
-    stops. With ``ema`` above zero an average of the weights that forgets by so much a step is what is judged
-    and handed over, in place of the last weights.
+    stops. With ``ema`` above zero, an exponential moving average of the weights with this decay is validated
+    and returned, in place of the last weights.
 
-    In a run of several processes ``batch_size`` is what all of them hear together.
+    In a run of several processes ``batch_size`` is the global one, of all of them together.
+
+    When a run goes on from its checkpoint, only `free` settings may be others: ``steps``, ``stop_after``,
+    ``checkpoint_every``, and ``valid_every`` unless the rate waits for validations.
 
     Chapters: 6, 7 and 10. Raises ValueError for a setting that is out of range.
     """
 
-    steps: int = 1000
+    steps: int = _free(1000)
     batch_size: int = 8
     lr: float = 0.004
     ssm_lr: float = 0.001
@@ -44,20 +56,17 @@ class TrainingConfig:
     truncate: int | None = None
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     ema: float = 0.0
-    valid_every: int = 1000
-    stop_after: int | None = None
+    valid_every: int = _free(1000, unless="plateau")
+    stop_after: int | None = _free(None)
     seed: int = 0
-    checkpoint_every: int = 100
+    checkpoint_every: int = _free(100)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "truncate", "valid_every", "stop_after", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("lr", "ssm_lr", "clip_norm", "clip_value"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
+        at_least(self, 1, "steps", "batch_size", "truncate", "valid_every", "stop_after", "checkpoint_every")
+        at_least(self, 0, "weight_decay", "warmup", "patience", "seed")
+        above(self, 0, "lr", "ssm_lr", "clip_norm", "clip_value")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be below 2^32, got {self.seed}")
         if self.decay not in ("constant", "cosine", "plateau"):
             raise ValueError(f"decay must be 'constant', 'cosine' or 'plateau', got {self.decay!r}")
         if self.precision not in ("float32", "tf32", "bfloat16"):
@@ -66,6 +75,16 @@ class TrainingConfig:
             raise ValueError(f"factor must lie between 0 and 1, got {self.factor}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
+
+    @property
+    def free(self) -> frozenset[str]:
+        """The settings that may change when a run goes on.
+
+        >>> sorted(TrainingConfig(decay="plateau").free)
+        ['checkpoint_every', 'steps', 'stop_after']
+        """
+        unless = {f.name: f.metadata["unless"] for f in fields(self) if f.metadata.get("free")}
+        return frozenset(name for name, decay in unless.items() if decay != self.decay)
 
     def samples_per_step(self, length: int) -> int:
         """How many samples a step learns from, of sequences of ``length``.
@@ -96,6 +115,23 @@ class TrainingConfig:
 
 
 DEFAULTS = TrainingConfig()
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], free: Iterable[str] = ()) -> list[str]:
+    """In words, which settings are not ``there``, in a run that is to go on, as they are ``here``; but for
+    those that are ``free``. What an older version did not know has its default.
+
+    >>> differences({"lr": 0.1, "steps": 3}, {"lr": 0.2, "steps": 9, "seed": 0}, free=["steps"])
+    ['lr is 0.1 there and 0.2 here']
+
+    Chapter: 10.
+    """
+    there = {**asdict(DEFAULTS), **there}
+    return [
+        f"{name} is {there.get(name)} there and {value} here"
+        for name, value in here.items()
+        if name not in free and there.get(name) != value
+    ]
 
 
 def plateau(valid: Sequence[float], factor: float, patience: int) -> float:

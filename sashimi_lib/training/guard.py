@@ -1,15 +1,24 @@
 """Gradients, looked at before they are used: where training breaks, the first step that shows it stops it."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from sashimi_lib.training.config import TrainingConfig
 
 
-def check_gradients(model: nn.Module, loss: Tensor) -> None:
-    """Raise FloatingPointError, naming the parameter, where the loss or a gradient is not finite.
+def check_gradients(model: nn.Module, loss: Tensor) -> float:
+    """The loss, as a number. Raises FloatingPointError, naming the parameter, where it or a gradient is not
+    finite.
+
+    All that is to be known of a step is read here, and at once: to read a number of a GPU is to wait for it.
 
     >>> model = nn.Linear(1, 1)
+    >>> loss = model(torch.tensor([3.0])).sum()
+    >>> loss.backward()
+    >>> check_gradients(model, loss) == loss.item()
+    True
     >>> loss = model(torch.tensor([float("inf")])).sum()
     >>> loss.backward()
     >>> check_gradients(model, loss)
@@ -20,13 +29,14 @@ def check_gradients(model: nn.Module, loss: Tensor) -> None:
     Chapter: 7.
     """
     with_gradient = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
-    norms = torch.stack([*torch._foreach_norm([grad for _, grad in with_gradient]), loss.detach()])
-    if norms.isfinite().all():
-        return
-    check_parameters(model, f"the loss is {loss.item()}; ")
-    bad = [name for (name, _), norm in zip(with_gradient, norms, strict=False) if not norm.isfinite()]
+    norms = torch._foreach_norm([grad for _, grad in with_gradient])
+    number, *sizes = torch.stack([loss.detach(), *norms]).tolist()
+    if math.isfinite(number) and all(map(math.isfinite, sizes)):
+        return number
+    check_parameters(model, f"the loss is {number}; ")
+    bad = [name for (name, _), size in zip(with_gradient, sizes, strict=True) if not math.isfinite(size)]
     where = f"the gradient of {bad[0]} is not finite" if bad else "parameters and gradients are finite"
-    raise FloatingPointError(f"training diverged: the loss is {loss.item()}; {where}")
+    raise FloatingPointError(f"training diverged: the loss is {number}; {where}")
 
 
 def check_parameters(model: nn.Module, what: str = "") -> None:

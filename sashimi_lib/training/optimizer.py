@@ -9,13 +9,37 @@ from sashimi_lib.ssm.s4 import Bank
 from sashimi_lib.training.config import TrainingConfig
 
 
+def fused(device: torch.device) -> bool:
+    """Whether AdamW updates all parameters in one kernel there: on a GPU.
+
+    >>> fused(torch.device("cpu"))
+    False
+    """
+    return device.type == "cuda"
+
+
 def new_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; on a GPU in one kernel for all of them.
+    """AdamW over `parameter_groups`.
+
+    >>> new_optimizer(Bank(2), TrainingConfig()).param_groups[0]["fused"]
+    False
 
     Chapters: 6 and 10.
     """
-    on_gpu = next(model.parameters()).is_cuda
-    return torch.optim.AdamW(parameter_groups(model, config), fused=on_gpu)
+    return torch.optim.AdamW(parameter_groups(model, config), fused=fused(next(model.parameters()).device))
+
+
+def take_up(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Go on from the moments of a ``state_dict``. The settings stay this optimizer's own: rates follow from
+    the configuration, and ``fused`` from the device, which may be another than that of the run so far.
+
+    Chapter: 10. Raises ValueError for moments of other parameters.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    sizes = [[len(group["params"]) for group in groups] for groups in (own, saved["param_groups"])]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"optimizer must train {sizes[0]} parameters a group, the checkpoint has {sizes[1]}")
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
 
 
 def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:

@@ -1,9 +1,11 @@
 """All that changes while a model trains, in one place: so that it can be written down and taken up again."""
 
-import dataclasses
 import math
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +13,20 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from sashimi_lib.models.trainable import Past, Trainable
-from sashimi_lib.training.batches import Data, Pieces
-from sashimi_lib.training.checkpoint import newest_checkpoint, previous_of, save_checkpoint
-from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.batches import Data, Piece, Pieces
+from sashimi_lib.training.chance import seed_all
+from sashimi_lib.training.checkpoint import (
+    best_of,
+    load_weights,
+    newest_checkpoint,
+    previous_of,
+    save_checkpoint,
+)
+from sashimi_lib.training.config import DEFAULTS, TrainingConfig, differences
 from sashimi_lib.training.ema import moving_average
 from sashimi_lib.training.guard import check_parameters
-from sashimi_lib.training.optimizer import new_optimizer
+from sashimi_lib.training.identity import identity_of, other_data, run_id
+from sashimi_lib.training.optimizer import new_optimizer, take_up
 from sashimi_lib.training.states import each_tensor, rows_of
 from sashimi_lib.training.team import ALONE, Team
 
@@ -46,6 +56,19 @@ class History:
         """How many validations came since the best one."""
         return len(self.valid) - 1 - self.valid.index(self.best) if self.valid else 0
 
+    def packed(self) -> dict[str, Any]:
+        """The same for a file: the losses as one tensor, for there may be millions.
+
+        >>> History([7.0, 6.0]).packed()["loss"]
+        tensor([7., 6.], dtype=torch.float64)
+        """
+        return {"loss": torch.from_numpy(np.array(self.loss, dtype=np.float64)), "valid": self.valid}
+
+    @staticmethod
+    def unpacked(content: dict[str, Any]) -> "History":
+        """What `packed` made; older files have a list of losses."""
+        return History(torch.as_tensor(content["loss"], dtype=torch.float64).tolist(), content["valid"])
+
 
 class Run:
     """A model on its way: optimizer, average, place in the data, the past that is heard there, history, best.
@@ -54,14 +77,22 @@ class Run:
     history. In a team all processes have the same, but for the past, of which each has that of its sequences.
     """
 
-    def __init__(self, model: Trainable, data: Data, config: TrainingConfig, team: Team = ALONE) -> None:
-        self.model, self.config, self.team = model, config, team
+    def __init__(
+        self,
+        model: Trainable,
+        data: Data,
+        config: TrainingConfig,
+        valid: Data | None = None,
+        team: Team = ALONE,
+    ) -> None:
+        self.model, self.data, self.config, self.valid, self.team = model, data, config, valid, team
         self.optimizer = new_optimizer(model, config)
         self.average: AveragedModel | None = moving_average(model, config.ema) if config.ema > 0 else None
-        self.pieces = Pieces(data, config, model.silence, team)
+        self.pieces = Pieces(data, config, model.silence, team, self._prepared)
         self.past: Past | None = None
         self.history = History()
-        self.best: dict[str, Tensor] | None = None
+        self.best: dict[str, Tensor] | None = None  # on the CPU: a GPU's memory is for the step
+        self.settings = [(0, asdict(config))]  # and from which step on, where a run went on with others
 
     @property
     def judged(self) -> Trainable:
@@ -77,21 +108,25 @@ class Run:
 
     def set_rate(self) -> float:
         """Set the learning rates of the coming step; returns the one of ordinary parameters."""
-        share = self.config.rate(len(self.history.loss), [loss for _, loss in self.history.valid])
+        every = self.config.valid_every  # where a shorter run ended there was one more, which does not count
+        regular = [loss for steps, loss in self.history.valid if steps % every == 0]
+        share = self.config.rate(len(self.history.loss), regular)
         for group in self.optimizer.param_groups:
             group["lr"] = group["full_lr"] * share
         return self.config.lr * share
 
     def set_random(self) -> None:
         """Set the random numbers of the coming step, which are others in each process."""
-        place = self.config.seed, len(self.history.loss), self.team.rank
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        seed = seed_all(self.config.seed, len(self.history.loss), self.team.rank)
+        if self.model.device.type == "cuda":
+            torch.cuda.manual_seed_all(seed)
 
     def remember(self, loss: float) -> None:
         """Note a validation, and keep the weights that it judged if there were none better."""
         self.history.valid.append((len(self.history.loss), loss))
         if self.best is None or self.history.waited == 0:
-            self.best = {name: x.detach().clone() for name, x in self.judged.state_dict().items()}
+            weights = self.judged.state_dict()
+            self.best = {name: x.detach().to("cpu", copy=True) for name, x in weights.items()}
 
     def hand_over(self) -> None:
         """Leave the model with the weights of the best validation, or without one those judged last."""
@@ -102,35 +137,36 @@ class Run:
         leaves the files alone, for weights not finite; and OSError where it cannot be written."""
         check_parameters(self.model)
         content = {
-            "config": dataclasses.asdict(self.config),
+            **self._identity,
+            "settings": self.settings,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "place": (self.pieces.number, self.pieces.offset),
             "past": self.team.gathered(self.past),
-            "history": dataclasses.asdict(self.history),
+            "history": self.history.packed(),
             "best": self.best,
         }
         if self.team.leads:
             save_checkpoint(path, content, previous_of(path))
 
     def save_best(self, path: str | Path) -> None:
-        """Write the best weights beside the run (``run.pt`` -> ``run.best.pt``), to be used by themselves."""
+        """Write the best weights beside the run, as `best_of` says, to be used by themselves."""
         steps, loss = self.history.best
         if self.team.leads:
-            best = {"model": self.best, "steps": steps, "loss": loss}
-            save_checkpoint(Path(path).with_suffix(".best.pt"), best)
+            best = {"id": self._identity["id"], "model": self.best, "steps": steps, "loss": loss}
+            save_checkpoint(best_of(path), best)
 
     def load(self, path: str | Path) -> None:
-        """Take up what `save` wrote, if it did. Raises ValueError for a file of another run, or none of a
-        run."""
+        """Take up what `save` wrote, if it did. Raises ValueError for a file of another run, naming what
+        differs, or none of a run."""
         content = self.team.told(newest_checkpoint(path) if self.team.leads else None)
         if content is None:
             return
-        if content.get("config") != dataclasses.asdict(self.config):
-            raise ValueError(f"checkpoint must be of a run with the same config, got another in {path}")
-        self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        self.history = History.unpacked(content["history"])
+        self._check_same(path, content)
+        load_weights(self.model, content["model"], path)
+        take_up(self.optimizer, content["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(content["average"])
         self.pieces.number, self.pieces.offset = content["place"]
@@ -138,5 +174,43 @@ class Run:
             mine = rows_of(content["past"], self.team.rows(self.config.batch_size))
             like = self.model.beginning(len(mine[0]))
             self.past = each_tensor(lambda saved, now: saved.to(now.device), mine, like)
-        self.history = History(**content["history"])
         self.best = content["best"]
+
+    def _prepared(self, piece: Piece) -> Piece:
+        """A batch that was read, looked at while it is still on the CPU."""
+        self.model.check(piece.sequence, piece.label)
+        can_pin = self.model.device.type == "cuda" and piece.sequence.device.type == "cpu"
+        return piece.pinned() if can_pin else piece
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint says of its run: see `sashimi_lib.training.identity`."""
+        fixed = {name: value for name, value in asdict(self.config).items() if name not in self.config.free}
+        data = identity_of(self.data)
+        valid = None if self.valid is None else identity_of(self.valid)
+        return {"id": run_id(fixed, data), "data": data, "valid": valid}
+
+    def _check_same(self, path: str | Path, content: dict[str, Any]) -> None:
+        """Raise ValueError unless a checkpoint is of this run; warn where it goes on along another cosine."""
+        own, now = self._identity, asdict(self.config)
+        # Before there were several, all settings stood in "config"; nothing was known of the data.
+        self.settings = [tuple(entry) for entry in content.get("settings", [(0, content.get("config", {}))])]
+        before = {**asdict(DEFAULTS), **self.settings[-1][1]}
+        other = differences(before, now, self.config.free)
+        if "data" in content:
+            other += other_data("data", content["data"], own["data"])
+        if content.get("valid") and own["valid"] and self.history.valid:
+            other += other_data("valid", content["valid"], own["valid"])
+        if other:
+            raise ValueError(f"checkpoint must be of the same run, {path} is of another: {'; '.join(other)}")
+        if before == now:
+            return
+        done = len(self.history.loss)
+        if self.config.decay == "cosine" and before["steps"] != now["steps"] and done < self.config.steps:
+            warnings.warn(
+                f"{path} was on its way to {before['steps']:,} steps, now to {now['steps']:,}: after step "
+                f"{done:,} the rate follows the cosine of the new length, and starts at "
+                f"{self.config.rate(done):.0%}; a run of this length would have had other rates before",
+                stacklevel=3,
+            )
+        self.settings.append((done, now))

@@ -5,8 +5,11 @@ here: how many samples a step hears in all, what it loses on them, whether one w
 """
 
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sashimi_lib.training.states import each_tensor, share, together
+
+PATIENCE = timedelta(minutes=30)  # that processes wait for one that reads its recordings, or compiles
+FAILED = "failed"  # where the first to end by an error says so
+LOOK = 1.0  # seconds between two looks there
 
 
 class Team(NamedTuple):
@@ -80,16 +87,20 @@ def joined(device: torch.device) -> Iterator[Team]:
     ...     team
     Team(rank=0, size=1)
 
+    Where one of them ends by an error, the others end too, and say why: alone they would wait for it.
+
     Chapter: 10. Raises ValueError for more processes on a machine than it has GPUs.
     """
     if not dist.is_torchelastic_launched():
         yield ALONE
         return
+    own = None
     if device.type == "cuda":
         there, place = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
         if place >= there:
-            raise ValueError(f"--nproc-per-node must be at most {there}, the GPUs that are here")
-        torch.cuda.set_device(place)
+            raise ValueError(f"--nproc-per-node must be at most {there}: this machine has {there} GPUs")
+        own = torch.device("cuda", place)
+        torch.cuda.set_device(own)
     store, rank, size = next(dist.rendezvous("env://"))
     if os.environ["GROUP_WORLD_SIZE"] == "1":  # one machine, all of whose processes are restarted together
         # torchrun keeps the addresses of the processes before, which nobody answers to any more. On several
@@ -97,6 +108,40 @@ def joined(device: torch.device) -> Iterator[Team]:
         store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     # Numbers travel by NCCL where they lie on GPUs, by Gloo otherwise.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
-    yield Team(dist.get_rank(), dist.get_world_size())
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE, device_id=own)
+    with _together(store, rank):
+        yield Team(rank, size)
     dist.destroy_process_group()  # not after an error, when it might wait for others for ever
+
+
+@contextmanager
+def _together(store: dist.Store, rank: int) -> Iterator[None]:
+    """Inside ``with`` this process ends soon after another one fails, and others if it fails itself."""
+    done = threading.Event()
+    watch = threading.Thread(target=_watch, args=(store, done), daemon=True)
+    watch.start()
+    try:
+        yield
+    except BaseException as error:
+        done.set()
+        if store.check([FAILED]):  # its own error is that the other one is gone
+            _say_why(store)
+            raise SystemExit(1) from error
+        store.set(FAILED, f"process {rank} ended by {type(error).__name__}: {error}")
+        raise
+    finally:
+        done.set()
+        watch.join()
+
+
+def _watch(store: dist.Store, done: threading.Event) -> None:
+    """End this process when the store says that another one failed. Its main thread may be waiting for that
+    one inside a collective operation, where no exception reaches it."""
+    while not done.wait(LOOK):
+        if store.check([FAILED]):
+            _say_why(store)
+            os._exit(1)
+
+
+def _say_why(store: dist.Store) -> None:
+    print("sashimi_lib:", store.get(FAILED).decode(), file=sys.stderr, flush=True)

@@ -8,12 +8,15 @@ data (`validation`), all that a run has to remember (`run`); and for large model
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from sashimi_lib.files import locked
 from sashimi_lib.models.trainable import Trainable
-from sashimi_lib.training.batches import Data
+from sashimi_lib.training.batches import Data, check_data
+from sashimi_lib.training.chance import kept_chance
 from sashimi_lib.training.compute import PLAIN, Compute, computed_by
 from sashimi_lib.training.config import DEFAULTS, TrainingConfig
 from sashimi_lib.training.guard import check_gradients, clip_gradients
@@ -45,16 +48,21 @@ def train(
     `sashimi_lib.training.batches.Data`. With ``valid``, others that are only judged, the loss of these comes
     back too, and the model ends with its best weights by it; without, with its last ones.
 
-    With a ``checkpoint`` the run is written there as it goes and taken up where it stopped: the same numbers
-    come out as without the interruption, to the bit on a CPU. The one before is kept as ``NAME.previous.pt``,
-    and taken up with a warning where the last is damaged; the best weights so far as ``NAME.best.pt``.
-    ``on_step(step, loss)`` is called after each step, to look at the model or to
-    change its weights (`sashimi_lib.training.pruning.Pruner`). ``stop()`` is asked after each step: where it
-    says yes, the run is written and ends there. ``compute`` says how to do with less memory, or time.
+    With a ``checkpoint`` the run is written there as it goes and taken up where it stopped. On a CPU, with as
+    many threads and data that draw random numbers, if any, as `sashimi_lib.training.batches.Data` says, the
+    same numbers come out as without the interruption. It may go on for more steps than it was begun with, or
+    with other `sashimi_lib.training.config.TrainingConfig.free` settings. The checkpoint before the last is
+    kept as ``NAME.previous.pt``, and taken up with a warning where the last is damaged; the best weights so
+    far as ``NAME.best.pt``. One process at a time may train there.
 
-    In a ``team`` (see `sashimi_lib.training.team.joined`) each process calls this alike, and hears its part
-    of every batch; the first one alone writes files and shows progress. The same is learnt, but for rounding,
-    by however many processes, and a run may go on with more of them, or fewer.
+    ``on_step(step, loss)`` is called after each step, to look at the model or to change its weights
+    (`sashimi_lib.training.pruning.Pruner`). ``stop()`` is asked after each step: where it says yes, the run
+    is written and ends there. ``compute`` says how to do with less memory, or time. The caller's random
+    numbers are left as they were.
+
+    In a ``team`` (see `sashimi_lib.training.team.joined`) every process calls this alike, and takes its shard
+    of the global batch; the first one alone writes files and shows progress. Models of codes learn the same,
+    but for rounding, by however many processes, and a run may go on with more of them, or fewer.
 
     >>> import torch
     >>> from sashimi_lib.autoregressive import AudioLM
@@ -67,43 +75,45 @@ def train(
 
     Chapters: 6, 7, 9 and 10. Raises ValueError for no data, for labels that the model cannot be told, for
     pieces where it hears only wholes, for a rate that waits for validations that do not come, for more
-    processes than a batch has sequences, and for a checkpoint of another run; OSError where one cannot be
-    written; and FloatingPointError, naming the parameter, where training diverges: the checkpoint is then
-    still the last good one.
+    processes than a batch has sequences, and for a checkpoint of another run or in use by another process;
+    OSError where one cannot be written; and FloatingPointError, naming the parameter, where training
+    diverges: the checkpoint is then still the last good one.
     """
     _check(model, data, valid, config, team)
     if not team.leads:
         tensorboard = None
-    run = Run(model, data, config, team)
-    if checkpoint is not None:
-        run.load(checkpoint)
-    history, step = run.history, Step(model, config, compute, team)
-    bar = tqdm(
-        initial=len(history.loss), total=config.steps, unit="step", disable=not (progress and team.leads)
-    )
-    with computed_by(model, compute):
+    run, step = Run(model, data, config, valid, team), Step(model, config, compute, team)
+    own = nullcontext() if checkpoint is None or not team.leads else locked(checkpoint)
+    with own, kept_chance(model.device), computed_by(model, compute):
+        if checkpoint is not None:
+            run.load(checkpoint)
+        history = run.history
+        bar = tqdm(
+            initial=len(history.loss), total=config.steps, unit="step", disable=not (progress and team.leads)
+        )
         while not run.finished:
             started, lr = time.perf_counter(), run.set_rate()
             run.set_random()
 
-            piece = next(run.pieces).to(model.device)
+            piece = next(run.pieces)
             if config.truncate is not None and piece.first:
                 run.past = model.beginning(len(piece.sequence))
             run.optimizer.zero_grad()
-            loss, run.past = step(piece, run.past)
-            check_gradients(model, loss)
+            scored, run.past = step(piece, run.past)
+            run.pieces.read_ahead()  # a GPU computes meanwhile; what comes next waits for it
+            loss = check_gradients(model, scored)
             clip_gradients(model, config)
             run.optimizer.step()
             if on_step is not None:  # before weights are averaged, judged and saved, for it may change them
-                on_step(len(history.loss), loss.item())
+                on_step(len(history.loss), loss)
             if run.average is not None:
                 run.average.update_parameters(model)
 
-            history.loss.append(loss.item())
+            history.loss.append(loss)
             done = len(history.loss)
             speed = step.samples / (time.perf_counter() - started)
             if tensorboard is not None:
-                tensorboard.step(done, loss=loss.item(), learning_rate=lr, samples_per_second=speed)
+                tensorboard.step(done, loss=loss, learning_rate=lr, samples_per_second=speed)
             if valid is not None and (done % config.valid_every == 0 or done == config.steps):
                 run.remember(held_out(run.judged, valid, config.batch_size, config.truncate, team))
                 if tensorboard is not None:
@@ -116,21 +126,22 @@ def train(
             if checkpoint is not None and (done % config.checkpoint_every == 0 or ends):
                 run.save(checkpoint)
             judged = f", {history.valid[-1][1]:.3f} held out" if history.valid else ""
-            bar.set_postfix_str(f"loss {loss.item():.3f}{judged}, {speed:,.0f} samples/s")
+            bar.set_postfix_str(f"loss {loss:.3f}{judged}, {speed:,.0f} samples/s")
             bar.update()
             if ends:
                 break
-    bar.close()
-    if tensorboard is not None:
-        tensorboard.flush()
-    run.hand_over()
+        bar.close()
+        if tensorboard is not None:
+            tensorboard.flush()
+        run.hand_over()
     return history
 
 
 def _check(model: Trainable, data: Data, valid: Data | None, config: TrainingConfig, team: Team) -> None:
-    for name, given in (("data", data), ("valid", valid)):
-        if given is not None and len(given) == 0:
-            raise ValueError(f"{name} must hold at least one sequence, got none")
+    if len(data) == 0:
+        raise ValueError("data must hold at least one sequence, got none")
+    if valid is not None:  # all of it, now: its turn comes only after many steps
+        check_data(model, valid, "valid")
     if valid is None and (config.decay == "plateau" or config.stop_after is not None):
         raise ValueError("valid must be given where decay is 'plateau' or stop_after is set, got None")
     if config.truncate is not None and model.beginning(1) is None:

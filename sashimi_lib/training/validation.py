@@ -56,6 +56,7 @@ def losses(
         for first in range(0, len(order), batch_size):
             numbers = order[first : first + batch_size]
             whole = collate([items[number] for number in numbers], model.silence)
+            model.check(whole.sequence, whole.label)
             result[numbers] = _batch_losses(model, whole.to(model.device), frame)
     return result
 

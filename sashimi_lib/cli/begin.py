@@ -1,0 +1,40 @@
+"""Fine-tuning: a run that begins from the weights of a trained model."""
+
+from typing import Any
+
+from sashimi_lib.autoregressive import AudioLM, Autoregressive
+from sashimi_lib.diffusion.model import DiffusionModel
+from sashimi_lib.pretrained import Card, load
+
+
+def begin_from(name: str, model: Autoregressive | DiffusionModel, sample_rate: int) -> Card:
+    """Give a new model the weights of a trained one of the same shape and rate; returns the card of that one.
+    Raises ValueError, naming what differs."""
+    trained = load(name)
+    if trained.sample_rate != sample_rate:
+        raise ValueError(
+            f"--from {name} is a model at {trained.sample_rate} Hz, this one is at {sample_rate}: give "
+            f"--sample-rate {trained.sample_rate}"
+        )
+    there, here = shape_of(trained.model), shape_of(model)
+    other = [
+        f"{part} is {there.get(part)} there and {here.get(part)} here"
+        for part in {**there, **here}
+        if there.get(part) != here.get(part)
+    ]
+    if other:
+        raise ValueError(f"--from {name} is a model of another shape: {'; '.join(other)}")
+    model.load_state_dict(trained.model.state_dict())
+    return trained.card
+
+
+def shape_of(model: Autoregressive | DiffusionModel) -> dict[str, Any]:
+    """All that a model is built from, each setting by its name.
+
+    >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
+    >>> shape_of(WaveRNN(WaveRNNConfig(8)))["d_hidden"]
+    8
+    """
+    quantizer = None if isinstance(model, DiffusionModel) else model.quantizer
+    config: Any = (model.backbone if isinstance(model, AudioLM) else model).config
+    return {"kind": type(config).__name__, "quantizer": quantizer, **vars(config)}
