@@ -141,9 +141,8 @@ class FrameTier(nn.Module):
         PyTorch has it."""
         z = self.expand(frames).to(hidden.dtype)
         z = z if said is None else z + said
-        with torch.autocast(
-            z.device.type, enabled=False
-        ):  # it takes cuDNN's GRU to float16, whatever it is for
+        # Autocast would take cuDNN's GRU to float16, whichever half precision it is for.
+        with torch.autocast(z.device.type, enabled=False):
             z, h = self.rnn(z, hidden.transpose(0, 1).contiguous())
         return self.upsample(z).unflatten(2, (self.pieces, -1)).flatten(1, 2), h.transpose(0, 1)
 

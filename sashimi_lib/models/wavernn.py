@@ -99,9 +99,8 @@ class WaveRNN(Autoregressive):
             w.unflatten(0, (3, -1))[[1, 0, 2]].flatten(0, 1) for w in (self.I_star, self.R.weight, self.bias)
         )
         weights = (w_x, w_h, b, torch.zeros_like(b))
-        with torch.autocast(
-            x.device.type, enabled=False
-        ):  # it takes cuDNN's GRU to float16, whatever it is for
+        # Autocast would take cuDNN's GRU to float16, whichever half precision it is for.
+        with torch.autocast(x.device.type, enabled=False):
             h, last = torch.gru(x, state[None].contiguous(), weights, True, 1, 0.0, False, False, True)
         return h, last[0]
 
