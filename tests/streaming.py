@@ -18,9 +18,11 @@ def by_steps(model: SequenceModel | AudioLM, x: Tensor, state: State = None) -> 
     return torch.stack(y, dim=1), state
 
 
-def in_pieces(model: SequenceModel | AudioLM, x: Tensor, sizes: int | Sequence[int]) -> tuple[Tensor, State]:
-    """Piece by piece, from silence: outputs, and the state after them."""
-    state, y = model.initial_state(len(x)), []
+def in_pieces(
+    model: SequenceModel | AudioLM, x: Tensor, sizes: int | Sequence[int], state: State = None
+) -> tuple[Tensor, State]:
+    """Piece by piece, from a state or from silence: outputs, and the state after them."""
+    state, y = model.initial_state(len(x)) if state is None else state, []
     for piece in x.split(sizes, dim=1):
         y_piece, state = model(piece, state)
         y.append(y_piece)

@@ -157,7 +157,7 @@ class Frames(nn.Module):
         x = features.mT[:, None]
         for layer in self.stretch:
             x = F.leaky_relu(layer(x), 0.4)
-        return x[:, 0, :, hop // 2 : hop // 2 + length].mT
+        return x[:, 0, :, hop // 2 : hop // 2 + length].mT.to(features.dtype)  # slower tiers hear means of it
 
 
 def stretched(

@@ -95,7 +95,8 @@ class DilatedLayer(nn.Module):
         if self.frames is not None and frames is not None:
             h = h + self.frames(frames.mT)
         filtered, gate = h.chunk(2, dim=1)
-        residual, skip = self.out(filtered.tanh() * gate.sigmoid()).split(self.widths, dim=1)
+        out = self.out(filtered.tanh() * gate.sigmoid()).to(x.dtype)  # both sums in full, also under autocast
+        residual, skip = out.split(self.widths, dim=1)
         return (x + residual) * math.sqrt(1 / 2), skip
 
 
@@ -139,7 +140,7 @@ class DiffWave(Denoiser):
         if not length:
             raise ValueError(f"x must hold at least one sample, got shape {tuple(x.shape)}")
         told, frames = self.told(step, label), stretched(self.frames, features, length)
-        h, skips = F.relu(self.start(x[:, None])), x.new_zeros(())
+        h, skips = F.relu(self.start(x[:, None]).to(x.dtype)), x.new_zeros(())
         for layer in self.layers:
             h, skip = layer(h, told, frames)
             skips = skips + skip

@@ -32,7 +32,8 @@ class DownPool(nn.Module):
                 f"x must have a length that pooling by {self.pool} divides, got {x.shape[1]} samples"
             )
         frames = x.unflatten(1, (-1, self.pool))
-        return self.linear(frames.mT.flatten(2))  # channel-major: index h * pool + s, as published
+        z = self.linear(frames.mT.flatten(2))  # channel-major: index h * pool + s, as published
+        return z.to(x.dtype)  # a residual stream begins here, which autocast must not round
 
 
 class UpPool(nn.Module):
@@ -53,7 +54,7 @@ class UpPool(nn.Module):
 
     def forward(self, z: Float[Tensor, "batch frames d_coarse"]) -> Float[Tensor, "batch length H"]:
         """(batch, frames, d_coarse) -> (batch, frames * pool, H)."""
-        return self.linear(z).unflatten(2, (-1, self.pool)).mT.flatten(1, 2)
+        return self.linear(z).to(z.dtype).unflatten(2, (-1, self.pool)).mT.flatten(1, 2)
 
 
 class Hourglass(SequenceModel):
@@ -80,7 +81,8 @@ class Hourglass(SequenceModel):
         self.d_fine = up.linear.out_features // up.pool
 
     def initial_state(self, batch_size: int) -> State:
-        """Nothing gathered, one frame of silence to be given."""
+        """Nothing gathered, one frame of silence to be given. What is over keeps its place until the next
+        frame takes it."""
         silence = self.down.linear.bias.new_zeros(batch_size, self.down.pool, self.d_fine)
         return silence, silence, torch.tensor(0), self.inner.initial_state(batch_size)
 
@@ -97,17 +99,16 @@ class Hourglass(SequenceModel):
 
     def _frames(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         gathered, pending, phase, inner = state
-        queue = torch.cat([gathered[:, : int(phase)], x], dim=1)
-        ready = queue.shape[1] - queue.shape[1] % self.down.pool
-        outputs = pending[:, int(phase) :]
-        if ready:
-            z, inner = self.inner(self.down(queue[:, :ready]), inner)
-            outputs = torch.cat([outputs, self.up(z)], dim=1)
-        rest = queue[:, ready:]
-        phase = torch.tensor(rest.shape[1])
-        gathered = F.pad(rest, (0, 0, 0, self.down.pool - rest.shape[1]))
-        pending = F.pad(outputs[:, x.shape[1] :], (0, 0, rest.shape[1], 0))
-        return outputs[:, : x.shape[1]], (gathered, pending, phase, inner)
+        pool, now = self.down.pool, int(phase)
+        queue = torch.cat([gathered.roll(-now, 1), x], dim=1)  # the oldest first, of this frame and the last
+        frames, then = divmod(now + x.shape[1], pool)
+        if frames:
+            z, inner = self.inner(self.down(queue[:, pool - now :][:, : frames * pool]), inner)
+            pending = torch.cat([pending, self.up(z)], dim=1)
+        y = pending[:, now : now + x.shape[1]]
+        # The roll and the clone let go of the rest of what was gathered and given.
+        gathered, pending = queue[:, -pool:].roll(then, 1), pending[:, -pool:].clone()
+        return y, (gathered, pending, torch.tensor(then), inner)
 
     def step(self, x_t: Float[Tensor, "batch H"], state: State) -> tuple[Float[Tensor, "batch H"], State]:
         """One sample: the inner model steps once in ``pool`` of them."""

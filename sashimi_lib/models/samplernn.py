@@ -139,8 +139,11 @@ class FrameTier(nn.Module):
     def _speak(self, frames: Tensor, said: Tensor | None, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The GRUs over whole frames, and ``pieces`` vectors of each. ``hidden`` is batch first, as no GRU of
         PyTorch has it."""
-        z = self.expand(frames)
-        z, h = self.rnn(z if said is None else z + said, hidden.transpose(0, 1).contiguous())
+        z = self.expand(frames).to(hidden.dtype)
+        z = z if said is None else z + said
+        # Autocast would take cuDNN's GRU to float16, whichever half precision it is for.
+        with torch.autocast(z.device.type, enabled=False):
+            z, h = self.rnn(z, hidden.transpose(0, 1).contiguous())
         return self.upsample(z).unflatten(2, (self.pieces, -1)).flatten(1, 2), h.transpose(0, 1)
 
 

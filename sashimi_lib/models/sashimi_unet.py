@@ -181,7 +181,8 @@ class SaShiMiUNet(Denoiser):
         if not length or length % self.frame:
             raise ValueError(f"x must have a length that {self.frame} divides, got {length} samples")
         told, frames = self.told(step, label), stretched(self.frames, features, length)
-        y = self.tiers(F.relu(self.start(x[..., None])), told, frames)
+        start = self.start(x[..., None]).to(x.dtype)  # the residual stream, which autocast must not round
+        y = self.tiers(F.relu(start), told, frames)
         return self.out(F.relu(self.hidden(self.norm(y))))[..., 0]
 
 

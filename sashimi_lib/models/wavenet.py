@@ -149,7 +149,8 @@ class WaveNet(Backbone):
         return self._run(lambda layer, x, queue: layer.step(x, queue), x_t, state)
 
     def _run(self, advance: Advance, x: Tensor, state: State) -> tuple[Tensor, State]:
-        x, gated, queues = self.start(x), [], []
+        # The residual stream keeps the precision of the input, whatever autocast computes products in.
+        x, gated, queues = self.start(x).to(x.dtype), [], []
         for layer, queue in zip(self.layers, state, strict=True):
             z, x, queue = advance(layer, x, queue)
             gated.append(z)

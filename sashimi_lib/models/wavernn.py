@@ -98,9 +98,10 @@ class WaveRNN(Autoregressive):
         w_x, w_h, b = (
             w.unflatten(0, (3, -1))[[1, 0, 2]].flatten(0, 1) for w in (self.I_star, self.R.weight, self.bias)
         )
-        h, last = torch.gru(
-            x, state[None].contiguous(), (w_x, w_h, b, torch.zeros_like(b)), True, 1, 0.0, False, False, True
-        )
+        weights = (w_x, w_h, b, torch.zeros_like(b))
+        # Autocast would take cuDNN's GRU to float16, whichever half precision it is for.
+        with torch.autocast(x.device.type, enabled=False):
+            h, last = torch.gru(x, state[None].contiguous(), weights, True, 1, 0.0, False, False, True)
         return h, last[0]
 
     def coarse_logits(self, h: Float[Tensor, "*batch d_hidden"]) -> Float[Tensor, "*batch levels"]:

@@ -4,8 +4,9 @@ TensorFloat-32 keeps 10 bits of a factor. A layer that mixes channels learns as 
 which multiplies powers of powers, does not bear it.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,20 +16,47 @@ from torch.autograd.function import once_differentiable
 
 @contextmanager
 def rounding_factors(allowed: bool) -> Iterator[None]:
-    """Inside ``with``, products in float32 may round their factors to TensorFloat-32, or none may.
+    """Inside ``with``, products in float32 may round their factors to TensorFloat-32, or none may: those of
+    matrices, and cuDNN's convolutions and recurrent layers, for which PyTorch allows it unless told not to.
 
     >>> with rounding_factors(True):
-    ...     torch.get_float32_matmul_precision()
-    'high'
+    ...     torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    ('high', True)
 
     Chapter: 10.
     """
-    before = torch.get_float32_matmul_precision()
+    before = list(_settings())
     torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+    for backend in _backends():  # the line above may leave "none", which asks the setting of all backends
+        backend.fp32_precision = "tf32" if allowed else "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for restore in before:
+            restore()
+
+
+def _settings() -> Iterator[Callable[[], None]]:
+    """What holds now, as calls that make it hold again, in this order.
+
+    PyTorch has two interfaces for it, the second since 2.9. Writing by the first writes the second too, but
+    not the other way round; and after that, reading by the first raises RuntimeError.
+    """
+    with suppress(RuntimeError):
+        yield partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+    with suppress(RuntimeError):
+        yield partial(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
+    for backend in _backends():
+        yield partial(setattr, backend, "fp32_precision", backend.fp32_precision)
+
+
+def _backends() -> list[Any]:
+    """Where the second interface keeps the precision of products in float32; empty in versions without it."""
+    names: Any = torch.backends
+    if not hasattr(names, "fp32_precision"):
+        return []
+    return [names.cuda.matmul, names.mkldnn.matmul, names.cudnn.conv, names.cudnn.rnn]
 
 
 def exact(a: Any, b: Any) -> Any:
@@ -44,8 +72,15 @@ def exact(a: Any, b: Any) -> Any:
 
     Chapter: 10.
     """
-    rounded = torch.get_float32_matmul_precision() != "highest"
-    return _Exact.apply(a, b) if rounded and isinstance(b, Tensor) else a @ b
+    return _Exact.apply(a, b) if isinstance(b, Tensor) and _rounded() else a @ b
+
+
+def _rounded() -> bool:
+    """Whether a product of matrices in float32 may round its factors."""
+    backends = _backends()[:2]  # those of matrices
+    if not backends:
+        return torch.get_float32_matmul_precision() != "highest"
+    return any(backend.fp32_precision not in ("ieee", "none") for backend in backends)
 
 
 class _Exact(torch.autograd.Function):

@@ -26,9 +26,10 @@ class TrainingConfig:
     Gradients: ``clip_norm`` bounds the norm of all of them together, ``clip_value`` every entry by itself.
     ``truncate`` is the number of samples that gradients reach back: each step trains on the next so many of
     its sequences, and hears what came before through the state alone. None trains on whole sequences.
-    ``precision`` ``bfloat16`` computes products in half precision, and weights, norms, kernels and losses in
-    full; ``tf32`` rounds the factors of products in float32 to 10 bits, on GPUs that are built for it, and
-    again not those of kernels.
+    ``precision`` ``bfloat16`` computes products in half precision; weights, residual streams, norms, GRUs,
+    states, kernels and losses stay in float32. ``tf32`` rounds the factors of products in float32 to 10 bits,
+    also those of convolutions and GRUs, on GPUs that are built for it, and again not those of kernels.
+    ``float32`` rounds none.
 
     Validation comes every ``valid_every`` steps; after ``stop_after`` of them without a new best training
     stops. With ``ema`` above zero, an exponential moving average of the weights with this decay is validated

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sashimi_lib.models.trainable import Trainable
+from sashimi_lib.ssm.exact import rounding_factors
 from sashimi_lib.training.batches import Data, Item, Piece, collate, sequence_of
 from sashimi_lib.training.team import ALONE, Team
 
@@ -37,6 +38,7 @@ def held_out(
 
 
 @torch.no_grad()
+@rounding_factors(False)
 def losses(
     model: Trainable, data: Data, batch_size: int = 8, frame: int = AT_ONCE
 ) -> Float[Tensor, " sequences"]:

@@ -1,10 +1,17 @@
 """Products that must not be rounded are not, in either direction, whatever is allowed around them."""
 
+import contextlib
+
 import pytest
 import torch
 
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import WaveNet, WaveNetConfig
+from sashimi_lib.quantize import MuLaw
+from sashimi_lib.ssm import exact as module
 from sashimi_lib.ssm.exact import exact, rounding_factors
 from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
+from sashimi_lib.training.validation import held_out
 
 
 def test_a_product_has_the_gradients_of_a_product():
@@ -16,15 +23,100 @@ def test_a_product_has_the_gradients_of_a_product():
         assert torch.autograd.gradcheck(lambda b: exact(a.detach(), b), (b,))
 
 
-def test_what_is_allowed_is_so_inside_alone():
-    before = torch.get_float32_matmul_precision()
-    for allowed, name in ((True, "high"), (False, "highest")):
-        with rounding_factors(allowed):
-            assert torch.get_float32_matmul_precision() == name
-        assert torch.get_float32_matmul_precision() == before
-    with pytest.raises(KeyboardInterrupt), rounding_factors(True):
+def readings():
+    """Every setting of how products in float32 are rounded, by both of PyTorch's interfaces; those of the
+    first are not readable where the second was written last."""
+    ways = {
+        "matmul": torch.get_float32_matmul_precision,
+        "cudnn": lambda: torch.backends.cudnn.allow_tf32,
+    }
+    ways |= {number: lambda b=b: b.fp32_precision for number, b in enumerate(module._backends())}
+    found = {}
+    for name, read in ways.items():
+        with contextlib.suppress(RuntimeError):
+            found[name] = read()
+    return found
+
+
+@pytest.fixture
+def settings_kept():
+    before = list(module._settings())
+    yield
+    for restore in before:
+        restore()
+
+
+def by_the_first(value):
+    torch.set_float32_matmul_precision("high" if value else "highest")
+    torch.backends.cudnn.allow_tf32 = value
+
+
+def by_the_second(value):
+    if not module._backends():
+        pytest.skip("needs a PyTorch that has the second interface")
+    for backend in module._backends():
+        backend.fp32_precision = "tf32" if value else "ieee"
+
+
+@pytest.mark.usefixtures("settings_kept")
+@pytest.mark.parametrize("write", [by_the_first, by_the_second])
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("allowed", [False, True])
+def test_what_is_allowed_is_so_inside_alone(write, outside, allowed):
+    write(outside)
+    before, name = readings(), "tf32" if allowed else "ieee"
+    inside = {"matmul": "high" if allowed else "highest", "cudnn": allowed}
+    with rounding_factors(allowed):
+        assert readings() == inside | dict.fromkeys(range(len(module._backends())), name)
+        assert module._rounded() == allowed
+    assert readings().items() >= before.items()
+    with pytest.raises(KeyboardInterrupt), rounding_factors(allowed):
         raise KeyboardInterrupt
-    assert torch.get_float32_matmul_precision() == before
+    assert readings().items() >= before.items()
+    assert module._rounded() == outside
+
+
+@pytest.mark.usefixtures("settings_kept")
+def test_a_setting_for_all_backends_does_not_reach_inside():
+    if not module._backends():
+        pytest.skip("needs a PyTorch that has a setting for all backends")
+    before = torch.backends.fp32_precision
+    torch.backends.fp32_precision = "tf32"
+    try:
+        with rounding_factors(False):
+            assert {backend.fp32_precision for backend in module._backends()} == {"ieee"}
+    finally:
+        torch.backends.fp32_precision = before
+
+
+@pytest.mark.usefixtures("settings_kept")
+def test_the_first_interface_alone_is_enough(monkeypatch):
+    monkeypatch.setattr(module, "_backends", list)
+    for allowed in (True, False):
+        with rounding_factors(allowed):
+            assert readings() == {"matmul": "high" if allowed else "highest", "cudnn": allowed}
+            assert module._rounded() == allowed
+
+
+@pytest.mark.usefixtures("settings_kept")
+def test_a_state_space_runs_whichever_interface_the_caller_has_written_by():
+    ssm, u = StateSpace(2, SSMConfig(d_state=4)), torch.randn(1, 9, 2)
+    plain, _ = ssm(u)
+    for write in (by_the_first, by_the_second):
+        write(True)
+        assert torch.equal(ssm(u)[0], plain)
+
+
+@pytest.mark.usefixtures("settings_kept")
+def test_held_out_data_are_judged_in_full_precision():
+    model = AudioLM(MuLaw(), WaveNet(WaveNetConfig(1, 2, 4, 4, 4, 4, 4)))
+    seen = []
+    model.head.register_forward_hook(lambda *_: seen.append(readings()))
+    by_the_first(True)
+    held_out(model, torch.randint(256, (2, 20)))
+    assert all(one["matmul"] == "highest" and one["cudnn"] is False for one in seen)
+    assert seen
+    assert readings()["cudnn"] is True
 
 
 class Watched(torch.overrides.TorchFunctionMode):

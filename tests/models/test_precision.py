@@ -1,0 +1,126 @@
+"""What ``--precision bfloat16`` promises, looked at inside every model: products are in half precision, and
+residual streams, norms, GRUs, states, softmaxes and losses are not."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
+from sashimi_lib.mel import LogMelConfig
+from sashimi_lib.models import DiffWaveConfig, SaShiMiUNetConfig, Subscale, SubscaleConfig
+from sashimi_lib.models.blocks import ScalarNorm, SequenceModel
+from sashimi_lib.models.pooling import DownPool
+from sashimi_lib.models.sashimi_unet import Tier
+from sashimi_lib.training.compute import BLOCKS
+from tests.cases import SOUND, SSM
+
+MEL = LogMelConfig(8_000, n_mels=3, hop=4, window=16)
+TOLD = {"d_step": (4, 5, 6), "n_classes": 2, "mel": MEL}
+UNET = {"d_model": 4, "n_layers": 1, "pool": (2, 2), "ssm": SSM, **TOLD}
+DIFFUSION = {
+    "DiffWave": DiffWaveConfig(d_residual=4, d_skip=4, n_layers=3, cycle=2, **TOLD),
+    "diffusion U-Net": SaShiMiUNetConfig(**UNET),
+    "diffusion U-Net, concatenated": SaShiMiUNetConfig(directions="concatenated", glu=False, **UNET),
+}
+MODELS = SOUND | {name: lambda c=c: DiffusionModel(DiffusionConfig(c)) for name, c in DIFFUSION.items()}
+MODELS["subscale"] = lambda: Subscale(SubscaleConfig(6, factor=2, ahead=1, d_condition=3, layers=3, levels=8))
+every_model = pytest.mark.parametrize("name", MODELS)
+
+# Whose inputs are a residual stream, or sums that must not be rounded.
+FULL = (*BLOCKS, SequenceModel, ScalarNorm, nn.LayerNorm, nn.GRU, DownPool, Tier)
+HALF = (torch.bfloat16, torch.float16)
+
+
+class Watched(TorchDispatchMode):
+    """Notes in which types the operations on whose sums losses rest are computed."""
+
+    names = ("softmax", "logsumexp", "nll", "layer_norm", "std", "vector_norm", "mean")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(name in str(func) for name in self.names):
+            self.seen += [(str(func), dtype) for dtype in dtypes(args)]
+        return func(*args, **(kwargs or {}))
+
+
+class Recurrent(torch.overrides.TorchFunctionMode):
+    """Notes the types of all that enters a GRU, and whether autocast is on there: what it would cast to on a
+    GPU is not to be seen here."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") == "gru":
+            self.seen.append((*dtypes(args), torch.is_autocast_enabled("cpu")))
+        return function(*args, **(kwargs or {}))
+
+
+def dtypes(tree):
+    return [x.dtype for x in tree_leaves(tree) if isinstance(x, torch.Tensor) and x.is_floating_point()]
+
+
+def a_batch(model):
+    """Sequences that the model can score, with a label where it takes one."""
+    waves = 0.5 * torch.sin(torch.arange(48) * torch.tensor([[0.2], [0.3]]))
+    if isinstance(model, DiffusionModel):
+        return waves, torch.tensor([0, 1])
+    return model.quantizer.encode(waves), None
+
+
+def scored(model, past=None):
+    """Scores under autocast, as a step of training computes them, and the past after them."""
+    x, label = a_batch(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        return model.score(x, past, label)
+
+
+@every_model
+def test_streams_and_norms_are_in_full_precision_and_products_in_half(name):
+    model, seen, products = MODELS[name](), {}, set()
+
+    def look(path, inputs, keywords=None):
+        seen[path] = seen.get(path, []) + dtypes(inputs)
+
+    for path, module in model.named_modules():
+        if isinstance(module, FULL):
+            module.register_forward_pre_hook(lambda _, inputs, path=path: look(path, inputs[:1]))
+        elif isinstance(module, (nn.Linear, nn.Conv1d)):
+            module.register_forward_hook(lambda _, inputs, y: products.add(y.dtype))
+    if name == "DiffWave":  # the sum of what all layers give
+        model.backbone.end.register_forward_pre_hook(lambda _, inputs: look("sum of skips", inputs))
+    with Watched() as watched:
+        scores, _ = scored(model)
+    assert scores.dtype == torch.float32
+    assert torch.bfloat16 in products
+    assert {path: kinds for path, kinds in seen.items() if set(kinds) & set(HALF)} == {}
+    assert [one for one in watched.seen if one[1] in HALF] == []
+    scores.mean().backward()
+    assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SOUND if any(x in name for x in ("RNN", "vocoder", "subscale"))]
+)
+def test_autocast_is_off_round_a_gru(name):
+    with Recurrent() as recurrent:
+        scored(MODELS[name]())
+    assert recurrent.seen
+    for *kinds, autocast in recurrent.seen:
+        assert set(kinds) == {torch.float32}
+        assert not autocast
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_state_stays_in_full_precision(name):
+    model = MODELS[name]()
+    past = model.beginning_of(a_batch(model)[0])
+    _, after = scored(model, past)
+    assert dtypes(after) == dtypes(past)
+    assert set(dtypes(after)) <= {torch.float32}
