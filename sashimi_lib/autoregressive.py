@@ -15,7 +15,8 @@ from sashimi_lib.models.build import Config, build
 from sashimi_lib.models.heads import Head
 from sashimi_lib.models.sampling import Choose, sample
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
-from sashimi_lib.quantize import Quantizer
+from sashimi_lib.quantize import CoarseFine, Quantizer
+from sashimi_lib.ssm.s4 import S4, StateSpace
 
 __all__ = ["AudioLM", "Autoregressive", "ModelConfig", "Past", "new_model", "sample"]
 
@@ -39,15 +40,18 @@ class AudioLM(Autoregressive):
     >>> AudioLM(CoarseFine(), SaShiMi(SaShiMiConfig(d_model=8, n_layers=1))).generate(20, seed=0).shape
     torch.Size([1, 20, 2])
 
-    Chapters: 6 to 8. SaShiMi paper, section 2; WaveRNN paper, section 2.
+    Chapters: 6 to 8. SaShiMi paper, section 2; WaveRNN paper, section 2. Raises ValueError for a backbone
+    that is not causal, and for a head of other codes than the quantizer's.
     """
 
     def __init__(self, quantizer: Quantizer, backbone: Backbone, head: Head | None = None) -> None:
         super().__init__()
+        _check_causal(backbone)
         self.quantizer = quantizer
         self.embedding = backbone.embedding(quantizer)
         self.backbone = backbone
         self.head = backbone.head(quantizer) if head is None else head
+        _check_codes(self.head, quantizer)
 
     def features(
         self, codes: Int[Tensor, "batch length *two"], state: State = None
@@ -139,3 +143,24 @@ def new_model(config: ModelConfig, quantizer: Quantizer) -> AudioLM | WaveRNN:
     if model.quantizer != quantizer:
         raise ValueError(f"quantizer must be {model.quantizer} for a WaveRNN of that shape, got {quantizer}")
     return model
+
+
+def _check_causal(backbone: Backbone) -> None:
+    """Raise ValueError where a layer of state spaces has a kernel for the future."""
+    for name, module in backbone.named_modules():
+        if isinstance(module, S4) and not isinstance(module.ssm, StateSpace):
+            raise ValueError(
+                "backbone must be causal, or a sample would be predicted from itself and what follows it; "
+                f"got a bidirectional {type(backbone).__name__}, of which {name} sees the future"
+            )
+
+
+def _check_codes(head: Head, quantizer: Quantizer) -> None:
+    """Raise ValueError where a head has other codes than a quantizer."""
+    wanted = 2 if isinstance(quantizer, CoarseFine) else 1, quantizer.levels
+    if (head.codes, head.levels) != wanted:
+        raise ValueError(
+            "head must give {} codes a sample of {} levels, as quantizer does, got {} of {}".format(
+                *wanted, head.codes, head.levels
+            )
+        )

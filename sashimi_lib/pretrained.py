@@ -18,26 +18,31 @@ from torch.nn import functional as F
 
 from sashimi_lib import __version__
 from sashimi_lib.audio import check_sample_rate
-from sashimi_lib.autoregressive import AudioLM, Autoregressive, new_model
+from sashimi_lib.autoregressive import AudioLM, new_model
 from sashimi_lib.data import bundled
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
 from sashimi_lib.diffusion.schedules import CosineSchedule, LinearSchedule, LogSNRSchedule
-from sashimi_lib.mel import LogMelConfig
+from sashimi_lib.mel import LogMel, LogMelConfig
 from sashimi_lib.models import (
     DiffWaveConfig,
     IsotropicConfig,
     SampleRNNConfig,
     SaShiMiConfig,
+    Subscale,
+    SubscaleConfig,
     WaveNetConfig,
     WaveRNNConfig,
 )
+from sashimi_lib.models.autoregression import SoundModel
 from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
 from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 from sashimi_lib.ssm.s4 import Form, SSMConfig
+from sashimi_lib.streaming.base import Engine
 from sashimi_lib.tensor_file import read_tensors, write_tensors
 from sashimi_lib.training.guard import check_parameters
 from sashimi_lib.training.validation import held_out
+from sashimi_lib.vocoder import Vocoder, VocoderConfig
 
 WEIGHTS = Path(__file__).parent / "weights"
 FORMAT = "1"
@@ -101,7 +106,7 @@ class Card:
 class Pretrained:
     """A trained model, the rate of its sound in Hz, and its card."""
 
-    model: Autoregressive | DiffusionModel
+    model: SoundModel | DiffusionModel
     sample_rate: int
     card: Card
 
@@ -110,7 +115,7 @@ class Pretrained:
 _VALUES = (
     Card, CoarseFine, CosineSchedule, DiffusionConfig, DiffWaveConfig, Expected, ExpectedSound,
     IsotropicConfig, Linear, LinearSchedule, LogMelConfig, LogSNRSchedule, MuLaw, SampleRNNConfig,
-    SaShiMiConfig, SaShiMiUNetConfig, SSMConfig, WaveNetConfig, WaveRNNConfig,
+    SaShiMiConfig, SaShiMiUNetConfig, SSMConfig, SubscaleConfig, VocoderConfig, WaveNetConfig, WaveRNNConfig,
 )  # fmt: skip
 _CLASSES: dict[str, Any] = {kind.__name__: kind for kind in _VALUES}
 
@@ -147,9 +152,28 @@ def load(name: str | Path) -> Pretrained:
         raise ValueError(f"path must be a model that this library saved, got {path}: {error}") from error
 
 
+def check_savable(model: SoundModel | DiffusionModel) -> None:
+    """Raise ValueError unless `save` can write this model so that `load` brings it back. Costs what a new
+    model of that shape costs: worth asking before hours of training.
+
+    >>> model = new_model(WaveNetConfig(1, 2, 4, 4, 4, 4, 4), MuLaw())
+    >>> check_savable(model)
+    >>> model.backbone.register_buffer("gain", torch.ones(4))
+    >>> check_savable(model)
+    Traceback (most recent call last):
+        ...
+    ValueError: model must have the tensors of a new one of its config, ... differs in backbone.gain: ...
+
+    Chapters: 7 to 9. Raises it for a backbone or a schedule that is not of this library, for a head that is
+    not the backbone's own, for an engine, and for a model whose tensors are not those of its config: one that
+    is being pruned, or made sparse.
+    """
+    _header(model)
+
+
 def save(
     path: str | Path,
-    model: Autoregressive | DiffusionModel,
+    model: SoundModel | DiffusionModel,
     sample_rate: int,
     card: Card,
     dtype: torch.dtype = torch.float32,
@@ -166,11 +190,11 @@ def save(
     >>> load(path).card.data
     'my recordings'
 
-    Chapters: 7 to 9. Raises ValueError for a rate that is none, a backbone or a schedule that is not of this
-    library and a head that is not the backbone's own; and FloatingPointError for weights that are not finite.
+    Chapters: 7 to 9. Raises ValueError for a rate that is none, and as `check_savable` does; and
+    FloatingPointError for weights that are not finite.
     """
     check_sample_rate(sample_rate)
-    shape = _shape(model)
+    shape = _header(model)
     model = copy.deepcopy(model).cpu().to(dtype).float()  # what the file keeps is what it expects
     check_parameters(model)
     header = {
@@ -190,7 +214,7 @@ def save(
     write_tensors(path, FORMAT, json.dumps(header, default=_as_object), tensors)
 
 
-def bundled_bits(model: Autoregressive, sample_rate: int) -> float:
+def bundled_bits(model: SoundModel, sample_rate: int) -> float:
     """Bits per sample of what ships with the library, so that anybody can measure them again: the held-out
     piano, by two seconds at a time, for a model at 16 kHz; the ten spoken digits for one at 8 kHz.
 
@@ -208,10 +232,32 @@ def bundled_bits(model: Autoregressive, sample_rate: int) -> float:
     return held_out(model, [model.quantizer.encode(sound) for sound in sounds], truncate=4096)
 
 
-def _shape(model: Autoregressive | DiffusionModel) -> dict[str, Any]:
-    """What `_new` builds the model from, as entries of a header. ValueError for one it would not build."""
+def _header(model: SoundModel | DiffusionModel) -> dict[str, Any]:
+    """What `_new` builds the model from, as entries of a header. ValueError where it would build another."""
+    header = _description(model)
+    json.dumps(header, default=_as_object)
+    own, new = (_sizes(each) for each in (model, _new(header)))
+    if other := [name for name in sorted(own.keys() | new.keys()) if own.get(name) != new.get(name)]:
+        raise ValueError(
+            "model must have the tensors of a new one of its config, got one that differs in "
+            f"{', '.join(other)}: finish a `Pruner` first; save the dense model, not a `sparse` one"
+        )
+    return header
+
+
+def _sizes(model: SoundModel | DiffusionModel) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _description(model: SoundModel | DiffusionModel) -> dict[str, Any]:
     if isinstance(model, DiffusionModel):
         return {"diffusion": model.config}
+    if isinstance(model, Subscale | Vocoder):
+        return {"model": model.config}
+    if isinstance(model, Engine):
+        raise ValueError(
+            f"model must be the model itself, got the engine {type(model).__name__}: save its `model`"
+        )
     core = model.backbone if isinstance(model, AudioLM) else model
     config: Any = getattr(core, "config", None)
     if type(config) not in _VALUES:
@@ -224,34 +270,43 @@ def _shape(model: Autoregressive | DiffusionModel) -> dict[str, Any]:
     return {"backbone": config, "quantizer": model.quantizer}
 
 
-def _new(header: dict[str, Any]) -> Autoregressive | DiffusionModel:
-    if "diffusion" in header:
-        return DiffusionModel(header["diffusion"])
-    return new_model(header["backbone"], header["quantizer"])
+def _new(header: dict[str, Any]) -> SoundModel | DiffusionModel:
+    with torch.random.fork_rng(devices=[]):  # the first weights are random, and do not last
+        if "diffusion" in header:
+            return DiffusionModel(header["diffusion"])
+        match header.get("model"):
+            case SubscaleConfig() as config:
+                return Subscale(config)
+            case VocoderConfig() as config:
+                return Vocoder(config.cell, config.mel)
+        return new_model(header["backbone"], header["quantizer"])
 
 
 def _read(path: Path) -> Pretrained:
     header, tensors = read_tensors(path, FORMAT, _from_object)
     check_sample_rate(header["sample_rate"])
-    with torch.random.fork_rng(devices=[]):  # the first weights are random, and do not last
-        model = _new(header)
+    model = _new(header)
     model.load_state_dict(tensors)
     _check(model, header["card"].expected)
     return Pretrained(model, header["sample_rate"], header["card"])
 
 
 @torch.no_grad()
-def _expected(model: Autoregressive | DiffusionModel) -> Expected | ExpectedSound:
+def _expected(model: SoundModel | DiffusionModel) -> Expected | ExpectedSound:
     if isinstance(model, DiffusionModel):
         sound = _sound(model)
         return ExpectedSound(_frozen(sound[0].tolist()), _frozen(_noise(model, sound).tolist()))
-    codes = model.generate(DRAWN, seed=0)
+    codes = (
+        model.sing(_silence(model.log_mel), seed=0)[:, :DRAWN]
+        if isinstance(model, Vocoder)
+        else model.generate(DRAWN)
+    )
     waveform = model.quantizer.decode(codes)
     return Expected(_frozen(codes[0].tolist()), _frozen(waveform[0].tolist()), _bits(model, codes))
 
 
 @torch.no_grad()
-def _check(model: Autoregressive | DiffusionModel, expected: Expected | ExpectedSound) -> None:
+def _check(model: SoundModel | DiffusionModel, expected: Expected | ExpectedSound) -> None:
     """Raise ValueError unless a model says what it should."""
     if isinstance(model, DiffusionModel) and isinstance(expected, ExpectedSound):
         wanted, noise = torch.tensor(expected.noise), _noise(model, torch.tensor([expected.waveform]))
@@ -265,7 +320,7 @@ def _check(model: Autoregressive | DiffusionModel, expected: Expected | Expected
         raise ValueError(f"what it must say is of another kind of model: {type(expected).__name__}")
 
 
-def _bits(model: Autoregressive, codes: Tensor) -> float:
+def _bits(model: SoundModel, codes: Tensor) -> float:
     return -float(model.log_likelihood(codes).mean())
 
 
@@ -273,8 +328,12 @@ def _sound(model: DiffusionModel) -> Tensor:
     """What seed 0 makes; of a vocoder, out of silence."""
     if model.log_mel is None:
         return model.sound(DRAWN)
-    silence = model.log_mel(torch.zeros(1, DRAWN))
-    return model.sing(silence, DPM_SOLVER, steps=20)[:, :DRAWN]
+    return model.sing(_silence(model.log_mel), DPM_SOLVER, steps=20)[:, :DRAWN]
+
+
+def _silence(log_mel: LogMel) -> Tensor:
+    """The spectrogram that a vocoder is recognised by."""
+    return log_mel(torch.zeros(1, DRAWN))
 
 
 def _noise(model: DiffusionModel, sound: Tensor) -> Tensor:

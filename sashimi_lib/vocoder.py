@@ -5,6 +5,8 @@ them, is the model's to say. It learns ``P(sound | spectrogram)``, from sounds a
 its bits are not those of a model that has to guess what comes: they are to be compared among vocoders.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -15,6 +17,21 @@ from sashimi_lib.models.autoregression import Autoregressive, Past
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import Choose, Sampler
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
+
+
+@dataclass(frozen=True)
+class VocoderConfig:
+    """The shape of a `Vocoder`: a WaveRNN that takes conditioning, and the spectrogram that it takes.
+
+    Raises ValueError for a WaveRNN without conditioning.
+    """
+
+    cell: WaveRNNConfig
+    mel: LogMelConfig = TACOTRON
+
+    def __post_init__(self) -> None:
+        if self.cell.d_condition < 1:
+            raise ValueError(f"config.d_condition must be at least 1, got {self.cell.d_condition}")
 
 
 class Vocoder(Autoregressive):
@@ -33,13 +50,12 @@ class Vocoder(Autoregressive):
     The state holds what the model is still to be told, and without a spectrogram it has nothing to sing:
     `generate` raises ValueError.
 
-    Chapter: 8. Raises ValueError for a WaveRNN that listens to nothing.
+    Chapter: 8. Raises ValueError for a WaveRNN without conditioning.
     """
 
     def __init__(self, config: WaveRNNConfig, mel: LogMelConfig = TACOTRON) -> None:
         super().__init__()
-        if config.d_condition < 1:
-            raise ValueError(f"config.d_condition must be at least 1, got {config.d_condition}")
+        self.config = VocoderConfig(config, mel)
         self.log_mel = LogMel(mel)
         self.told = nn.Linear(mel.n_mels, config.d_condition)
         self.cell = WaveRNN(config)
@@ -116,5 +132,8 @@ class Vocoder(Autoregressive):
         """What is told at the next samples, the past as the cell knows it, and what is told later."""
         code, (h, told) = past
         if told.shape[1] < length:
-            raise ValueError(f"past must tell of {length} samples to come, got {told.shape[1]}")
+            raise ValueError(
+                f"past must hold conditioning for the next {length} samples, got {told.shape[1]}: "
+                "a vocoder generates from a spectrogram alone, by `Vocoder.sing`"
+            )
         return told[:, :length], (code, h), told[:, length:]

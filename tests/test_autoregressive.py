@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sashimi_lib.autoregressive import AudioLM, sample
+from sashimi_lib.autoregressive import AudioLM, new_model, sample
 from sashimi_lib.models import IsotropicConfig, IsotropicS4, SaShiMi, SaShiMiConfig
 from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.ssm.s4 import S4
 
 
 @pytest.fixture(params=["sashimi", "isotropic"])
@@ -123,3 +124,19 @@ def test_codes_that_are_none_are_refused(model, codes):
 def test_logits_that_blew_up_are_reported():
     with pytest.raises(ValueError, match="finite"):
         sample(torch.tensor([[float("nan"), 0.0]]))
+
+
+@pytest.mark.parametrize("config", [SaShiMiConfig(4, 1, unet=True, bidirectional=True)])
+def test_a_backbone_that_sees_the_future_is_refused(config):
+    with pytest.raises(ValueError, match=r"backbone must be causal.*got a bidirectional SaShiMi.*tiers"):
+        new_model(config, MuLaw())
+
+
+@pytest.mark.parametrize("directions", ["two-sided", "concatenated"])
+def test_one_layer_that_sees_the_future_is_enough(directions):
+    backbone = IsotropicS4(IsotropicConfig(d_model=4, n_layers=2))
+    backbone.blocks.blocks[2].layer = S4(4, directions=directions)
+    with pytest.raises(
+        ValueError, match=r"backbone must be causal.*blocks\.blocks\.2\.layer sees the future"
+    ):
+        AudioLM(MuLaw(), backbone)

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.mel import LogMelConfig
 from sashimi_lib.models import (
     IsotropicConfig,
     IsotropicS4,
@@ -20,6 +21,8 @@ from sashimi_lib.models import (
     SampleRNNConfig,
     SaShiMi,
     SaShiMiConfig,
+    Subscale,
+    SubscaleConfig,
     WaveNet,
     WaveNetConfig,
     WaveRNN,
@@ -27,11 +30,13 @@ from sashimi_lib.models import (
 )
 from sashimi_lib.models.heads import JointSoftmax, Logistics
 from sashimi_lib.models.sampling import Sampler
+from sashimi_lib.models.sparse import sparse
 from sashimi_lib.quantize import CoarseFine, MuLaw
 from sashimi_lib.ssm.s4 import Form, SSMConfig
-from sashimi_lib.streaming import base, graph, graphed
+from sashimi_lib.streaming import base, fastest, graph, graphed
 from sashimi_lib.streaming.graph import Graphed, StaticStep
 from sashimi_lib.streaming.states import tensors_of
+from sashimi_lib.vocoder import Vocoder
 
 WAVENET = WaveNetConfig(stacks=2, layers=3, d_residual=4, d_dilation=4, d_skip=8, d_end=8, d_model=4)
 MODELS = {
@@ -167,7 +172,7 @@ class Tape(TorchDispatchMode):
 @pytest.fixture
 def tapes(monkeypatch):
     @contextmanager
-    def record(graph, pool):
+    def record(graph, pool, capture_error_mode):
         with graph:
             yield
 
@@ -263,6 +268,77 @@ def test_in_all_else_it_is_the_model():
     assert torch.allclose(engine.log_likelihood(codes), model.log_likelihood(codes), atol=1e-4)
 
 
+MEL = LogMelConfig(8_000, n_mels=8, hop=20, window=256)
+
+
+@pytest.mark.parametrize(
+    ("make", "because"),
+    [
+        (
+            lambda: Vocoder(WaveRNNConfig(8, d_condition=3), MEL),
+            "must be an AudioLM or a WaveRNN, got Vocoder",
+        ),
+        (lambda: WaveRNN(WaveRNNConfig(8, d_condition=3)), "no conditioning, got one with d_condition=3"),
+        (lambda: sparse(WaveRNN(WaveRNNConfig(8)), small=0), "must be dense, got a WaveRNN with sparse"),
+        (lambda: base.Engine(WaveRNN(WaveRNNConfig(8))), "must be an AudioLM or a WaveRNN, got Engine"),
+    ],
+)
+def test_a_model_that_it_cannot_run_is_refused(make, because):
+    with pytest.raises(ValueError, match=because):
+        Graphed(make(), record=False)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Vocoder(WaveRNNConfig(8, d_condition=3), MEL),
+        lambda: Subscale(SubscaleConfig(8, factor=2, ahead=1, d_condition=3, layers=2)),
+        lambda: WaveRNN(WaveRNNConfig(8, d_condition=3)),
+    ],
+)
+def test_the_fastest_engine_leaves_alone_what_no_engine_runs(make, device, monkeypatch):
+    model = make()
+    monkeypatch.setattr(type(model), "device", property(lambda self: torch.device(device)))
+    assert fastest(model) is model
+
+
+def test_an_engine_begins_where_its_model_begins(monkeypatch):
+    model = a_model("wavernn")
+    monkeypatch.setattr(model, "beginning_of", lambda codes: (codes[:, 0], torch.ones(1, 16)))
+    code, state = Graphed(model, record=False).beginning_of(torch.full((1, 5, 2), 7))
+    assert code.tolist() == [[7, 7]]
+    assert torch.equal(state, torch.ones(1, 16))
+
+
+def test_random_numbers_are_asked_for_at_once_and_are_those_of_one_draw_after_the_other(monkeypatch):
+    step = StaticStep(a_model("dual softmax"), 3, temperature=1.0, top_p=1.0)
+    expected = torch.stack(
+        [
+            torch.rand(3, generator=g, dtype=torch.float64)
+            for g in [torch.Generator().manual_seed(1)]
+            for _ in range(20)
+        ]
+    )
+    calls, real = [], torch.Tensor.uniform_
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda x, **k: calls.append(x.shape) or real(x, **k))
+    step.hand_out(10, torch.Generator().manual_seed(1))
+    assert calls == [(10, 2, 3)]
+    assert torch.equal(step.uniform[:10].flatten(0, 1), expected)
+
+
+def test_other_threads_may_use_the_gpu_while_it_records(tapes, monkeypatch, shapes_unchecked):
+    modes, record = [], torch.cuda.graph
+
+    def noted(graph, pool, capture_error_mode):
+        modes.append(capture_error_mode)
+        return record(graph, pool, capture_error_mode)
+
+    monkeypatch.setattr(torch.cuda, "graph", noted)
+    Graphed(a_model("one pool")).generate(1)
+    assert modes == ["thread_local"] * 2
+
+
 def test_without_a_gpu_there_are_no_graphs():
     with pytest.raises(ValueError, match="model must be on a CUDA device, got one on cpu"):
         graphed(a_model("one pool"))
@@ -272,12 +348,13 @@ def test_without_a_gpu_there_are_no_graphs():
 @every_model
 @torch.no_grad()
 def test_on_a_gpu_graphs_draw_what_the_model_draws(name, shapes_unchecked):
+    """By the same random numbers: the slow twin, whose steps are not recorded, asks for them alike."""
     model = a_model(name).cuda()
-    engine = graphed(model)
+    engine, twin = graphed(model), Graphed(model, record=False)
     codes = model.quantizer.encode(2 * torch.rand(2, 37) - 1).cuda()
     past = model.absorb(codes, model.beginning(2))
     for settings in ({}, {"temperature": 0.8, "top_p": 0.9}):
-        wanted, after = drawn(model, past, [60], **settings)
+        wanted, after = drawn(twin, past, [1, 42, 17], **settings)
         codes, end = drawn(engine, past, [1, 42, 17], **settings)
         assert torch.equal(codes, wanted)
         assert [x.device for x in tensors_of(end)] == [x.device for x in tensors_of(after)]

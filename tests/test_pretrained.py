@@ -28,6 +28,8 @@ from sashimi_lib.models import (
     IsotropicConfig,
     SampleRNNConfig,
     SaShiMiConfig,
+    Subscale,
+    SubscaleConfig,
     WaveNet,
     WaveNetConfig,
     WaveRNN,
@@ -36,10 +38,15 @@ from sashimi_lib.models import (
 )
 from sashimi_lib.models.heads import DualSoftmax, JointSoftmax, Logistics
 from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
-from sashimi_lib.pretrained import WEIGHTS, Card, bundled_bits, load, names, save
+from sashimi_lib.models.sparse import sparse
+from sashimi_lib.pretrained import WEIGHTS, Card, bundled_bits, check_savable, load, names, save
 from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 from sashimi_lib.ssm.s4 import Form, SSMConfig
+from sashimi_lib.streaming import compiled
+from sashimi_lib.streaming.graph import Graphed
 from sashimi_lib.tensor_file import write_tensors
+from sashimi_lib.training.pruning import Pruner, Pruning
+from sashimi_lib.vocoder import Vocoder
 
 SINGERS = ["digits", "digits16", "piano", "wavernn"]  # which draw one sample after the other
 SHIPPED = sorted([*SINGERS, "digits_diffusion"])
@@ -286,7 +293,7 @@ def test_the_bits_of_a_16_bit_model_on_clips_that_ship_are_of_both_its_codes():
     assert bundled_bits(model, 8000) == pytest.approx(float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("head", [Logistics(4), JointSoftmax(4, 16), DualSoftmax(4, 16, d_hidden=7)])
+@pytest.mark.parametrize("head", [Logistics(4, 16), JointSoftmax(4, 16), DualSoftmax(4, 16, d_hidden=7)])
 def test_a_head_of_ones_own_cannot_be_saved(head, tmp_path):
     model = AudioLM(CoarseFine(16), build(BACKBONES["sashimi"]), head)
     with pytest.raises(
@@ -410,6 +417,89 @@ def test_a_header_is_text_that_anybody_can_read(file):
     assert header["backbone"]["class"] == "WaveNetConfig"
     assert header["quantizer"] == {"class": "MuLaw", "levels": 256}
     assert header["card"]["library"] == __version__
+
+
+def a_vocoder():
+    return Vocoder(WaveRNNConfig(12, d_condition=3), LogMelConfig(8000, n_mels=8, hop=20, window=256))
+
+
+def a_subscale():
+    return Subscale(SubscaleConfig(12, factor=4, ahead=1, d_condition=3, layers=2, levels=16))
+
+
+@pytest.mark.parametrize("make", [a_vocoder, a_subscale])
+@torch.no_grad()
+def test_models_that_are_no_backbone_with_a_head_come_back_as_they_were(make, tmp_path):
+    model = make()
+    before = torch.get_rng_state()
+    save(tmp_path / "file", model, 8000, Card("mine"))
+    back = load(tmp_path / "file")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert type(back.model) is type(model)
+    assert back.model.config == model.config
+    codes = torch.randint(0, model.quantizer.levels, (2, 40, 2))
+    assert torch.equal(back.model.log_likelihood(codes), model.log_likelihood(codes))
+    assert len(back.card.expected.codes) == 64
+    tensors, metadata = contents(tmp_path / "file")
+    rewrite(
+        tmp_path / "file", tensors | {"cell.O2.bias": torch.arange(1.0 * model.quantizer.levels)}, metadata
+    )
+    refused(tmp_path / "file", "must cost .* bits per sample, and costs")
+
+
+def pruning(finished):
+    model = WaveRNN(WaveRNNConfig(256))
+    pruner = Pruner(model, Pruning(0.9, (16, 1)))
+    pruner.prune(0.9)
+    if finished:
+        pruner.finish()
+    return model
+
+
+def with_a_gain():
+    model = new_model(BACKBONES["wavenet"], MuLaw())
+    model.backbone.register_buffer("gain", torch.ones(4))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "because"),
+    [
+        (
+            lambda: pruning(finished=False),
+            r"differs in .*R\.parametrizations\.weight\.original.*finish a `Pruner`",
+        ),
+        (lambda: sparse(pruning(finished=True)), r"differs in .*R\.weight.*not a `sparse` one"),
+        (with_a_gain, r"differs in backbone\.gain"),
+        (lambda: compiled(WaveRNN(WaveRNNConfig(12))), "got the engine Compiled: save its `model`"),
+        (lambda: Graphed(WaveRNN(WaveRNNConfig(12)), record=False), "got the engine Graphed"),
+    ],
+    ids=["pruner", "sparse", "another tensor", "compiled", "graphed"],
+)
+def test_what_load_would_refuse_is_refused_before_it_is_trained_and_before_it_is_written(
+    make, because, tmp_path
+):
+    model = make()
+    with pytest.raises(ValueError, match=because):
+        check_savable(model)
+    with pytest.raises(ValueError, match=because):
+        save(tmp_path / "file", model, 8000, Card("mine"))
+    assert not (tmp_path / "file").exists()
+
+
+def test_what_can_be_saved_is_and_nothing_is_drawn_to_know_it(tmp_path):
+    models = [pruning(finished=True), a_vocoder(), a_subscale(), diffusion("diffwave")]
+    models += [new_model(config, MuLaw()) for config in BACKBONES.values()]
+    before = torch.get_rng_state()
+    for model in models:
+        check_savable(model)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(ValueError, match="must be of parts of this library"):
+        check_savable(AudioLM(Own(), models[-1].backbone))
+
+
+class Own(MuLaw):
+    """What no header can describe."""
 
 
 def test_what_cannot_be_saved_is_refused(model, tmp_path):

@@ -1,5 +1,6 @@
 """The compiled loop draws what the model itself draws, from any past, with zeros left out or not."""
 
+import importlib.abc
 import subprocess
 import sys
 
@@ -13,7 +14,8 @@ from numba import njit
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
 from sashimi_lib.models.sampling import Sampler, distribution, invert
 from sashimi_lib.models.sparse import LAYERS
-from sashimi_lib.streaming import compiled
+from sashimi_lib.streaming import compiled, fastest
+from sashimi_lib.streaming.engine import _warn_once
 from sashimi_lib.streaming.kernels import HOW, Blocks, add_product, choose, exp, pack, room
 from sashimi_lib.training.pruning import Pruner, Pruning
 
@@ -94,6 +96,20 @@ def test_a_draw_is_that_of_sample(seed, temperature, top_p, levels):
     expected = invert(distribution(logits, temperature, top_p), uniform)
     buffer = np.empty(levels, np.float32)
     assert chosen(logits[0].numpy(), float(uniform), temperature, top_p, buffer) == expected
+
+
+@given(st.integers(0, 10_000), st.sampled_from([2, 4, 16, 64, 256]), st.sampled_from([0.25, 0.5, 0.75, 0.9]))
+@settings(max_examples=50, deadline=None)
+def test_of_equally_likely_codes_every_engine_has_the_same_in_its_nucleus(seed, levels, top_p):
+    """All codes equally likely, or a few groups of them; the lower ones of a group come first."""
+    generator = torch.Generator().manual_seed(seed)
+    few = torch.randint(0, 3, (1, levels), generator=generator).float()
+    for logits in (torch.zeros(1, levels), few):
+        kept = distribution(logits, 1.0, top_p)[0]
+        assert all(bool((kept[logits[0] == value].diff() <= 0).all()) for value in logits.unique())
+        buffer = np.empty(levels, np.float32)
+        chosen(logits[0].numpy(), 0.0, 1.0, top_p, buffer)
+        assert np.array_equal(buffer > 0, (kept > 0).numpy())
 
 
 # The engine
@@ -191,6 +207,22 @@ def test_without_numba_it_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "sashimi_lib.streaming.kernels")
     with pytest.raises(ImportError, match=r"pip install sashimi_lib\[fast\]"):
         compiled(a_wavernn())
+
+
+def test_a_numba_that_cannot_be_imported_says_why(monkeypatch):
+    class Broken(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name == "numba":
+                raise ImportError("Numba needs NumPy 2.2 or less. Got NumPy 9.0.")
+
+    for name in [name for name in sys.modules if name.split(".")[0] == "numba"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(ImportError, match="numba is installed, but cannot be imported: Numba needs NumPy"):
+        compiled(a_wavernn())
+    _warn_once.cache_clear()
+    with pytest.warns(UserWarning, match="samples are drawn slowly, since numba is installed, but"):
+        fastest(a_wavernn())
 
 
 def test_layers_that_are_pruned_are_those_that_the_loop_packs():

@@ -4,7 +4,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from sashimi_lib.autoregressive import Autoregressive
 from sashimi_lib.cli.arguments import EvaluateCommand
 from sashimi_lib.cli.device import device_of
 from sashimi_lib.cli.recordings import judged_length, sequences_of
@@ -13,6 +12,7 @@ from sashimi_lib.data.corpora import CORPORA, Codes
 from sashimi_lib.data.corpora.layouts import Split
 from sashimi_lib.diffusion.model import DiffusionModel
 from sashimi_lib.evaluation.likelihood import clip_bits, mean_bits
+from sashimi_lib.models.autoregression import SoundModel
 from sashimi_lib.pretrained import load
 
 
@@ -36,7 +36,7 @@ def run(command: EvaluateCommand) -> None:
     print(judged(model.to(device_of(command.device)), codes, rate, command.batch_size)[1])
 
 
-def judged(model: Autoregressive, codes: Codes, rate: int, batch_size: int) -> tuple[float, str]:
+def judged(model: SoundModel, codes: Codes, rate: int, batch_size: int) -> tuple[float, str]:
     """Bits per sample; and these in words, with their interval where there are pieces enough to tell one."""
     pieces = sequences_of(codes)
     bits = clip_bits(model, pieces, batch_size)

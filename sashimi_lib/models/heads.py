@@ -5,7 +5,8 @@
     JointSoftmax  16 bits as one softmax over 65,536: what the dual softmax saves us from
     Logistics     16 bits as a mixture of logistic bells, cut into 65,536 steps: ten bells, thirty numbers
 
-The last three are heads for the codes of `CoarseFine`.
+The last three are heads for the codes of `CoarseFine`, of 256 levels each unless said: with other ``levels``
+there are ``levels**2`` values of a sample.
 """
 
 import math
@@ -19,11 +20,13 @@ from torch.nn import functional as F
 from sashimi_lib.models.autoregression import bits_of
 from sashimi_lib.models.sampling import Choose
 
-HALF = 32_768  # steps of 16-bit sound on either side of zero
-
 
 class Head(nn.Module, ABC):
-    """A distribution of codes, given features."""
+    """A distribution of codes, given features: ``codes`` of them a sample, one or two, each one of ``levels``
+    values."""
+
+    codes: int = 2
+    levels: int
 
     @abstractmethod
     def log_probability(
@@ -45,6 +48,12 @@ class Softmax(nn.Linear, Head):
 
     Chapter: 6. SaShiMi paper, section 2.
     """
+
+    codes = 1
+
+    def __init__(self, d_model: int, levels: int = 256) -> None:
+        super().__init__(d_model, levels)
+        self.levels = levels
 
     def log_probability(
         self, y: Float[Tensor, "batch length H"], codes: Int[Tensor, "batch length"]
@@ -72,6 +81,7 @@ class DualSoftmax(Head):
 
     def __init__(self, d_model: int, levels: int = 256, d_hidden: int = 128) -> None:
         super().__init__()
+        self.levels = levels
         self.O1, self.O2 = nn.Linear(d_model, d_hidden), nn.Linear(d_hidden, levels)
         self.O3, self.O4 = nn.Linear(d_model, d_hidden), nn.Linear(d_hidden, levels)
         self.E = nn.Embedding(levels, d_hidden)
@@ -127,7 +137,8 @@ class JointSoftmax(Head):
 
 
 class Logistics(Head):
-    """A mixture of ``n`` logistic distributions over the amplitude, discretised to 16 bits.
+    """A mixture of ``n`` logistic distributions over the amplitude, discretised to ``levels**2`` steps: 16
+    bits with 256 levels.
 
     Sample s in [-1, 1) has the probability ``sum_k w_k (F((s + d - m_k)/r_k) - F((s - d - m_k)/r_k))``, with
     F the logistic function and d half a step; the outermost steps also get all that lies beyond.
@@ -139,9 +150,9 @@ class Logistics(Head):
     Chapter: 8. PixelCNN++ (Salimans et al., 2017), section 2.1; Parallel WaveNet's output.
     """
 
-    def __init__(self, d_model: int, n: int = 10) -> None:
+    def __init__(self, d_model: int, levels: int = 256, n: int = 10) -> None:
         super().__init__()
-        self.linear = nn.Linear(d_model, 3 * n)
+        self.levels, self.linear = levels, nn.Linear(d_model, 3 * n)
         with torch.no_grad():  # bells side by side, wide enough to reach each other
             self.linear.bias.view(3, n)[1] = torch.linspace(-0.5, 0.5, n)
             self.linear.bias.view(3, n)[2] = -3.0
@@ -151,29 +162,30 @@ class Logistics(Head):
     ) -> Float[Tensor, "batch length"]:
         """``log2 P(sample | y)`` of each sample, in bits."""
         coarse, fine = codes.unbind(-1)
-        value = (256 * coarse + fine)[..., None]
+        value = (self.levels * coarse + fine)[..., None]
         return self.interval(y, value, value + 1)[..., 0]
 
     def draw(self, y: Float[Tensor, "batch H"], choose: Choose) -> Int[Tensor, "batch two"]:
         """As from a softmax over all values, so that ``choose`` means what it means elsewhere."""
-        every = torch.arange(2 * HALF, device=y.device).expand(len(y), -1)
+        every = torch.arange(self.levels**2, device=y.device).expand(len(y), -1)
         whole = choose(self.interval(y, every, every + 1) * math.log(2))
-        return torch.stack([whole // 256, whole % 256], dim=-1)
+        return torch.stack([whole // self.levels, whole % self.levels], dim=-1)
 
     def interval(
         self, y: Float[Tensor, "*batch H"], low: Int[Tensor, "*batch n"], high: Int[Tensor, "*batch n"]
     ) -> Float[Tensor, "*batch n"]:
-        """``log2 P(low <= value < high | y)`` of values 0 to 65,535, for n intervals a sample.
+        """``log2 P(low <= value < high | y)`` of values 0 to ``levels**2 - 1``, for n intervals a sample.
 
         With a > b, ``F(a) - F(b) = F(a) F(-b) (1 - exp(b - a))``: no difference of near numbers is taken.
         """
         y = self.linear(y)
         weight, mean, log_scale = (y if y.dtype == torch.float64 else y.float()).chunk(3, dim=-1)
         inverse = torch.exp(-log_scale.clamp(min=-12))[..., None, :]
-        low, high = low[..., None], high[..., None]
-        upper, lower = (inverse * ((edge - HALF - 0.5) / HALF - mean[..., None, :]) for edge in (high, low))
-        top, bottom = high == 2 * HALF, low == 0
-        inside = torch.log(-torch.expm1(-inverse * ((high - low) / HALF)))
+        half = self.levels**2 // 2  # steps on either side of zero
+        low, high = (edge[..., None].to(mean) for edge in (low, high))
+        upper, lower = (inverse * ((edge - half - 0.5) / half - mean[..., None, :]) for edge in (high, low))
+        top, bottom = high == 2 * half, low == 0
+        inside = torch.log(-torch.expm1(-inverse * ((high - low) / half)))
         log_p = (
             torch.where(top, 0.0, F.logsigmoid(upper))
             + torch.where(bottom, 0.0, F.logsigmoid(-lower))

@@ -16,7 +16,8 @@ def distribution(
     """``softmax(logits / temperature)``, cut to its ``top_p`` nucleus: what `sample` draws from. Rows sum to
     one only before the cut.
 
-    The nucleus is the smallest set of most likely codes whose probability reaches ``top_p``.
+    The nucleus is the smallest set of most likely codes whose probability reaches ``top_p``; of equally
+    likely ones the lower codes are taken first.
 
     >>> distribution(torch.zeros(1, 4), top_p=0.5).sort().values
     tensor([[0.0000, 0.0000, 0.2500, 0.2500]])
@@ -41,8 +42,8 @@ def cut_softmax(
     """
     probability = (logits.float() / temperature).softmax(-1)
     if top_p < 1:
-        ordered, order = probability.sort(dim=-1, descending=True)
-        outside = ordered.cumsum(-1) - ordered >= top_p
+        ordered, order = probability.sort(dim=-1, descending=True, stable=True)
+        outside = ordered.double().cumsum(-1) - ordered >= top_p
         probability = probability.masked_fill(outside.gather(-1, order.argsort(-1)), 0)
     return probability
 

@@ -1,4 +1,4 @@
-"""Engines: other ways of drawing the same samples from a trained model, faster; and the live stream."""
+"""Engines: faster ways of drawing from the same distribution as a trained model; and the live stream."""
 
 from sashimi_lib.streaming.engine import compiled, fastest
 from sashimi_lib.streaming.graph import graphed

@@ -1,10 +1,15 @@
 """What every engine is: a model that draws its samples in another way, and in all else is the model it was
 made from.
+
+An engine computes the same logits, but sums in another order, so they differ by rounding. A draw compares a
+random number with a cumulative probability. On a CPU the random numbers of a seed are the same for every
+engine: so the same codes come out until such a number lies within rounding of an edge, typically after
+thousands of samples, and the sequence goes another way. The distribution stays the same throughout.
 """
 
 from collections.abc import Iterator
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -17,7 +22,7 @@ PIECE = 1024  # samples that are made between two looks at the progress bar
 
 
 class Engine(Autoregressive):
-    """A model with a `go_on` of its own: the same codes for the same seed, sooner."""
+    """A model with a `go_on` of its own: the same distribution, sooner."""
 
     def __init__(self, model: Autoregressive) -> None:
         super().__init__()
@@ -26,6 +31,10 @@ class Engine(Autoregressive):
     def initial_state(self, batch_size: int) -> State:
         """The state of silence."""
         return self.model.initial_state(batch_size)
+
+    def beginning_of(self, x: Num[Tensor, "batch length *two"]) -> Past:
+        """The past of the first sample of these sequences, as of the model."""
+        return self.model.beginning_of(x)
 
     def log_likelihood_from(
         self, codes: Int[Tensor, "batch length *two"], past: Past

@@ -9,7 +9,7 @@ import itertools
 import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.models.autoregression import Autoregressive
+from sashimi_lib.models.autoregression import Autoregressive, SoundModel
 from sashimi_lib.models.sampling import Sampler
 from sashimi_lib.models.sashimi import SaShiMi
 from sashimi_lib.models.trainable import Past
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sashimi_lib.streaming.kernels import Orders
     from sashimi_lib.streaming.loop import Loop, Tree
 
+Model = TypeVar("Model", bound=SoundModel)
 TOGETHER = 8  # sequences that a thread draws side by side: the states of more would not stay in a cache
 
 
@@ -107,7 +108,8 @@ class Compiled(Engine):
 
 
 def compiled(model: Autoregressive) -> Compiled:
-    """The same model for generating on a CPU, many times as fast; the same seed draws the same codes.
+    """The same model for generating on a CPU, many times as fast. The same seed draws the same codes until
+    rounding decides one, typically after thousands (`sashimi_lib.streaming.base` says why).
 
     There are loops for a WaveRNN, and for a SaShiMi or a WaveNet with one softmax or the dual one. Matrices
     of a WaveRNN of which little is left after pruning (`sashimi_lib.training.pruning`) are multiplied without
@@ -118,13 +120,13 @@ def compiled(model: Autoregressive) -> Compiled:
     >>> torch.equal(compiled(model).generate(50, seed=0), model.generate(50, seed=0))
     True
 
-    Chapters: 7 and 8. Raises ImportError, saying what to install, where Numba is missing; and ValueError for
-    a model that is not on the CPU, or for which there is no loop.
+    Chapters: 7 and 8. Raises ImportError where Numba cannot be imported, saying what to install or what is
+    wrong; and ValueError for a model that is not on the CPU, or for which there is no loop.
     """
     return Compiled(model)
 
 
-def fastest(model: Autoregressive) -> Autoregressive:
+def fastest(model: Model) -> Model | Engine:
     """The same model by the fastest engine that there is for it here: the compiled one on a CPU, graphs on a
     GPU; the model itself where neither can be had.
 
@@ -132,9 +134,9 @@ def fastest(model: Autoregressive) -> Autoregressive:
     >>> type(fastest(WaveRNN(WaveRNNConfig(d_hidden=32)))).__name__
     'Compiled'
 
-    Chapters: 7 and 8. Without Numba it warns once, and says what to install.
+    Chapters: 7 and 8. Without Numba it warns once, and says why.
     """
-    if isinstance(model, Engine):
+    if not isinstance(model, Autoregressive) or isinstance(model, Engine):
         return model
     try:
         return graphed(model) if model.device.type == "cuda" else compiled(model)
@@ -157,10 +159,7 @@ def _loop_of(model: Autoregressive) -> "Loop":
         raise ValueError(f"model must be a SaShiMi, a WaveNet or a WaveRNN, got {type(backbone).__name__}")
     if model.device.type != "cpu":
         raise ValueError(f"model must be on the CPU, got one on {model.device}")
-    try:
-        import numba  # noqa: F401
-    except ImportError as error:
-        raise ImportError("numba is missing: pip install sashimi_lib[fast]") from error
+    _import_numba()
     if isinstance(model, WaveRNN):
         from sashimi_lib.streaming.wavernn import WaveRNNLoop
 
@@ -173,3 +172,13 @@ def _loop_of(model: Autoregressive) -> "Loop":
     from sashimi_lib.streaming.wavenet import WaveNetLoop
 
     return WaveNetLoop(model)
+
+
+def _import_numba() -> None:
+    """Raise ImportError with what is the matter, where it cannot be imported: NumPy too new for it, say."""
+    try:
+        import numba  # noqa: F401
+    except Exception as error:  # a package that does not fit another may fail in any way
+        if isinstance(error, ModuleNotFoundError) and error.name == "numba":
+            raise ImportError("numba is missing: pip install sashimi_lib[fast]") from error
+        raise ImportError(f"numba is installed, but cannot be imported: {error}") from error

@@ -17,11 +17,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models.autoregression import Autoregressive
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import Sampler, cut_softmax, invert
+from sashimi_lib.models.sparse import SparseLinear
 from sashimi_lib.models.trainable import Past
 from sashimi_lib.models.wavenet import WaveNet
+from sashimi_lib.models.wavernn import WaveRNN
 from sashimi_lib.streaming.base import PIECE, Engine, in_pieces
 from sashimi_lib.streaming.states import state_of, tensors_of
 
@@ -158,10 +161,9 @@ class StaticStep:
         self.finite.fill_(True)
 
     def hand_out(self, samples: int, generator: torch.Generator | None) -> None:
-        """Random numbers for some samples, asked for one draw at a time: `sample` does it so, and on a GPU
-        more at once would be other numbers."""
-        for row in self.uniform[:samples].flatten(0, 1).unbind():
-            row.uniform_(generator=generator)
+        """Random numbers for some samples, all by one call. On a CPU they are those that `sample` asks for,
+        one draw after the other; on a GPU they are not, since there each call begins a new block of them."""
+        self.uniform[:samples].uniform_(generator=generator)
         self.now.zero_()
 
     def __call__(self) -> None:
@@ -231,7 +233,8 @@ class Recording:
         pool = torch.cuda.graph_pool_handle()
         while (before := self.step.clocks()) not in self.graphs:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            # "thread_local": what other threads ask of the GPU meanwhile, to pin memory say, is no error.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 self.step()  # on the GPU nothing happens yet; the clocks on the CPU do move
             self.graphs[before] = graph, self.step.clocks()
 
@@ -246,6 +249,7 @@ class Graphed(Engine):
     """
 
     def __init__(self, model: Autoregressive, record: bool = True) -> None:
+        _check_static(model)
         super().__init__(model)
         self.record = record
         self._new_step = functools.partial(StaticStep, _frozen(model))  # which does not count as a part
@@ -280,8 +284,8 @@ class Graphed(Engine):
 
 
 def graphed(model: Autoregressive) -> Graphed:
-    """The same model for generating on a GPU, its steps replayed as CUDA graphs; the same seed draws the same
-    codes as the model itself does there.
+    """The same model for generating on a GPU, its steps replayed as CUDA graphs. A seed draws from the same
+    distribution as the model itself does there, by other random numbers (`StaticStep.hand_out`).
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
     >>> graphed(WaveRNN(WaveRNNConfig(d_hidden=32)))
@@ -289,11 +293,25 @@ def graphed(model: Autoregressive) -> Graphed:
         ...
     ValueError: model must be on a CUDA device, got one on cpu
 
-    Chapter: 7. Raises ValueError for a model that is not on a CUDA device.
+    Chapter: 7. Raises ValueError for a model that is not on a CUDA device, and for one whose state changes
+    its shape from sample to sample, as a vocoder's does, or whose matrices are sparse.
     """
     if model.device.type != "cuda":
         raise ValueError(f"model must be on a CUDA device, got one on {model.device}")
     return Graphed(model)
+
+
+def _check_static(model: Autoregressive) -> None:
+    """Raise ValueError unless a step of the model can stay where it is."""
+    name = type(model).__name__
+    if isinstance(model, WaveRNN) and model.config.d_condition:
+        raise ValueError(
+            f"model must take no conditioning, got one with d_condition={model.config.d_condition}"
+        )
+    if not isinstance(model, AudioLM | WaveRNN):
+        raise ValueError(f"model must be an AudioLM or a WaveRNN, got {name}")
+    if any(isinstance(module, SparseLinear) for module in model.modules()):
+        raise ValueError(f"model must be dense, got a {name} with sparse matrices")
 
 
 def _frozen(model: Autoregressive) -> Autoregressive:

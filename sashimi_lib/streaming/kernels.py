@@ -4,6 +4,7 @@ Float32 throughout. Sums may be taken in any order, which is what lets the compi
 NaN and infinity keep their meaning.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
@@ -11,15 +12,19 @@ from numba import njit, types
 from numba.extending import overload
 from torch import Tensor, nn
 
+from sashimi_lib.streaming.cache import keep_on_disk
 from sashimi_lib.streaming.vectors import LANES, load, spread, store
 
 HOW: dict[str, Any] = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
 
-# A loop, to be called from Python; and what it is made of, to be called by compiled code alone, without the
-# wrappers that take as long to compile. What is compiled of a loop is kept beside its source, and is as old
-# as that file alone: after a change here, remove __pycache__.
-compiled = njit(**HOW, cache=True, nogil=True)
+# What a loop is made of is called by compiled code alone, without the wrappers that take as long to compile.
 inner = njit(**{**HOW, "no_cpython_wrapper": True, "no_cfunc_wrapper": True})
+
+
+def compiled(loop: Callable[..., Any]) -> Any:
+    """A loop, to be called from Python. Its machine code is kept on disk."""
+    return keep_on_disk(njit(**HOW, nogil=True)(loop))
+
 
 UNROLL = 4  # columns at once, each into a sum of its own, so that none waits for the one before it
 DENSE = 0.25  # the share of blocks from which on it is faster not to skip the others
@@ -228,7 +233,7 @@ def choose(logits, uniform, temperature, top_p, p):
 @no_type_check
 def _nucleus(p, top_p):
     """Zero what is outside the smallest set of likeliest codes that reaches ``top_p``."""
-    order, total, before = np.argsort(-p), 0.0, 0.0
+    order, total, before = np.argsort(-p, kind="mergesort"), 0.0, 0.0  # equal ones by index, as `cut_softmax`
     for i in range(len(p)):
         total += p[i]
     for i in order:

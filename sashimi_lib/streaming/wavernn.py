@@ -45,7 +45,7 @@ class WaveRNNLoop(Loop):
     def __init__(self, model: WaveRNN) -> None:
         if model.config.d_condition:
             raise ValueError(
-                f"model must be told nothing, got a WaveRNN with d_condition={model.config.d_condition}"
+                f"model must take no conditioning, got one with d_condition={model.config.d_condition}"
             )
         self.half, self.levels, self.codes = model.config.d_hidden // 2, model.config.levels, 2
         self.dtype = model.bias.dtype

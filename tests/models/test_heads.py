@@ -8,13 +8,17 @@ import torch
 
 from sashimi_lib.autoregressive import AudioLM, sample
 from sashimi_lib.models import SampleRNN, SampleRNNConfig, SaShiMi, SaShiMiConfig, WaveNet, WaveNetConfig
-from sashimi_lib.models.heads import HALF, DualSoftmax, JointSoftmax, Logistics
+from sashimi_lib.models.heads import DualSoftmax, JointSoftmax, Logistics, Softmax
 from sashimi_lib.quantize import CoarseFine, MuLaw
 from sashimi_lib.training.initial import order_codes
 from sashimi_lib.training.trainer import TrainingConfig, train
 
 EVERY = torch.cartesian_prod(torch.arange(256), torch.arange(256))
-HEADS = [(lambda: DualSoftmax(8, 16), 16), (lambda: JointSoftmax(8, 16), 16), (lambda: Logistics(8), 256)]
+HEADS = [
+    (lambda: DualSoftmax(8, 16), 16),
+    (lambda: JointSoftmax(8, 16), 16),
+    *((partial(Logistics, 8, levels), levels) for levels in (2, 6, 16, 256)),
+]
 BACKBONES = [
     lambda: SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)),
     lambda: WaveNet(WaveNetConfig(1, 3, 4, 4, 4, 4, 4)),
@@ -52,8 +56,8 @@ def test_a_head_draws_as_often_as_it_says(kind, levels):
 def test_logistics_are_the_difference_of_two_values_of_the_logistic_function():
     head, y = Logistics(8, n=3).double(), torch.randn(1, 1, 8).double()
     weight, mean, log_scale = head.linear(y)[0, 0].chunk(3)
-    s = (EVERY[:, 0] * 256 + EVERY[:, 1]).double()[:, None] / HALF - 1
-    upper, lower = ((s + d - mean) / log_scale.exp() for d in (0.5 / HALF, -0.5 / HALF))
+    s = (EVERY[:, 0] * 256 + EVERY[:, 1]).double()[:, None] / 32_768 - 1
+    upper, lower = ((s + d - mean) / log_scale.exp() for d in (0.5 / 32_768, -0.5 / 32_768))
     upper[-1], lower[0] = torch.inf, -torch.inf
     expected = (weight.softmax(-1) * (upper.sigmoid() - lower.sigmoid())).sum(-1)
     given = 2 ** head.log_probability(y.expand(1, len(EVERY), 8), EVERY[None])[0]
@@ -120,3 +124,24 @@ def test_a_head_of_ones_own_takes_the_place_of_the_backbones():
     model = AudioLM(CoarseFine(), BACKBONES[0](), Logistics(4))
     assert model.generate(3, batch_size=2).shape == (2, 3, 2)
     assert not hasattr(AudioLM(MuLaw(), BACKBONES[0]()).head, "O1")
+
+
+@torch.no_grad()
+def test_a_mixture_over_few_levels_is_the_one_over_many_in_larger_steps():
+    few, many, y = Logistics(8, 2).double(), Logistics(8, 256).double(), torch.randn(1, 8).double()
+    many.load_state_dict(few.state_dict())
+    edges = torch.arange(5)[None]  # of four steps, each around its value; one is 16,384 of the small ones
+    coarse = few.interval(y, edges[:, :-1], edges[:, 1:]).exp2()
+    fine = (edges * 2**14 - 2**13).clamp(min=0)
+    fine[:, -1] = 2**16
+    assert torch.allclose(coarse, many.interval(y, fine[:, :-1], fine[:, 1:]).exp2(), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "head"),
+    [(CoarseFine(16), Logistics(4)), (CoarseFine(16), JointSoftmax(4)), (CoarseFine(), DualSoftmax(4, 16)),
+     (CoarseFine(), Softmax(4, 256)), (MuLaw(), Logistics(4)), (MuLaw(128), Softmax(4, 256))],
+)  # fmt: skip
+def test_a_head_of_other_codes_than_the_quantizers_is_refused(quantizer, head):
+    with pytest.raises(ValueError, match=r"head must give . codes a sample of"):
+        AudioLM(quantizer, BACKBONES[0](), head)
