@@ -1,41 +1,17 @@
-"""Sphinx extension of the book: keeps its pages in step with the library.
+"""Sphinx extension of the book: makes the API pages out of the library's docstrings.
 
-- The library is importable while pages are built, and a change in it runs the chapters again. The notebook
-  cache keys on code cells and kernel name only, so without this an edit in ``sashimi_lib`` alone would leave
-  stale outputs on the pages, even after ``jupyter-book build --all``.
 - The API pages list every module by themselves: a line ``%% sashimi_lib.ssm`` becomes that package's modules.
 - Docstrings are plain text with backticks for code, so that formulas such as ``A - p p*`` need no escaping.
 """
 
-import hashlib
-import os
 import re
 import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
-from sphinx.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = re.compile(r"(:[\w:]+:`[^`]+`|``.+?``|`[^`]+`)")
-
-
-def digest() -> str:
-    """Return a short hash of what outputs depend on besides the notebooks: the library, measured results."""
-    sha = hashlib.sha256()
-    sources = [path for path in (ROOT / "sashimi_lib").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    for path in sorted(sources + list((ROOT / "book" / "results").glob("*.json"))):
-        sha.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
-    return sha.hexdigest()[:12]
-
-
-def configure(app: Sphinx, config: Config) -> None:
-    """Give every state of the library its own cache of executed notebooks."""
-    config.library_digest = digest()  # rebuild="env": another value re-reads every page
-    if config.nb_execution_mode == "cache" and not config.nb_execution_cache_path:
-        config.nb_execution_cache_path = str(
-            Path(app.outdir).parent / ".jupyter_cache" / config.library_digest
-        )
 
 
 def modules(name: str) -> list[str]:
@@ -76,11 +52,9 @@ def plain_docstring(
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Put the library on the kernels' path and on autodoc's, and connect the rest."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    """Put the library on autodoc's path, and connect the rest."""
     sys.path.insert(0, str(ROOT))
-    app.add_config_value("library_digest", "", "env")
-    app.connect("config-inited", configure)
+    app.add_config_value("library_modules", modules("sashimi_lib"), "env")  # a new module re-reads the pages
     app.connect("source-read", list_modules)
     app.connect(
         "autodoc-process-docstring", plain_docstring, priority=400
