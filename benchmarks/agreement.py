@@ -33,7 +33,7 @@ class Given:
 def by_steps(model: Autoregressive, codes: Tensor, past: Past) -> Tensor:
     """The logits that the model's own step gives each code, sample by sample."""
     (code, state), choose = past, Given(codes)
-    with parametrize.cached():  # weights under weight norm are multiplied out once
+    with parametrize.cached(), cached_kernels(model):  # what follows from weights alone is made once
         for _ in range(codes.shape[1]):
             code, state = model.draw(code, state, choose)
     return torch.stack(choose.logits, dim=1).unflatten(1, codes.shape[1:])

@@ -37,7 +37,7 @@ def draw_each(model: AudioLM, length: int, settings: list[tuple[float, float]]) 
     """One draw for each temperature and top-p, side by side: (settings, length) codes, from seed 0."""
     generator, state = torch.Generator().manual_seed(0), model.initial_state(len(settings))
     code, codes = torch.full((len(settings),), model.quantizer.silence), []
-    with parametrize.cached():
+    with parametrize.cached(), cached_kernels(model):
         for _ in range(length):
             logits, state = model.step(code, state)
             rows = zip(logits.split(1), settings, strict=True)

@@ -176,11 +176,12 @@ def _step(model: AudioLM, codes: Tensor, config: TrainingConfig, precision: str)
 
     def step() -> None:
         silence, state = model.beginning(len(codes))
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            y, _ = model.features(preceded(codes, silence), state if config.truncate else None)
-            loss = -model.head.log_probability(y, codes).mean()
         optimizer.zero_grad()
-        loss.backward()
+        with shared_kernels(model):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                y, _ = model.features(preceded(codes, silence), state if config.truncate else None)
+                loss = -model.head.log_probability(y, codes).mean()
+            loss.backward()
         optimizer.step()
 
     return step

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from sashimi_lib.audio import check_waveform
-from sashimi_lib.diffusion.objective import Predict, estimates, random_steps, target
+from sashimi_lib.diffusion.objective import Draws, Predict, estimates, noise_of, random_draws, target
 from sashimi_lib.diffusion.samplers import (
     ANCESTRAL,
     DPM_SOLVER,
@@ -32,6 +32,7 @@ from sashimi_lib.diffusion.schedules import PUBLISHED, Schedule, add_noise
 from sashimi_lib.mel import LogMel, check_features
 from sashimi_lib.models.build import DenoiserConfig, new_denoiser
 from sashimi_lib.models.trainable import Past, Trainable
+from sashimi_lib.ssm.cache import cached_kernels
 
 Steps = int | Float[Tensor, " n"] | None  # so many steps of `grid`, these steps, or every step there is
 
@@ -111,28 +112,32 @@ class DiffusionModel(Trainable):
         x: Float[Tensor, "batch length"],
         past: Past | None = None,
         label: Int[Tensor, " batch"] | None = None,
+        random: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> tuple[Float[Tensor, "batch length"], None]:
         """Minus the squared error of what the network is to say of each sample, each sound at a random step.
 
-        Steps, noise and the labels that are left out come from PyTorch's own random numbers of the CPU, so
-        that they are the same ones wherever the weights are. Raises ValueError for sounds that are none, for
-        a past, and for labels as `denoise` does.
+        ``random`` are the `Draws` of these sounds. Raises ValueError for sounds that are none, for a past,
+        and for labels as `denoise` does.
         """
         check_waveform(x, "x")
         if past is not None:
             raise ValueError("past must be None: a diffusion model hears whole sounds only")
-        step, length = random_steps(self.config.schedule.steps, len(x)), x.shape[1]
+        step, dropout, seed = self.draw_random(len(x)) if random is None else random
         self._check_label(label, len(x))
         if label is not None:
-            left_out = torch.rand(len(label)) < self.config.unlabelled
-            label = torch.where(left_out.to(label.device), self.config.backbone.n_classes, label)
-        x = self._padded(x)
+            dropped = (dropout < self.config.unlabelled).to(label.device, non_blocking=True)
+            label = torch.where(dropped, self.config.backbone.n_classes, label)
+        length, x = x.shape[1], self._padded(x)
         features, x = self._features(x), x / self.config.scale
-        noise = torch.randn(x.shape, dtype=x.dtype).to(x.device)
-        level = self.config.schedule.log_snr(step)
-        said = self.backbone(add_noise(x, noise, level), step.to(x), label, features)
+        noise, level = noise_of(seed, like=x), self.config.schedule.log_snr(step)
+        step = step.to(x, non_blocking=True)
+        said = self.backbone(add_noise(x, noise, level), step, label, features)
         error = said.to(x.dtype) - target(x, noise, level, self.config.predict)
         return -error.square()[:, :length], None
+
+    def draw_random(self, batch_size: int) -> Draws:
+        """Steps, dropped labels and noise of so many sounds, the same ones wherever the weights are."""
+        return random_draws(self.config.schedule.steps, batch_size)
 
     def denoise(
         self,
@@ -154,15 +159,14 @@ class DiffusionModel(Trainable):
         """
         self._check_label(label, len(x))
         if guidance == 1:
-            said = self.backbone(x, step.to(x), label, features)
+            said = self.backbone(x, step.to(x, non_blocking=True), label, features)
         elif label is None or not math.isfinite(guidance):
             raise ValueError(f"guidance must be finite, and 1 where no label is given, got {guidance}")
         else:
             none = torch.full_like(label, self.config.backbone.n_classes)
             twice = None if features is None else torch.cat([features, features])
-            both = self.backbone(
-                torch.cat([x, x]), torch.cat([step, step]).to(x), torch.cat([label, none]), twice
-            )
+            steps = torch.cat([step, step]).to(x, non_blocking=True)
+            both = self.backbone(torch.cat([x, x]), steps, torch.cat([label, none]), twice)
             told, untold = both.chunk(2)
             said = untold + guidance * (told - untold)
         return estimates(x, said, self.config.schedule.log_snr(step), self.config.predict)
@@ -188,11 +192,12 @@ class DiffusionModel(Trainable):
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
         of_noise, of_clean = [], []
-        for step in steps.double().cpu():
-            noisy = add_noise(x, noise, self.config.schedule.log_snr(step))
-            clean_hat, noise_hat = self.denoise(noisy, step.expand(len(x)), label, features=features)
-            of_noise.append(F.mse_loss(noise_hat[:, :length], noise[:, :length]))
-            of_clean.append(F.mse_loss(clean_hat[:, :length], x[:, :length]) * self.config.scale**2)
+        with parametrize.cached(), cached_kernels(self):
+            for step in steps.double().cpu():
+                noisy = add_noise(x, noise, self.config.schedule.log_snr(step))
+                clean_hat, noise_hat = self.denoise(noisy, step.expand(len(x)), label, features=features)
+                of_noise.append(F.mse_loss(noise_hat[:, :length], noise[:, :length]))
+                of_clean.append(F.mse_loss(clean_hat[:, :length], x[:, :length]) * self.config.scale**2)
         return LevelLoss(torch.stack(of_noise), torch.stack(of_clean))
 
     def generate(
@@ -310,7 +315,8 @@ class DiffusionModel(Trainable):
         def at(x: Tensor, step: float) -> tuple[Tensor, Tensor]:
             return denoise(x, torch.full((batch,), step, dtype=torch.float64))
 
-        with parametrize.cached():  # weights under weight norm are multiplied out once, not at every step
+        # Weights under weight norm are multiplied out once, kernels are made once: not at every step.
+        with parametrize.cached(), cached_kernels(self):
             x = sample(at, self.config.schedule, path, start, sampler, generator, constrain, progress)
         return (self.config.scale * x[:, :length]).clamp(-1, 1)
 

@@ -1,14 +1,55 @@
 """What a diffusion model is trained to say, and at which steps (chapter 9)."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from sashimi_lib.diffusion.schedules import alpha_sigma
+from sashimi_lib.diffusion.schedules import alpha_sigma, beside
 
 Predict = Literal["noise", "velocity"]
+
+
+class Draws(NamedTuple):
+    """The random numbers of a training step, a row for each sequence of a batch: the diffusion step, a
+    uniform number that decides whether its label is dropped, and the seed of its noise.
+
+    A row tells all about its sequence, so a batch may be split in any way: see `noise_of`.
+
+    Chapter: 9.
+    """
+
+    step: Float[Tensor, " batch"]
+    dropout: Float[Tensor, " batch"]
+    seed: Int[Tensor, " batch"]
+
+
+def random_draws(steps: int, batch: int) -> Draws:
+    """New ones, of a schedule of so many steps, which a batch covers as `random_steps` says.
+
+    From PyTorch's own random numbers of the CPU. Chapter: 9.
+    """
+    return Draws(random_steps(steps, batch), torch.rand(batch), torch.randint(2**63 - 1, (batch,)))
+
+
+def noise_of(
+    seed: Int[Tensor, " batch"], like: Float[Tensor, "batch length"]
+) -> Float[Tensor, "batch length"]:
+    """Normal noise from a seed for each sequence, whatever stands beside it in the batch.
+
+    >>> noise = noise_of(torch.tensor([3, 4]), torch.zeros(2, 100))
+    >>> torch.equal(noise[1:], noise_of(torch.tensor([4]), torch.zeros(1, 100)))
+    True
+
+    Drawn on the CPU, so that it is the same on every device. Chapter: 9.
+    """
+    generator = torch.Generator()
+    rows = [
+        torch.randn(like.shape[1], generator=generator.manual_seed(number), dtype=like.dtype)
+        for number in seed.tolist()
+    ]
+    return torch.stack(rows).to(like.device, non_blocking=True)
 
 
 def random_steps(steps: int, batch: int) -> Float[Tensor, " batch"]:
@@ -39,7 +80,7 @@ def target(
     """
     if predict == "noise":
         return noise
-    alpha, sigma = (c[..., None].to(clean) for c in alpha_sigma(log_snr))
+    alpha, sigma = (beside(c, clean) for c in alpha_sigma(log_snr))
     return alpha * noise - sigma * clean
 
 
@@ -60,7 +101,7 @@ def estimates(
 
     Chapter: 9.
     """
-    alpha, sigma = (c[..., None].to(x) for c in alpha_sigma(log_snr))
+    alpha, sigma = (beside(c, x) for c in alpha_sigma(log_snr))
     if predict == "noise":
         return (x - sigma * said) / alpha, said
     return alpha * x - sigma * said, sigma * x + alpha * said

@@ -205,7 +205,7 @@ def sample(
     Chapter: 9. Raises ValueError for steps that are beyond the schedule's ends, and for the same step twice
     in a row.
     """
-    levels = schedule.log_snr(steps)
+    levels = schedule.log_snr(steps.cpu())  # what the loop asks of them must not wait for the network
     if len(steps) == 0 or not bool(levels.diff().all()):
         raise ValueError(f"steps must be at least one, no two in a row the same, got {steps.tolist()}")
 

@@ -18,6 +18,7 @@ from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import Choose, Sampler
 from sashimi_lib.models.trainable import Past, Trainable
 from sashimi_lib.quantize import Quantizer
+from sashimi_lib.ssm.cache import cached_kernels
 
 
 class SoundModel(Trainable, ABC):
@@ -75,6 +76,7 @@ class SoundModel(Trainable, ABC):
         x: Int[Tensor, "batch length *two"],
         past: Past | None = None,
         label: Int[Tensor, " batch"] | None = None,
+        random: None = None,
     ) -> tuple[Float[Tensor, "batch length"], Past | None]:
         """`log_likelihood` of whole sequences, or `log_likelihood_from` of a piece. Raises ValueError for a
         label."""
@@ -147,7 +149,8 @@ class Autoregressive(SoundModel):
         after them."""
         code, state = past
         codes = []
-        with parametrize.cached():  # weights under weight norm are multiplied out once, not at every step
+        # Once, not at every step: weights under weight norm are multiplied out, systems made discrete.
+        with parametrize.cached(), cached_kernels(self):
             for _ in tqdm(range(length), unit="sample", unit_scale=True, disable=not progress):
                 code, state = self.draw(code, state, choose)
                 codes.append(code)

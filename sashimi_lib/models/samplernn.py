@@ -189,6 +189,8 @@ class SampleRNN(Backbone):
     Chapter: 7. SampleRNN paper (Mehri et al., 2017); sizes as run in the SaShiMi paper (table 5).
     """
 
+    may_skip_parameters = True  # of a tier whose frame is longer than the sequence
+
     def __init__(self, config: SampleRNNConfig = SampleRNNConfig()) -> None:
         super().__init__()
         self.config = config

@@ -1,6 +1,7 @@
 """What training asks of a model, whatever it learns: a score for every sample (chapters 7 and 9)."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -30,13 +31,23 @@ class Trainable(nn.Module, ABC):
         x: Num[Tensor, "batch length *two"],
         past: Past | None = None,
         label: Int[Tensor, " batch"] | None = None,
+        random: Any = None,
     ) -> tuple[Float[Tensor, "batch length"], Past | None]:
         """The score of every sample of whole sequences (``past`` None), or of a piece of them; and the past
         of the next piece.
 
-        Random numbers, where it takes any, are PyTorch's own of the CPU, which follow from seed and step. The
-        samples themselves are not looked at, which would have the CPU wait for a GPU: `check` does that.
+        ``random`` are rows of what `draw_random` gave; without them a model that needs some draws its own.
+        The samples themselves are not looked at, which would have the CPU wait for a GPU: `check` does that.
         Raises ValueError for a label that the model cannot be told.
+        """
+
+    def draw_random(self, batch_size: int) -> Any:
+        """The random numbers that `score` takes for so many sequences: tensors with a row for each, or None
+        where it takes none.
+
+        They are drawn for a whole batch, before it is split over processes or accumulated in parts, so that
+        the split changes nothing. From PyTorch's own random numbers of the CPU, which follow from seed and
+        step.
         """
 
     def check(self, x: Num[Tensor, "batch length *two"], label: Int[Tensor, " batch"] | None = None) -> None:

@@ -110,6 +110,8 @@ class WaveNet(Backbone):
     Chapter: 7. SaShiMi paper, section 5; van den Oord et al., 2016.
     """
 
+    may_skip_parameters = True  # that residual map gets no gradient
+
     def __init__(self, config: WaveNetConfig = WaveNetConfig()) -> None:
         super().__init__()
         self.config = config

@@ -61,7 +61,7 @@ def bilinear_dplr(system: DPLR) -> Recurrence:
     Sp = real_columns(S[..., None] * system.p)
     Sq = 2 * real_columns(S.conj()[..., None] * system.q)
     I = torch.eye(Sp.shape[-1], dtype=dt.dtype, device=dt.device)
-    G = torch.linalg.inv(I - dt[..., None] / 2 * system.q_row() @ Sp)
+    G, _ = torch.linalg.inv_ex(I - dt[..., None] / 2 * system.q_row() @ Sp)
     left = dt[..., None] * Sp @ G
     B = real_vector(S * system.B) + (left @ (Sq.mT @ real_vector(system.B)[..., None]))[..., 0] / 2
     rotation = 2 * S - 1
@@ -86,7 +86,6 @@ def zoh_diagonal(system: DPLR) -> Recurrence:
 
 
 def _step(A: Tensor, dt: float | Tensor) -> Tensor:
-    step = torch.as_tensor(dt, dtype=A.dtype, device=A.device)
-    if not bool((step > 0).all()):
+    if not (bool((dt > 0).all()) if isinstance(dt, Tensor) else dt > 0):
         raise ValueError(f"dt must be positive, got {dt}")
-    return step[..., None, None]
+    return torch.as_tensor(dt, dtype=A.dtype, device=A.device)[..., None, None]

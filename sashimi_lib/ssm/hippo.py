@@ -214,8 +214,8 @@ def project(
         raise ValueError(f"window must be None for legs, which remembers everything, got {window}")
     if measure is not Measure.LEGS and not (window is not None and window > 0):
         raise ValueError(f"window must be a positive number of samples for {measure.value}, got {window}")
-    A, B = hippo(measure, N)
-    coefficients = torch.zeros(len(signal), N, dtype=torch.float64)
+    A, B = (matrix.to(signal.device) for matrix in hippo(measure, N))
+    coefficients = torch.zeros(len(signal), N, dtype=torch.float64, device=signal.device)
     c = coefficients.new_zeros(N)
     if window is not None:
         A_bar, B_bar = zoh(A, B, WINDOW / window)
@@ -242,14 +242,15 @@ def basis(measure: Measure | str, N: int, position: Float[Tensor, " P"]) -> Floa
 
     Chapter: 2. Raises ValueError for an odd N with FouT.
     """
-    x = position.double().numpy()
+    x = position.double().cpu().numpy()
     if Measure(measure) is Measure.FOUT:
         angle = 2 * np.pi * np.arange(_even(N) // 2)[:, None] * (1 - x)
         rows = np.stack([np.cos(angle), np.sin(angle)], axis=1).reshape(N, -1) * math.sqrt(2)
         rows[0] = 1
-        return torch.from_numpy(rows)
-    n = np.arange(_positive(N))[:, None]
-    return torch.from_numpy(np.sqrt(2 * n + 1) * eval_legendre(n, 2 * x - 1))
+    else:
+        n = np.arange(_positive(N))[:, None]
+        rows = np.sqrt(2 * n + 1) * eval_legendre(n, 2 * x - 1)
+    return torch.from_numpy(rows).to(position.device)
 
 
 def reconstruct(

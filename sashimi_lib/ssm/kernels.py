@@ -248,7 +248,9 @@ def _block(length: int) -> int:
 
 def _one_minus_power(system: DPLR, length: int) -> Tensor:
     A_bar = bilinear_dplr(system).dense()
-    return torch.eye(A_bar.shape[-1], dtype=A_bar.dtype) - torch.linalg.matrix_power(A_bar, length)
+    return torch.eye(A_bar.shape[-1], dtype=A_bar.dtype, device=A_bar.device) - torch.linalg.matrix_power(
+        A_bar, length
+    )
 
 
 def _halves(row: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
 """The layer S4: H state spaces side by side, then a mixing of channels (chapters 4, 5 and 9)."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_lib.ssm import hippo
+from sashimi_lib.ssm.cache import Cached
 from sashimi_lib.ssm.convolution import causal_conv, two_sided_conv
 from sashimi_lib.ssm.discretize import bilinear_dplr, zoh_diagonal
 from sashimi_lib.ssm.kernels import final_state, kernel, state_response
@@ -75,7 +75,7 @@ class SSMConfig:
 PAPER_SSM = SSMConfig(frozen=("p", "B", "log_dt"))  # SaShiMi trained Lambda and C alone (appendix C.2)
 
 
-class Bank(nn.Module):
+class Bank(Cached):
     """Systems side by side as parameters, and the kernels that they make: ``systems`` of them for each of
     ``d_model`` channels, each with its own C and dt. Of ``readings`` C there may be several.
 
@@ -112,7 +112,6 @@ class Bank(nn.Module):
         for name in config.frozen:
             if hasattr(self, name):
                 getattr(self, name).requires_grad_(False)
-        self._memo: dict[str, tuple[tuple, Any]] = {}
 
     def dynamics(self) -> list[nn.Parameter]:
         """The parameters that shape time: they train slowly, and without weight decay."""
@@ -135,28 +134,23 @@ class Bank(nn.Module):
         return rule(self.system())
 
     def constants(self) -> tuple[Recurrence, Recurrence]:
-        """`recurrence` in float64 and in the layer's own precision."""
+        """`recurrence` in float64 and in the layer's own precision. Made at each call, but inside
+        `sashimi_lib.ssm.cache.cached_kernels`."""
 
         def make() -> tuple[Recurrence, Recurrence]:
             precise = self.recurrence()
             return precise, precise.to(self.D.dtype)
 
-        return self._kept("constants", make)
+        return self.cached("constants", make)
 
-    def kernels(self, recurrence: Recurrence, length: int) -> Float[Tensor, "*readings H length"]:
-        """The kernel of every system and reading, in the layer's own precision."""
-        return self._kept("kernels", lambda: kernel(recurrence, length, self.D.dtype), length)
+    def kernels(self, length: int) -> Float[Tensor, "*readings H length"]:
+        """The kernel of every system and reading, in the layer's own precision. Made at each call, but inside
+        `sashimi_lib.ssm.cache.cached_kernels`, where a shorter kernel is the beginning of a longer one."""
 
-    def _kept(self, name: str, make: Callable[[], Any], *settings: Any) -> Any:
-        """What ``make`` gives, kept until a parameter or a setting changes: streaming asks for the same at
-        every step, and so does a sampler. With gradients it is part of the graph, and made anew.
-        """
-        if torch.is_grad_enabled():
-            return make()
-        key = (*settings, *((p.data_ptr(), p._version) for p in self.parameters()))
-        if name not in self._memo or self._memo[name][0] != key:
-            self._memo[name] = key, make()
-        return self._memo[name][1]
+        def make() -> Tensor:
+            return kernel(self.constants()[0], length, self.D.dtype)
+
+        return self.cached("kernels", make, length)[..., :length]
 
 
 class StateSpace(Bank):
@@ -187,9 +181,9 @@ class StateSpace(Bank):
         _check_input(u, len(self.D))
         with torch.autocast(u.device.type, enabled=False):  # touchy: powers and FFTs stay in full precision
             x = u.transpose(1, 2).to(self.D.dtype)
-            recurrence, _ = self.constants()
-            y = causal_conv(x, self.kernels(recurrence, x.shape[-1]), self.D)
+            y = causal_conv(x, self.kernels(x.shape[-1]), self.D)
             if state is not None:
+                recurrence, _ = self.constants()
                 y = y + state_response(recurrence, state, x.shape[-1])
                 state = final_state(recurrence, x, state)
         return y.transpose(1, 2).to(u.dtype), state
@@ -223,7 +217,7 @@ class TwoSided(Bank):
         _check_input(u, len(self.D))
         with torch.autocast(u.device.type, enabled=False):
             x = u.transpose(1, 2).to(self.D.dtype)
-            past, future = self.kernels(self.constants()[0], x.shape[-1])
+            past, future = self.kernels(x.shape[-1])
             y = two_sided_conv(x, past, future, self.D)
         return y.transpose(1, 2).to(u.dtype)
 
@@ -249,7 +243,7 @@ class Concatenated(Bank):
         with torch.autocast(u.device.type, enabled=False):
             x = u.transpose(1, 2).to(self.D.dtype)
             both = torch.stack([x, x.flip(-1)], dim=1)  # (batch, 2, H, L)
-            K = self.kernels(self.constants()[0], x.shape[-1]).unflatten(0, (2, -1))
+            K = self.kernels(x.shape[-1]).unflatten(0, (2, -1))
             forward, backward = causal_conv(both, K, self.D.expand(2, -1)).unbind(1)
             y = torch.stack([forward, backward.flip(-1)], dim=1)
         return y.flatten(1, 2).transpose(1, 2).to(u.dtype)

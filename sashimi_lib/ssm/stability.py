@@ -69,7 +69,7 @@ def numerical_range(A: Tensor, points: int = 200) -> Complex128[Tensor, " points
     if A.ndim != 2 or A.shape[0] != A.shape[1]:
         raise ValueError(f"A must be one square matrix, got shape {tuple(A.shape)}")
     A = A.to(torch.complex128)
-    angle = (torch.arange(points, dtype=torch.float64) + 0.5) * (2 * math.pi / points)
+    angle = (torch.arange(points, dtype=torch.float64, device=A.device) + 0.5) * (2 * math.pi / points)
     turned = torch.exp(-1j * angle)[:, None, None] * A
     v = torch.linalg.eigh((turned + turned.mH) / 2).eigenvectors[..., -1]
     return torch.einsum("pn,nm,pm->p", v.conj(), A, v)

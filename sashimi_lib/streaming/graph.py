@@ -25,6 +25,9 @@ from sashimi_lib.models.sparse import SparseLinear
 from sashimi_lib.models.trainable import Past
 from sashimi_lib.models.wavenet import WaveNet
 from sashimi_lib.models.wavernn import WaveRNN
+from sashimi_lib.ssm.cache import cached_kernels
+from sashimi_lib.ssm.s4 import Bank
+from sashimi_lib.ssm.systems import Recurrence
 from sashimi_lib.streaming.base import PIECE, Engine, in_pieces
 from sashimi_lib.streaming.states import state_of, tensors_of
 
@@ -203,8 +206,9 @@ class Recording:
     def __init__(self, step: StaticStep) -> None:
         self.step = step
         self.graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, tuple[int, ...]]] = {}
-        with torch.cuda.device(step.code.device), parametrize.cached():
-            self.weights = _normed_weights(step.model)  # kept for all steps, not made anew in each
+        with torch.cuda.device(step.code.device), parametrize.cached(), cached_kernels(step.model):
+            # Kept for all steps, not made anew in each: the graphs read them where they are.
+            self.weights, self.constants = _normed_weights(step.model), _constants(step.model)
             self._warm_up()
             self._record()
 
@@ -263,13 +267,14 @@ class Graphed(Engine):
         step, advance = self._ready(len(past[0]), choose)
         step.begin(past)
         pieces = []
-        for samples in in_pieces(length, progress):
-            step.hand_out(samples, choose.generator)
-            for _ in range(samples):
-                advance()
-            if not bool(step.finite):
-                raise ValueError("logits must be finite: the state has blown up")
-            pieces.append(step.codes[:samples].clone())
+        with cached_kernels(step.model):
+            for samples in in_pieces(length, progress):
+                step.hand_out(samples, choose.generator)
+                for _ in range(samples):
+                    advance()
+                if not bool(step.finite):
+                    raise ValueError("logits must be finite: the state has blown up")
+                pieces.append(step.codes[:samples].clone())
         codes = torch.cat(pieces).transpose(0, 1).contiguous()
         return codes, (step.code.clone(), step.memory.copy())
 
@@ -331,6 +336,11 @@ def _normed_weights(model: Autoregressive) -> list[Tensor]:
         if parametrize.is_parametrized(module)
         for name in module.parametrizations  # type: ignore[union-attr]
     ]
+
+
+def _constants(model: Autoregressive) -> list[tuple[Recurrence, Recurrence]]:
+    """The discrete systems of all state spaces."""
+    return [module.constants() for module in model.modules() if isinstance(module, Bank)]
 
 
 def _draws(model: Autoregressive) -> int:

@@ -70,8 +70,8 @@ def order_codes(model: AudioLM) -> None:
     for linear in _softmaxes(model.head):
         places = scale if linear.out_features == scale.levels else Linear(linear.out_features)
         vectors = ordered_vectors(places, linear.in_features)
-        if parametrize.is_parametrized(linear):  # weight norm: it splits what it is given
-            linear.weight = vectors / math.sqrt(vectors.shape[1])
+        if parametrize.is_parametrized(linear):  # weight norm: it splits what it is given, where it is
+            linear.weight = (vectors / math.sqrt(vectors.shape[1])).to(linear.weight)
         else:
             linear.weight.copy_(vectors / math.sqrt(vectors.shape[1]))
         linear.bias.zero_()

@@ -1,12 +1,18 @@
 """What held-out data cost a model: the scores of training, of every sequence, without learning from them."""
 
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sashimi_lib.models.trainable import Trainable
+from sashimi_lib.ssm.cache import cached_kernels
 from sashimi_lib.ssm.exact import rounding_factors
-from sashimi_lib.training.batches import Data, Item, Piece, collate, sequence_of
+from sashimi_lib.training.batches import Data, Piece, collate, sequence_of
+from sashimi_lib.training.states import each_tensor
 from sashimi_lib.training.team import ALONE, Team
 
 AT_ONCE = 32_768  # samples of each sequence that go through together, where a model can hear it in pieces
@@ -16,7 +22,8 @@ def held_out(
     model: Trainable, data: Data, batch_size: int = 8, truncate: int | None = None, team: Team = ALONE
 ) -> float:
     """Minus the mean score of all samples of all sequences, so a long sequence counts for more: bits per
-    sample of a model of codes, the mean squared error of a diffusion model. A team shares the sequences out.
+    sample of a model of codes, the mean squared error of a diffusion model. Several processes share the
+    sequences out, and the result is the same.
 
     Sequences go through as in `losses`, in pieces of ``truncate`` samples if a recipe counts on little
     memory. Always in full precision.
@@ -30,52 +37,65 @@ def held_out(
 
     Chapters: 7, 9 and 10. Raises ValueError for no sequences.
     """
-    items = _read(data, team)
-    lengths = torch.tensor([len(sequence_of(item)) for item in items], dtype=torch.float64)
-    each = losses(model, items, batch_size, truncate or AT_ONCE) if items else lengths
+    numbers = range(team.rank, len(data), team.size)
+    lengths = torch.tensor([len(sequence_of(data[number])) for number in numbers], dtype=torch.float64)
+    each = _losses(model, data, numbers, batch_size, truncate or AT_ONCE)
     total, samples = team.total(torch.stack([each @ lengths, lengths.sum()]))
     return float(total / samples)
 
 
-@torch.no_grad()
-@rounding_factors(False)
 def losses(
     model: Trainable, data: Data, batch_size: int = 8, frame: int = AT_ONCE
 ) -> Float[Tensor, " sequences"]:
-    """Minus the mean score of each sequence, each heard from its beginning. float64, on the CPU.
+    """Minus the mean score of each sequence, each from its beginning. float64, on the CPU.
 
     Where the model has a past to carry on, sequences go through in pieces of ``frame`` samples, so that
-    minutes of sound need no more memory than one piece. A model that draws random numbers to be scored draws
-    the same ones at every call, and the caller's are left as they were.
+    minutes of sound need no more memory than one piece. Random numbers, for a model that takes any, follow
+    from the number of a sequence and of all sequences: they are the same at every call, and the caller's are
+    left as they were.
 
     Chapters: 7 and 9. Raises ValueError for no sequences.
     """
-    items = _read(data)
-    order = sorted(range(len(items)), key=lambda number: len(sequence_of(items[number])))  # little padding
+    return _losses(model, data, range(len(data)), batch_size, frame)
+
+
+@torch.no_grad()
+@rounding_factors(False)
+def _losses(model: Trainable, data: Data, numbers: range, batch_size: int, frame: int) -> Tensor:
+    """The same of some sequences, those that this process is to score."""
+    if len(data) == 0:
+        raise ValueError("data must hold at least one sequence, got none")
+    items = [data[number] for number in numbers]
     result = torch.zeros(len(items), dtype=torch.float64)
-    with torch.random.fork_rng(devices=[]):
+    whole = model.beginning(1) is None
+    with torch.random.fork_rng(devices=[]), cached_kernels(model):
         torch.default_generator.manual_seed(0)
-        for first in range(0, len(order), batch_size):
-            numbers = order[first : first + batch_size]
-            whole = collate([items[number] for number in numbers], model.silence)
-            model.check(whole.sequence, whole.label)
-            result[numbers] = _batch_losses(model, whole.to(model.device), frame)
+        random = model.draw_random(len(data))
+        for places in _batches([len(sequence_of(item)) for item in items], batch_size, whole):
+            batch = collate([items[place] for place in places], model.silence)
+            model.check(batch.sequence, batch.label)
+            rows = [numbers[place] for place in places]
+            mine = None if random is None else each_tensor(lambda x: x[rows], random)  # noqa: B023
+            result[places] = _batch_losses(model, batch.to(model.device), frame, mine)
     return result
 
 
-def _read(data: Data, team: Team = ALONE) -> list[Item]:
-    """The sequences that this process judges."""
-    if len(data) == 0:
-        raise ValueError("data must hold at least one sequence, got none")
-    return [data[number] for number in range(team.rank, len(data), team.size)]
+def _batches(lengths: Sequence[int], batch_size: int, whole: bool) -> Iterator[list[int]]:
+    """Which sequences go through side by side: those of about the same length, for little padding, and the
+    longest first, whose kernels are then all there is to make. A model of ``whole`` sequences hears what
+    follows them, so none is padded: its score would depend on the others."""
+    order = sorted(range(len(lengths)), key=lambda place: lengths[place], reverse=True)
+    for _, alike in itertools.groupby(order, key=lambda place: lengths[place] if whole else 0):
+        group = list(alike)
+        yield from (group[first : first + batch_size] for first in range(0, len(group), batch_size))
 
 
-def _batch_losses(model: Trainable, whole: Piece, frame: int) -> Float[Tensor, " batch"]:
+def _batch_losses(model: Trainable, whole: Piece, frame: int, random: Any) -> Float[Tensor, " batch"]:
     """The same for sequences side by side."""
     past, length = model.beginning_of(whole.sequence), whole.sequence.shape[1]
     total, frame = torch.zeros(len(whole.real), dtype=torch.float64), length if past is None else frame
     for start in range(0, length, frame):
         piece = whole.part(start, start + frame)
-        scores, past = model.score(piece.sequence, past, piece.label)
+        scores, past = model.score(piece.sequence, past, piece.label, random)
         total -= torch.where(piece.real.cpu(), scores.double().cpu(), 0).sum(1)
     return total / whole.real.cpu().sum(1)
