@@ -4,23 +4,31 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+READY  := $(VENV)/.book
 STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 BOOK_FLAGS ?=
+NOTEBOOK_FLAGS ?=
+TEST_FLAGS ?=
+# One thread a worker: most tests are many small steps, which more threads only slow down.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
-.PHONY: book test notebooks lint format clean
+.PHONY: book test quick notebooks lint format clean
 
-book: $(STAMP)  ## the site, in book/_build/html
+book: $(READY)  ## the site, in book/_build/html, from the outputs that are stored in the notebooks
 	$(BIN)/jupyter-book build book $(BOOK_FLAGS)
 	@echo "Open book/_build/html/index.html"
 
-# One thread a worker: most tests are many small steps, which more threads only slow down. A chapter's cells
-# stay with one worker.
+# A chapter's cells stay with one worker.
 test: $(STAMP)  ## the unit tests, then every cell of every chapter against its stored output
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval book --numprocesses auto --dist loadfile
+	$(PYTEST) --dist loadgroup $(TEST_FLAGS)
+	$(PYTEST) --dist loadfile --nbval book
 
-notebooks: $(STAMP)  ## run the chapters and store their outputs, after a change to them or to the library
-	cd book && PYTHONPATH=.. ../$(BIN)/jupyter execute --inplace --timeout=300 [0-9][0-9]_*.ipynb
+quick: $(STAMP)  ## the unit tests that are not marked slow, after a small change; then the slowest of them
+	$(PYTEST) --dist loadgroup -m "not slow" --durations 10 --durations-min 2 $(TEST_FLAGS)
+
+notebooks: $(STAMP)  ## run the chapters that are older than their cells, the library or their results: tools/notebooks.py
+	$(BIN)/python tools/notebooks.py $(NOTEBOOK_FLAGS)
 
 lint: $(STAMP)  ## style of code and notebooks, and types
 	$(BIN)/ruff check .
@@ -34,10 +42,17 @@ format: $(STAMP)
 clean:  ## remove what the book build made; the environment stays
 	rm -rf book/_build .pytest_cache .mypy_cache .ruff_cache
 
-$(STAMP): pyproject.toml requirements.txt constraints.txt
+# What the site needs: numba too, since the API pages import the compiled loop. Compiling all of it to bytecode
+# would take longer than one build does without.
+$(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: try make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --requirement requirements.txt --editable '.[book,train,vocoder,fast,data,dev]'
+	$(PIP) --editable '.[book,fast]'
+	touch $@
+
+# Tests start Python hundreds of times: for them bytecode pays. Some packages hold templates that are no Python.
+$(STAMP): $(READY) requirements.txt
+	$(PIP) --requirement requirements.txt --editable '.[book,train,vocoder,fast,data,dev]'
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@

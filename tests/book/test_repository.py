@@ -52,10 +52,10 @@ def shell_lines() -> list[str]:
 
 
 def tracked(root: Path) -> list[str]:
-    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=False)
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("not a git checkout")
-    return listed.stdout.splitlines()
+    return [name for name in listed.stdout.split("\0") if name and os.path.lexists(root / name)]
 
 
 @pytest.fixture
@@ -155,6 +155,13 @@ def test_the_package_imports_nothing_it_does_not_require():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             for top in {name.partition(".")[0] for name in names} - {"sashimi_lib"} - sys.stdlib_module_names:
                 assert provides.get(top, top).lower() in required, f"{path.name} imports {top}"
+
+
+@pytest.mark.parametrize(("folder", "megabytes"), [("", 40), ("data/pack/", 20)])
+def test_what_is_tracked_stays_small_enough_to_clone(folder, megabytes):
+    sizes = {name: (ROOT / name).lstat().st_size for name in tracked(ROOT) if name.startswith(folder)}
+    largest = sorted(sizes, key=sizes.__getitem__)[-5:]
+    assert sum(sizes.values()) < megabytes * 1_000_000, f"the largest: {largest}"
 
 
 def test_configuration_at_the_top_is_that_of_the_book():
