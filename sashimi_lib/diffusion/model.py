@@ -134,6 +134,11 @@ class DiffusionModel(Trainable):
         error = said.to(x.dtype) - target(x, noise, level, self.config.predict)
         return -error.square()[:, :length], None
 
+    def check(self, x: Float[Tensor, "batch length"], label: Int[Tensor, " batch"] | None = None) -> None:
+        """Raise ValueError unless these are sounds in [-1, 1], with labels of its classes if any."""
+        check_waveform(x, "x")
+        self._check_label(label, len(x))
+
     def denoise(
         self,
         x: Float[Tensor, "batch length"],

@@ -54,8 +54,8 @@ class Step:
 
     def __call__(self, piece: Piece, past: Past | None) -> tuple[Tensor, Past | None]:
         """The loss of the whole batch, and the past of the next piece; gradients end there."""
-        # So that each sample counts alike, wherever it is; counted on the CPU, which then waits for no GPU.
-        samples = self.samples = int(self.team.total(piece.real.sum()))
+        samples = self.team.total(piece.real.sum())  # so that each sample counts alike, wherever it is heard
+        self.samples = int(samples)  # it is still on the CPU: there is no GPU to wait for
         piece = piece.to(self.scores.model.device)
         parts = min(self.parts, len(piece.sequence))
         losses, pasts = [], []
@@ -69,7 +69,9 @@ class Step:
         ahead = None if pasts[0] is None else together(pasts)
         return self.team.total(torch.stack(losses).sum()), ahead
 
-    def _part(self, piece: Piece, past: Past | None, samples: int, last: bool) -> tuple[Tensor, Past | None]:
+    def _part(
+        self, piece: Piece, past: Past | None, samples: Tensor, last: bool
+    ) -> tuple[Tensor, Past | None]:
         """The same of some sequences. Processes wait for each other's gradients with the last of them."""
         with nullcontext() if self.parallel is None or last else self.parallel.no_sync():
             with torch.autocast(piece.sequence.device.type, torch.bfloat16, enabled=self.half):
