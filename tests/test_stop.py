@@ -77,7 +77,8 @@ def test_when_its_terminal_is_closed_a_program_can_still_write_what_it_has(tmp_p
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(tmp_path / "model")],
         env=os.environ | {"PYTHONPATH": str(root)}, stdin=theirs, stdout=theirs, stderr=theirs,
-        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # the terminal is its own
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # the terminal becomes its own
     )  # fmt: skip
     os.close(theirs)
     assert b"ready" in os.read(ours, 100)
