@@ -5,8 +5,8 @@ from typing import Any
 
 
 def at_least(settings: Any, least: int, *names: str) -> None:
-    """Raise ValueError, naming it, for a setting that is not a finite number of at least ``least``. A tuple is
-    as good as its entries; None is left alone.
+    """Raise ValueError, naming it, for a setting below ``least``, infinite or NaN. Each entry of a tuple
+    counts, and None is left alone.
 
     >>> from types import SimpleNamespace
     >>> at_least(SimpleNamespace(steps=3, pool=(4, 0)), 1, "steps", "pool")

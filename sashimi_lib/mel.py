@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_lib.audio import check_sample_rate, check_waveform
+from sashimi_lib.checks import at_least
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class LogMelConfig:
 
     def __post_init__(self) -> None:
         check_sample_rate(self.sample_rate)
-        if self.n_mels < 1:
-            raise ValueError(f"n_mels must be at least 1, got {self.n_mels}")
+        at_least(self, 1, "n_mels")
+        at_least(self, 2, "window")
         if not 1 <= self.hop <= self.window // 2:
             raise ValueError(f"hop must lie in 1..{self.window // 2}, half a window, got {self.hop}")
 

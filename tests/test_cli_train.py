@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
@@ -22,11 +22,12 @@ from sashimi_lib.cli.recordings import some, usual_rate
 from sashimi_lib.cli.stop import Stop
 from sashimi_lib.data.corpora import CORPORA, FOLDER
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
-from sashimi_lib.evaluation.likelihood import clip_bits, mean_bits
+from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits, mean_bits
 from sashimi_lib.models import SaShiMiConfig
 from sashimi_lib.pretrained import load
 from sashimi_lib.training.checkpoint import load_checkpoint
 from sashimi_lib.training.recipes import RECIPES, DiffusionRecipe
+from sashimi_lib.training.run import History
 
 RATE = 4_000
 ROUNDED = 2**-15  # to 16 bits
@@ -71,8 +72,12 @@ def trained(finished, folder):
     return folder
 
 
+def history_of(run="runs/my-wavs"):
+    return asdict(History.unpacked(load_checkpoint(f"{run}/run.pt")["history"]))
+
+
 def steps_done(run="runs/my-wavs"):
-    return len(load_checkpoint(f"{run}/run.pt")["history"]["loss"])
+    return len(history_of(run)["loss"])
 
 
 # Training
@@ -82,7 +87,7 @@ def test_from_recordings_to_a_new_sound_in_two_commands(folder, capsys):
     assert main([*MY_WAVS, "--steps", "6"]) == 0
     said = capsys.readouterr().out
     assert "4,000 Hz; 1.0 s to learn from, 0.5 s held out, 0.5 s for the test" in said
-    history = load_checkpoint("runs/my-wavs/run.pt")["history"]
+    history = history_of()
     mean, judged = sum(history["loss"]) / 6, history["valid"][-1][1]
     assert f"6 steps: loss {mean:.3f} in training, {judged:.3f} held out\n" in said
     assert "test: " in said
@@ -102,26 +107,28 @@ def test_the_card_says_what_was_done_and_how_well(trained):
     bits = float(clip_bits(model.model, [test[0]])[0])
     assert model.sample_rate == RATE
     assert model.card.test_bits == pytest.approx(bits, abs=1e-5)
-    assert model.card.bigram_bits > 0
+    train = replace(FOLDER, sample_rate=RATE, length=128).codes("recordings", "train")
+    pairs = bigram_bits(*([part[n] for n in range(len(part))] for part in (train, test)))
+    assert model.card.bigram_bits == pytest.approx(pairs, abs=1e-5)
     assert (model.card.name, model.card.steps, model.card.samples) == ("my-wavs", 6, 6 * 2 * 128)
     assert model.card.data.startswith("recordings: ")
 
 
 def test_it_learns(folder):
     assert main([*MY_WAVS, "--steps", "40"]) == 0
-    history = load_checkpoint("runs/my-wavs/run.pt")["history"]
+    history = history_of()
     assert sum(history["loss"][-5:]) < sum(history["loss"][:5]) - 1
 
 
 def test_a_finished_run_is_not_trained_again_and_other_settings_are_named(trained, capsys):
-    before = load_checkpoint("runs/my-wavs/run.pt")
+    before = history_of()
     assert main([*MY_WAVS, "--steps", "6"]) == 0
-    assert load_checkpoint("runs/my-wavs/run.pt")["history"] == before["history"]
+    assert history_of() == before
     capsys.readouterr()
-    assert main([*MY_WAVS, "--steps", "8", "--model.ssm.d-state", "6"]) == 1
+    assert main([*MY_WAVS, "--steps", "8", "--batch-size", "1", "--model.ssm.d-state", "6"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("sashimi: runs/my-wavs/run.pt is of a run with other settings: model is ")
-    assert "steps is 6 there and 8 here. Give the same ones to go on, or another --out" in said
+    assert "batch_size is 2 there and 1 here. Give the same ones to go on, or another --out" in said
     assert main([*MY_WAVS, "--steps", "8", "--out", "elsewhere"]) == 0
     assert steps_done("elsewhere") == 8
 
@@ -140,7 +147,9 @@ def test_more_recordings_are_another_run(trained, capsys):
     assert "samples of train is 4000 there and 6000 here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
 def test_told_to_stop_it_ends_well_and_goes_on_as_if_nothing_had_been(
     trained, monkeypatch, capsys, number, code
 ):
@@ -182,7 +191,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(trained, caps
         assert main(command) == 0
     assert "goes on from again/run.pt" in capsys.readouterr().out
     assert steps_done("again") == 6
-    assert load_checkpoint("again/run.pt")["history"] == load_checkpoint("runs/my-wavs/run.pt")["history"]
+    assert history_of("again") == history_of()
 
 
 def test_where_the_disk_is_full_it_says_so_and_goes_on_from_there_when_it_is_not(trained, unshared):
@@ -205,7 +214,7 @@ def test_where_the_disk_is_full_it_says_so_and_goes_on_from_there_when_it_is_not
     assert not any("partial" in name for name in there)
     assert "goes on from small/run/run.pt" in second
     assert "exit 0" in second
-    assert load_checkpoint("again/run.pt")["history"] == load_checkpoint("runs/my-wavs/run.pt")["history"]
+    assert history_of("again") == history_of()
 
 
 def test_the_second_signal_does_not_wait(folder, monkeypatch):
@@ -213,7 +222,7 @@ def test_the_second_signal_does_not_wait(folder, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         assert stop()
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
 
     def impatient(*arguments, **settings):
         raise KeyboardInterrupt
@@ -287,7 +296,7 @@ def test_curves_and_clips_are_written_where_they_are_wanted(folder):
     assert main([*MY_WAVS, "--steps", "2", "--valid-every", "2", "--tensorboard"]) == 0
     events = EventAccumulator("runs/my-wavs/tensorboard")
     events.Reload()
-    history = load_checkpoint("runs/my-wavs/run.pt")["history"]
+    history = history_of()
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(history["loss"])
     assert [(clip.step, clip.sample_rate) for clip in events.Audio("sample")] == [(2, RATE)]
 

@@ -17,10 +17,9 @@ def begin_from(name: str, model: Autoregressive | DiffusionModel, sample_rate: i
             f"--sample-rate {trained.sample_rate}"
         )
     there, here = shape_of(trained.model), shape_of(model)
+    parts = here if there["kind"] == here["kind"] else ["kind"]  # others have other settings
     other = [
-        f"{part} is {there.get(part)} there and {here.get(part)} here"
-        for part in {**there, **here}
-        if there.get(part) != here.get(part)
+        f"{part} is {there[part]} there and {here[part]} here" for part in parts if there[part] != here[part]
     ]
     if other:
         raise ValueError(f"--from {name} is a model of another shape: {'; '.join(other)}")

@@ -18,8 +18,8 @@ def device_of(name: Device) -> torch.device:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raise ValueError, in a line, where ``torch.compile`` cannot compile for a device: it needs a compiler of
-    C++ for a CPU, and Triton for a GPU."""
+    """Raise ValueError, in a line, where ``torch.compile`` cannot compile for a device: that takes a compiler
+    of C++ for a CPU, and Triton for a GPU."""
     x = torch.zeros(8, device=device)
     try:
         torch.compile(_doubled)(x)

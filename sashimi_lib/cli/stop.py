@@ -12,8 +12,8 @@ class Stop:
     """Inside ``with``, says whether one of them has come. A second Ctrl-C does not wait: KeyboardInterrupt.
 
     Unless ``patient``: among several processes one signal may come twice, from the terminal and once more
-    from ``torchrun``, which kills whoever takes longer than 30 seconds. A signal that the caller had ignored,
-    as ``nohup`` does, stays ignored. After a SIGHUP, what is printed to the terminal goes nowhere.
+    from ``torchrun``, which kills whoever takes longer than 30 seconds. A SIGHUP that ``nohup`` had ignored
+    stays ignored. After another, what is printed to the terminal goes nowhere.
 
     >>> with Stop() as stop:
     ...     before = stop()
@@ -36,7 +36,7 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         self._terminals = [number for number in (1, 2) if _is_terminal(number)]
-        taken = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        taken = [number for number in SIGNALS if not _by_nohup(number)]
         self._before = {number: signal.signal(number, self._note) for number in taken}
         return self
 
@@ -55,6 +55,11 @@ class Stop:
             for terminal in self._terminals:
                 os.dup2(nowhere, terminal)
             os.close(nowhere)
+
+
+def _by_nohup(number: int) -> bool:
+    ended_by_user = number in (signal.SIGINT, signal.SIGTERM)
+    return not ended_by_user and signal.getsignal(number) is signal.SIG_IGN
 
 
 def _is_terminal(number: int) -> bool:

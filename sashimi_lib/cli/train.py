@@ -99,8 +99,8 @@ class TrainCommand:
                 return self._run(device, team)
             except torch.cuda.OutOfMemoryError as error:
                 raise ValueError(
-                    "the GPU's memory does not hold a step: --accumulate 2 computes a batch in two parts, "
-                    f"one after the other, --recompute keeps less of it, --length makes it shorter: {error}"
+                    "the GPU's memory does not hold a step: --accumulate 2 hears a batch in two parts, one "
+                    f"after the other, --recompute keeps less of it, --length makes it shorter: {error}"
                 ) from error
 
     def _run(self, device: torch.device, team: Team) -> int:

@@ -139,6 +139,11 @@ class DiffusionModel(Trainable):
         """Steps, dropped labels and noise of so many sounds, the same ones wherever the weights are."""
         return random_draws(self.config.schedule.steps, batch_size)
 
+    def check(self, x: Float[Tensor, "batch length"], label: Int[Tensor, " batch"] | None = None) -> None:
+        """Raise ValueError unless these are sounds in [-1, 1], with labels of its classes if any."""
+        check_waveform(x, "x")
+        self._check_label(label, len(x))
+
     def denoise(
         self,
         x: Float[Tensor, "batch length"],

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from sashimi_lib.checks import at_least
+
 
 @dataclass(frozen=True)
 class Schedule(ABC):
@@ -27,8 +29,7 @@ class Schedule(ABC):
     steps: int = 200
 
     def __post_init__(self) -> None:
-        if self.steps < 2:
-            raise ValueError(f"steps must be at least 2, got {self.steps}")
+        at_least(self, 2, "steps")
 
     def log_snr(self, step: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """``log(alpha^2 / sigma^2)`` at steps, whole or not, in float64.

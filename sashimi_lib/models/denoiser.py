@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sashimi_lib.checks import at_least
 from sashimi_lib.mel import LogMelConfig
 
 
@@ -30,12 +31,12 @@ class ToldConfig:
     mel: LogMelConfig | None = None
 
     def __post_init__(self) -> None:
-        if min(self.d_step) < 1 or self.d_step[0] % 2 or self.d_step[0] < 4:
+        at_least(self, 1, "d_step")
+        at_least(self, 0, "n_classes")
+        if self.d_step[0] % 2 or self.d_step[0] < 4:
             raise ValueError(
                 f"d_step must hold three widths, the first an even one of at least 4, got {self.d_step}"
             )
-        if self.n_classes < 0:
-            raise ValueError(f"n_classes must be at least 0, got {self.n_classes}")
 
 
 class Denoiser(nn.Module, ABC):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from sashimi_lib.checks import at_least
 from sashimi_lib.models.denoiser import Denoiser, Frames, Told, ToldConfig, stretched
 
 
@@ -33,9 +34,7 @@ class DiffWaveConfig(ToldConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("d_residual", "d_skip", "n_layers", "cycle"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        at_least(self, 1, "d_residual", "d_skip", "n_layers", "cycle")
 
     @property
     def dilations(self) -> tuple[int, ...]:

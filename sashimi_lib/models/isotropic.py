@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sashimi_lib.checks import at_least
 from sashimi_lib.models.backbone import Backbone
 from sashimi_lib.models.blocks import FeedForward, Norm, S4Block, SequenceModel, Stack, State
 from sashimi_lib.ssm.s4 import PAPER_SSM, SSMConfig
@@ -20,6 +21,9 @@ class IsotropicConfig:
     glu: bool = True
     norm: Norm = "scalar"
     ssm: SSMConfig = PAPER_SSM
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "d_model", "n_layers", "ff")
 
 
 class IsotropicS4(Backbone):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from sashimi_lib.checks import at_least
 from sashimi_lib.models.backbone import Backbone, embedding
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.heads import Head, Softmax
@@ -35,13 +36,10 @@ class SampleRNNConfig:
     d_embedding: int = 256
 
     def __post_init__(self) -> None:
-        if not self.frame_sizes or min(self.frame_sizes) < 2:
-            raise ValueError(
-                f"frame_sizes must hold sizes of at least 2, one for each tier, got {self.frame_sizes}"
-            )
-        for name in ("n_rnn", "d_hidden", "d_embedding"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.frame_sizes:
+            raise ValueError("frame_sizes must hold a size for each tier, got ()")
+        at_least(self, 2, "frame_sizes")
+        at_least(self, 1, "n_rnn", "d_hidden", "d_embedding")
 
 
 class AmplitudeEmbedding(nn.Module):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sashimi_lib.checks import at_least
 from sashimi_lib.models.backbone import Backbone
 from sashimi_lib.models.blocks import (
     Advance,
@@ -43,13 +44,10 @@ class SaShiMiConfig:
     ssm: SSMConfig = PAPER_SSM
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "n_layers", "expand", "ff"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.pool or min(self.pool) < 2:
-            raise ValueError(
-                f"pool must hold factors of at least 2, one for each lower tier, got {self.pool}"
-            )
+        at_least(self, 1, "d_model", "n_layers", "expand", "ff")
+        if not self.pool:
+            raise ValueError("pool must hold a factor for each lower tier, got ()")
+        at_least(self, 2, "pool")
         if self.bidirectional and not self.unet:
             raise ValueError("bidirectional must come with unet=True: the autoregressive form is causal")
 

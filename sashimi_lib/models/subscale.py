@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from sashimi_lib.checks import at_least
 from sashimi_lib.models.autoregression import Past, SoundModel, bits_of
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import distribution, invert
@@ -48,9 +49,9 @@ class SubscaleConfig:
     levels: int = 256
 
     def __post_init__(self) -> None:
-        for name, least in (("factor", 1), ("ahead", 0), ("d_condition", 1), ("layers", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        at_least(self, 1, "factor", "d_condition", "layers")
+        at_least(self, 0, "ahead")
+        WaveRNNConfig(self.d_hidden, self.d_condition, self.levels)  # checks them
         if self.context < self.ahead:
             raise ValueError(
                 f"layers must be enough to hear from ahead={self.ahead} places later back to a sample's own, "

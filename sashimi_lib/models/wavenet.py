@@ -5,13 +5,14 @@ inputs, oldest first. So a step computes nothing twice, and the whole pass and t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sashimi_lib.checks import at_least
 from sashimi_lib.models.backbone import Backbone
 from sashimi_lib.models.blocks import State
 
@@ -38,9 +39,7 @@ class WaveNetConfig:
     d_model: int = 256
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) < 1:
-                raise ValueError(f"{field.name} must be at least 1, got {getattr(self, field.name)}")
+        at_least(self, 1, *vars(self))
 
     @property
     def dilations(self) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sashimi_lib.checks import at_least
 from sashimi_lib.models.autoregression import Autoregressive, Past, bits_of, preceded
 from sashimi_lib.models.sampling import Choose
 from sashimi_lib.quantize import CoarseFine
@@ -40,10 +41,10 @@ class WaveRNNConfig:
     levels: int = 256
 
     def __post_init__(self) -> None:
-        if self.d_hidden < 2 or self.d_hidden % 2:
+        at_least(self, 0, "d_condition")
+        if not self.d_hidden >= 2 or self.d_hidden % 2:
             raise ValueError(f"d_hidden must be even, a coarse half and a fine one, got {self.d_hidden}")
-        if self.d_condition < 0:
-            raise ValueError(f"d_condition must be at least 0, got {self.d_condition}")
+        CoarseFine(self.levels)  # checks them
 
 
 class WaveRNN(Autoregressive):

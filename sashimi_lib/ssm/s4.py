@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sashimi_lib.checks import at_least
 from sashimi_lib.ssm import hippo
 from sashimi_lib.ssm.cache import Cached
 from sashimi_lib.ssm.convolution import causal_conv, two_sided_conv
@@ -64,7 +65,10 @@ class SSMConfig:
             raise ValueError(
                 f"frozen must name parameters among Lambda, p, q, B, C, log_dt, D; got {sorted(unknown)}"
             )
-        if not 0 < self.dt_min <= self.dt_max:
+        at_least(self, 2, "d_state")
+        if self.d_state % 2:
+            raise ValueError(f"d_state must be even, for states in conjugate pairs, got {self.d_state}")
+        if not 0 < self.dt_min <= self.dt_max < math.inf:
             raise ValueError(
                 f"dt_min and dt_max must satisfy 0 < dt_min <= dt_max, got {self.dt_min}, {self.dt_max}"
             )

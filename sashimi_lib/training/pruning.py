@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from sashimi_lib.checks import at_least
 from sashimi_lib.models.sparse import LAYERS
 from sashimi_lib.models.wavernn import WaveRNN
 
@@ -39,13 +40,8 @@ class Pruning:
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
-        if min(self.block) < 1:
-            raise ValueError(f"block must have at least 1 row and 1 column, got {self.block}")
-        if self.start < 0:
-            raise ValueError(f"start must be at least 0, got {self.start}")
-        for name in ("ramp", "every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        at_least(self, 1, "block", "ramp", "every")
+        at_least(self, 0, "start")
 
     def share(self, steps: int) -> float:
         """z(t): the share of weights that is to be zero after so many steps.

@@ -1,7 +1,6 @@
 """What steps train on: every sequence once an epoch, whole or in pieces, silence after it never scored."""
 
-import time
-
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +11,7 @@ from sashimi_lib.training.batches import Pieces, batch, collate
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.trainer import train
 from sashimi_lib.training.validation import held_out
+from tests.awkward import as_a_reader
 
 LENGTHS = (50, 33, 64, 17)
 
@@ -132,23 +132,22 @@ class Shelf:
         return torch.full((4,), index)
 
 
-def test_the_next_batch_is_read_meanwhile_and_each_but_once():
+def test_the_next_batch_can_be_read_ahead_and_each_but_once():
     shelf = Shelf()
-    pieces = Pieces(shelf, TrainingConfig(batch_size=2), 128)
-    for number in range(1, 4):
+    pieces = Pieces(shelf, TrainingConfig(batch_size=2, truncate=3), 128)  # two pieces of each batch
+    for number in range(1, 7):
         heard = next(pieces)
-        asked = 2 * (number + 1)
-        deadline = time.monotonic() + 30
-        while len(shelf.read) < asked and time.monotonic() < deadline:
-            time.sleep(0.001)
-        assert len(shelf.read) == asked
-        assert heard.sequence[:, 0].tolist() == shelf.read[2 * number - 2 : 2 * number]
+        first = (number - 1) // 2 * 2
+        assert heard.sequence[:, 0].tolist() == shelf.read[first : first + 2]
+        pieces.read_ahead()
+        assert len(shelf.read) == 2 * (number // 2 + 1)
 
 
 def test_what_cannot_be_read_is_said_when_its_turn_comes():
     order = [int(row[0]) for row in batch(Shelf(), TrainingConfig(batch_size=6), 0)]
     pieces = Pieces(Shelf(broken=order[3]), TrainingConfig(batch_size=2), 128)
     assert next(pieces).sequence[:, 0].tolist() == order[:2]
+    pieces.read_ahead()  # not yet
     with pytest.raises(OSError, match="the recording is gone"):
         next(pieces)
 
@@ -196,3 +195,35 @@ def test_a_model_of_codes_refuses_labels(sequences):
 def test_nothing_held_out_is_refused():
     with pytest.raises(ValueError, match="data must hold at least one sequence"):
         held_out(new_model(), [])
+
+
+def test_what_is_no_tensor_is_named():
+    with as_a_reader(), pytest.raises(ValueError, match=r"data must hold tensors, .* got an item of ndarray"):
+        train(new_model(), np.zeros((4, 20), dtype=np.int64), TrainingConfig(steps=1), progress=False)
+
+
+def test_codes_that_are_none_are_named_before_a_step_and_where_they_are_validated(sequences):
+    bad = [*sequences, torch.full((20,), 256)]
+    with pytest.raises(ValueError, match=r"codes must lie in 0\.\.255, got values from \d+ to 256"):
+        train(new_model(), bad, TrainingConfig(steps=1, batch_size=5), progress=False)
+    with pytest.raises(ValueError, match=r"codes must lie in 0\.\.255"):
+        held_out(new_model(), bad)
+
+
+@pytest.mark.parametrize(
+    ("valid", "because"),
+    [
+        ([], "valid must hold at least one sequence, got none"),
+        (
+            [torch.zeros(9, dtype=torch.long), torch.full((9,), 256)],
+            r"valid\[1\]: codes must lie in 0\.\.255",
+        ),
+        ([(torch.zeros(9, dtype=torch.long), 1)], r"valid\[0\]: label must be None"),
+    ],
+)
+def test_what_is_to_be_validated_is_looked_at_before_the_first_step(sequences, valid, because):
+    def never(step, loss):
+        raise AssertionError
+
+    with pytest.raises(ValueError, match=because):
+        train(new_model(), sequences, TrainingConfig(steps=3), valid=valid, on_step=never, progress=False)

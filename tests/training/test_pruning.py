@@ -175,7 +175,7 @@ def test_blocks_that_do_not_fit_are_named_and_nothing_is_changed():
     ("setting", "message"),
     [
         ({"sparsity": 1.0}, r"sparsity must lie in \[0, 1\), got 1.0"),
-        ({"block": (0, 1)}, "block must have at least 1 row and 1 column"),
+        ({"block": (0, 1)}, "block must be at least 1"),
         ({"start": -1}, "start must be at least 0, got -1"),
         ({"ramp": 0}, "ramp must be at least 1, got 0"),
         ({"every": 0}, "every must be at least 1, got 0"),

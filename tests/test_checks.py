@@ -1,0 +1,73 @@
+"""Every number among settings, as NaN, infinity, -1 and 0: taken where it means something, else named."""
+
+import dataclasses
+import math
+
+import pytest
+
+from sashimi_lib.diffusion.model import DiffusionConfig
+from sashimi_lib.diffusion.schedules import CosineSchedule, LinearSchedule, LogSNRSchedule
+from sashimi_lib.mel import LogMelConfig
+from sashimi_lib.models import (
+    DiffWaveConfig,
+    IsotropicConfig,
+    SampleRNNConfig,
+    SaShiMiConfig,
+    WaveNetConfig,
+    WaveRNNConfig,
+)
+from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
+from sashimi_lib.models.subscale import SubscaleConfig
+from sashimi_lib.ssm.s4 import SSMConfig
+from sashimi_lib.training.compute import Compute
+from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.pruning import Pruning
+from tests.awkward import as_a_reader
+
+SETTINGS = (
+    TrainingConfig(clip_norm=1.0, clip_value=1.0, truncate=8, stop_after=3), Compute(), Pruning(),
+    SSMConfig(),
+    SaShiMiConfig(), IsotropicConfig(), WaveNetConfig(), SampleRNNConfig(), WaveRNNConfig(), SubscaleConfig(),
+    SaShiMiUNetConfig(), DiffWaveConfig(), DiffusionConfig(DiffWaveConfig()), LogMelConfig(),
+    LinearSchedule(), CosineSchedule(), LogSNRSchedule(),
+)  # fmt: skip
+# What these values mean: none of it, or the first.
+TAKEN = {
+    ("TrainingConfig", "weight_decay", 0), ("TrainingConfig", "warmup", 0), ("TrainingConfig", "patience", 0),
+    ("TrainingConfig", "ema", 0), ("TrainingConfig", "seed", 0), ("Pruning", "sparsity", 0),
+    ("Pruning", "start", 0), ("WaveRNNConfig", "d_condition", 0), ("SubscaleConfig", "ahead", 0),
+    ("SaShiMiUNetConfig", "n_classes", 0), ("DiffWaveConfig", "n_classes", 0),
+    ("DiffusionConfig", "unlabelled", 0), ("CosineSchedule", "offset", 0), ("LogSNRSchedule", "highest", 0),
+    ("LogSNRSchedule", "highest", -1), ("LogSNRSchedule", "lowest", 0), ("LogSNRSchedule", "lowest", -1),
+}  # fmt: skip
+
+
+def cases():
+    for settings in SETTINGS:
+        for field in dataclasses.fields(settings):
+            value = getattr(settings, field.name)
+            number = value[0] if isinstance(value, tuple) and value else value
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                bad = [-1, 0] if type(settings) is Compute else [math.nan, math.inf, -1, 0]
+                for other in bad:
+                    yield pytest.param(
+                        settings, field.name, other, id=f"{type(settings).__name__}-{field.name}-{other}"
+                    )
+
+
+@pytest.mark.parametrize(("settings", "name", "value"), list(cases()))
+def test_a_number_out_of_range_is_refused_by_name(settings, name, value):
+    before = getattr(settings, name)
+    number = float(value) if isinstance(before, float) else value
+    given = (number, *before[1:]) if isinstance(before, tuple) else number
+    with as_a_reader():
+        if (type(settings).__name__, name, value) in TAKEN:
+            assert getattr(dataclasses.replace(settings, **{name: given}), name) == given
+        else:
+            with pytest.raises(ValueError, match=rf"\b{name}\b"):
+                dataclasses.replace(settings, **{name: given})
+
+
+def test_a_seed_that_no_generator_takes_is_refused():
+    with pytest.raises(ValueError, match=r"^seed must be below 2\^32, got 4294967296"):
+        TrainingConfig(seed=2**32)

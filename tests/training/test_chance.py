@@ -1,0 +1,115 @@
+"""Data that draw random numbers: equal runs are equal, resumed ones too; the caller's stay as they were."""
+
+import random
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import SaShiMi, SaShiMiConfig
+from sashimi_lib.quantize import MuLaw
+from sashimi_lib.training.batches import Pieces, batch
+from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.team import Team
+from sashimi_lib.training.trainer import train
+
+CONFIG = TrainingConfig(steps=9, batch_size=2, checkpoint_every=4)
+DRAWS = {
+    "torch": lambda: int(torch.randint(256, ())),
+    "numpy": lambda: int(np.random.randint(256)),  # noqa: NPY002
+    "python": lambda: random.randrange(256),
+}
+
+
+class Augmented:
+    """Sequences that are others each time, read in no time or in an uncertain one."""
+
+    def __init__(self, draw, slow=False):
+        self.draw, self.slow, self.chance = draw, slow, random.Random()
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        if self.slow:
+            time.sleep(self.chance.uniform(0, 0.02))
+        return torch.tensor([index, *(self.draw() for _ in range(11))])
+
+
+class Forgetful(nn.Module):
+    """A model that draws random numbers too, so that the two could get into each other's way."""
+
+    def __init__(self, embedding):
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, codes):
+        return nn.functional.dropout(self.embedding(codes), 0.3)
+
+
+def new_model():
+    torch.manual_seed(1)
+    model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)))
+    model.embedding = Forgetful(model.embedding)
+    return model
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_equal_runs_are_equal_however_long_reading_takes(draw):
+    quick = train(new_model(), Augmented(draw), CONFIG, progress=False)
+    for seed in range(2):
+        random.seed(seed), np.random.seed(seed)  # noqa: NPY002
+        assert train(new_model(), Augmented(draw, slow=True), CONFIG, progress=False) == quick
+
+
+@pytest.mark.parametrize("truncate", [None, 5])
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_a_resumed_run_reads_what_it_would_have_read(draw, truncate, tmp_path):
+    config = TrainingConfig(steps=9, batch_size=2, checkpoint_every=4, truncate=truncate)
+
+    def power_cut(step, loss):
+        if step == 6:
+            raise KeyboardInterrupt
+
+    whole = train(new_model(), Augmented(draw), config, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(new_model(), Augmented(draw), config, tmp_path / "run.pt", on_step=power_cut, progress=False)
+    assert train(new_model(), Augmented(draw), config, tmp_path / "run.pt", progress=False) == whole
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_items_are_others_at_every_place_and_the_same_for_any_number_of_processes(draw):
+    data, config = Augmented(draw), TrainingConfig(batch_size=4)
+    alone = torch.stack([item for number in range(5) for item in batch(data, config, number)])
+    assert len(alone.unique(dim=0)) == 20  # each of the five sequences four times
+    shared = [
+        item for number in range(5) for rank in (0, 1) for item in batch(data, config, number, Team(rank, 2))
+    ]
+    assert torch.equal(torch.stack(shared), alone)
+
+
+@pytest.mark.parametrize("read_ahead", [False, True])
+def test_reading_takes_nothing_from_the_step(read_ahead):
+    pieces = Pieces(Augmented(DRAWS["torch"]), CONFIG, 128)
+    next(pieces)
+    torch.manual_seed(3)
+    if read_ahead:
+        pieces.read_ahead()
+    assert torch.equal(torch.rand(2), torch.rand(2, generator=torch.Generator().manual_seed(3)))
+
+
+@pytest.mark.usefixtures("shapes_unchecked")  # the check of containers draws numbers of Python's
+def test_training_leaves_the_callers_random_numbers_as_they_were(tmp_path):
+    def state():
+        return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
+
+    model, before = new_model(), state()
+    data = torch.randint(256, (4, 12), generator=torch.Generator())
+    train(model, data, CONFIG, tmp_path / "run.pt", valid=data, progress=False)
+    assert state() == before
+    with pytest.raises(ZeroDivisionError):
+        train(new_model(), data, CONFIG, on_step=lambda *_: 1 / 0, progress=False)
+    assert state()[1:] == before[1:]

@@ -1,0 +1,312 @@
+"""Runs go on, for longer or with settings that do not matter; never on other data or in each other's way."""
+
+import copy
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import SaShiMi, SaShiMiConfig
+from sashimi_lib.quantize import MuLaw
+from sashimi_lib.training import optimizer
+from sashimi_lib.training.checkpoint import best_of, load_checkpoint, previous_of, save_checkpoint
+from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.optimizer import new_optimizer, parameter_groups, take_up
+from sashimi_lib.training.run import History, Run
+from sashimi_lib.training.tensorboard import TensorBoard
+from sashimi_lib.training.trainer import train
+
+CONFIG = TrainingConfig(steps=3, batch_size=2, lr=0.02)
+
+
+def new_model(d_model=4):
+    torch.manual_seed(1)
+    return AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=d_model, n_layers=1)))
+
+
+@pytest.fixture
+def data():
+    return MuLaw().encode(0.5 * torch.sin(0.3 * (torch.arange(24) + 2 * torch.arange(5)[:, None])))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.pt"
+
+
+def run(config, data, checkpoint=None, **settings):
+    model = new_model()
+    return train(model, data, config, checkpoint, progress=False, **settings), model
+
+
+def assert_same_weights(a, b):
+    assert all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
+
+
+# Longer, and otherwise
+
+
+@pytest.mark.parametrize("settings", [{}, {"warmup": 4}, {"truncate": 10}, {"ema": 0.8}], ids=str)
+def test_a_run_that_was_at_its_end_goes_on_as_if_it_had_been_longer_from_the_start(data, path, settings):
+    short = dataclasses.replace(CONFIG, **settings)
+    longer = dataclasses.replace(short, steps=7, checkpoint_every=2)
+    run(short, data, path)
+    history, model = run(longer, data, path)
+    whole, expected = run(longer, data)
+    assert history == whole
+    assert_same_weights(model, expected)
+
+
+def test_a_plateau_counts_the_validations_that_a_longer_run_would_have_had(data, path):
+    noise = torch.randint(256, (3, 20))
+    short = dataclasses.replace(CONFIG, decay="plateau", factor=0.5, patience=0, valid_every=2)
+    longer = dataclasses.replace(short, steps=9)
+    run(short, data, path, valid=noise)  # validates after 2 steps, and once more at its end
+    history, _ = run(longer, data, path, valid=noise)
+    whole, _ = run(longer, data, valid=noise)
+    assert history.loss == whole.loss
+    assert [entry for entry in history.valid if entry[0] != 3] == whole.valid
+
+
+def test_a_longer_cosine_goes_on_and_says_what_that_is(data, path):
+    cosine = dataclasses.replace(CONFIG, decay="cosine")
+    run(cosine, data, path)
+    rates = []
+
+    class Board(TensorBoard):
+        def __init__(self):
+            pass
+
+        def step(self, step, **scalars):
+            rates.append(scalars["learning_rate"])
+
+        def flush(self):
+            pass
+
+    longer = dataclasses.replace(cosine, steps=6)
+    with pytest.warns(UserWarning, match=r"on its way to 3 steps, now to 6: after step 3 the rate .* at 50%"):
+        history, _ = run(longer, data, path, tensorboard=Board())
+    assert rates == pytest.approx([0.02 * longer.rate(step) for step in (3, 4, 5)])
+    assert len(history.loss) == 6
+    settings = load_checkpoint(path)["settings"]
+    assert [(first, config["steps"]) for first, config in settings] == [(0, 3), (3, 6)]
+
+
+def test_a_shorter_run_that_is_done_is_left_as_it_is(data, path, recwarn):
+    cosine = dataclasses.replace(CONFIG, decay="cosine")
+    done, _ = run(cosine, data, path)
+    assert run(dataclasses.replace(cosine, steps=2), data, path)[0] == done
+    assert not recwarn.list
+
+
+def test_what_changes_no_step_may_change(data, path):
+    noise = torch.randint(256, (3, 20))
+    run(CONFIG, data, path)
+    other = dataclasses.replace(CONFIG, steps=6, checkpoint_every=1, valid_every=2, stop_after=9)
+    history, _ = run(other, data, path, valid=noise)
+    assert history.loss == run(dataclasses.replace(CONFIG, steps=6), data)[0].loss
+    assert [steps for steps, _ in history.valid] == [4, 6]
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"lr": 0.01, "steps": 9}, "lr is 0.02 there and 0.01 here"),
+        ({"batch_size": 3, "seed": 1}, "batch_size is 2 there and 3 here; seed is 0 there and 1 here"),
+        ({"precision": "bfloat16"}, "precision is float32 there and bfloat16 here"),
+        ({"decay": "cosine"}, "decay is constant there and cosine here"),
+    ],
+    ids=str,
+)
+def test_what_changes_the_steps_may_not_and_is_named(data, path, other, named):
+    run(CONFIG, data, path)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} is of another: {named}$"):
+        run(dataclasses.replace(CONFIG, **other), data, path)
+
+
+def test_where_the_rate_waits_for_validations_their_distance_is_one_of_those(data, path):
+    config = dataclasses.replace(CONFIG, decay="plateau", valid_every=2)
+    run(config, data, path, valid=data)
+    with pytest.raises(ValueError, match=r"valid_every is 2 there and 3 here$"):
+        run(dataclasses.replace(config, valid_every=3), data, path, valid=data)
+
+
+def as_before(path, **forgotten):
+    """A checkpoint as the version before this one wrote it."""
+    content = load_checkpoint(path)
+    config = content.pop("settings")[-1][1]
+    for name in ("id", "data", "valid"):
+        content.pop(name)
+    content["history"]["loss"] = content["history"]["loss"].tolist()
+    content["config"] = {name: value for name, value in config.items() if name not in forgotten}
+    save_checkpoint(path, content)
+
+
+def test_a_checkpoint_of_the_version_before_goes_on(data, path):
+    run(CONFIG, data, path)
+    as_before(path, ema=0.0, stop_after=None)
+    history, _ = run(dataclasses.replace(CONFIG, steps=7), data, path)
+    assert history == run(dataclasses.replace(CONFIG, steps=7), data)[0]
+    as_before(path, ema=0.0)
+    with pytest.raises(ValueError, match=r"ema is 0\.0 there and 0\.5 here"):
+        run(dataclasses.replace(CONFIG, ema=0.5), data, path)
+
+
+# Other data, another model
+
+
+def test_other_data_are_refused_by_name(data, path):
+    run(CONFIG, data, path)
+    name = re.escape(str(path))
+    with pytest.raises(ValueError, match=f"{name} is of another: data has 5 sequences there and 4 here"):
+        run(CONFIG, data[:4], path)
+    with pytest.raises(ValueError, match=f"{name} is of another: data has other sequences there"):
+        run(CONFIG, data.flip(1), path)
+    one_code = data.clone()
+    one_code[3, 7] += 1
+    with pytest.raises(ValueError, match="data has other sequences there"):
+        run(CONFIG, one_code, path)
+    assert run(CONFIG, list(data), path)[0] == run(CONFIG, data)[0]  # the same in another container
+
+
+def test_other_validation_data_cannot_be_compared_and_are_refused(data, path):
+    run(CONFIG, data, path, valid=data)
+    with pytest.raises(ValueError, match="valid has 5 sequences there and 2 here"):
+        run(dataclasses.replace(CONFIG, steps=5), data, path, valid=data[:2])
+
+
+class Chancy:
+    """A dataset with a generator of its own, which nobody can set."""
+
+    def __init__(self):
+        self.chance = torch.Generator().manual_seed(0)
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return torch.randint(256, (12,), generator=self.chance)
+
+
+def test_data_that_are_others_each_time_are_told_by_their_number(path):
+    run(CONFIG, Chancy(), path)
+    assert load_checkpoint(path)["data"] == {"sequences": 4, "digest": None}
+    assert len(run(dataclasses.replace(CONFIG, steps=5), Chancy(), path)[0].loss) == 5
+
+
+def test_a_model_of_another_shape_is_named(data, path):
+    run(CONFIG, data, path)
+    with pytest.raises(
+        ValueError, match=r"of another shape: embedding\.weight is \(256, 4\) there and \(256, 6\)"
+    ):
+        train(new_model(6), data, CONFIG, path, progress=False)
+
+
+# Names and locks
+
+
+def test_runs_whose_names_differ_after_the_dot_share_nothing(data, tmp_path):
+    one, two = tmp_path / "exp.1", tmp_path / "exp.2"
+    run(CONFIG, data, one, valid=data)
+    run(CONFIG, data[:4], two, valid=data)
+    assert run(CONFIG, data[:4])[0].loss == load_checkpoint(two)["history"]["loss"].tolist()
+    kept = {name: load_checkpoint(best_of(path))["id"] for name, path in (("one", one), ("two", two))}
+    assert kept == {"one": load_checkpoint(one)["id"], "two": load_checkpoint(two)["id"]}
+    assert kept["one"] != kept["two"]
+    names = {
+        function(path).name for function in (previous_of, best_of) for path in (one, two, tmp_path / "exp")
+    }
+    assert len(names) == 6
+
+
+HOLD = """
+import sys
+from sashimi_lib.files import locked
+with locked(sys.argv[1]):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_told_in_a_line_and_goes_on_once_the_first_is_gone(data, path, root):
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], env=os.environ | {"PYTHONPATH": str(root)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is in use: another process"):
+            run(CONFIG, data, path)
+        run(CONFIG, data, path.with_name("beside.pt"))
+    finally:
+        other.kill()  # a lock dies with its process
+        other.communicate()
+    left = path.with_name("run.pt.0123.partial")
+    left.write_bytes(b"half")
+    run(CONFIG, data, path)
+    assert not left.exists()
+
+
+# What is written
+
+
+def test_a_long_history_costs_a_checkpoint_milliseconds(data, path):
+    long = History([float(number) for number in range(600_000)], [(1_000, 0.5)])
+    of_run = Run(new_model(), data, CONFIG)
+    of_run.history = long
+    started = time.process_time()
+    of_run.save(path)
+    took = time.process_time() - started
+    started = time.process_time()
+    torch.save(copy.deepcopy(long.loss), path.with_name("as_a_list.pt"))
+    assert took < (time.process_time() - started) / 4
+    assert path.stat().st_size < 2 * 8 * 600_000
+    assert History.unpacked(load_checkpoint(path)["history"]) == long
+
+
+def test_the_best_weights_are_kept_on_the_cpu_and_apart(data):
+    of_run = Run(new_model(), data, CONFIG)
+    of_run.remember(3.0)
+    for name, x in of_run.judged.state_dict().items():
+        assert of_run.best[name].device.type == "cpu"
+        assert of_run.best[name].data_ptr() != x.data_ptr()
+
+
+# The optimizer
+
+
+@pytest.mark.parametrize("then", [False, True])
+def test_a_run_goes_on_with_the_kernel_of_the_device_that_it_is_on_now(data, path, monkeypatch, then):
+    monkeypatch.setattr(optimizer, "fused", lambda device: not then)
+    run(CONFIG, data, path)
+    assert {group["fused"] for group in load_checkpoint(path)["optimizer"]["param_groups"]} == {not then}
+    monkeypatch.setattr(optimizer, "fused", lambda device: then)
+    of_run = Run(new_model(), data, dataclasses.replace(CONFIG, steps=6))
+    of_run.load(path)
+    assert {group["fused"] for group in of_run.optimizer.param_groups} == {then}
+    history, _ = run(dataclasses.replace(CONFIG, steps=6), data, path)
+    assert history.loss == pytest.approx(run(dataclasses.replace(CONFIG, steps=6), data)[0].loss, rel=1e-5)
+
+
+def test_the_optimizer_decays_and_slows_what_it_should():
+    made = new_optimizer(new_model(), TrainingConfig(lr=0.5, ssm_lr=0.25, weight_decay=0.1))
+    assert type(made) is torch.optim.AdamW
+    assert [(group["weight_decay"], group["full_lr"]) for group in made.param_groups] == [
+        (0.1, 0.5),
+        (0.0, 0.25),
+    ]
+    wanted = parameter_groups(new_model(), TrainingConfig())
+    assert [len(group["params"]) for group in made.param_groups] == [len(group["params"]) for group in wanted]
+
+
+def test_moments_of_other_parameters_are_refused():
+    few = torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
+    made = new_optimizer(new_model(), TrainingConfig())
+    with pytest.raises(ValueError, match=r"optimizer must train \[\d+, 3\] parameters a group, .* has \[1\]"):
+        take_up(made, few.state_dict())

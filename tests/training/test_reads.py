@@ -1,0 +1,92 @@
+"""To read a number of a GPU is to wait for it: a step does so once, for its loss and gradients together."""
+
+import os
+import traceback
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models import WaveRNN, WaveRNNConfig
+from sashimi_lib.quantize import MuLaw
+from sashimi_lib.training import optimizer
+from sashimi_lib.training.batches import collate
+from sashimi_lib.training.compute import PLAIN
+from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.guard import check_gradients, clip_gradients
+from sashimi_lib.training.optimizer import new_optimizer
+from sashimi_lib.training.step import Step
+from sashimi_lib.training.team import ALONE
+from sashimi_lib.training.trainer import train
+from tests.training.backbones import BACKBONES
+
+# What gives the CPU a number, or a shape that depends on numbers.
+READS = {"_local_scalar_dense", "equal", "is_nonzero", "masked_select", "nonzero", "_unique2", "unique_dim"}
+CONFIG = TrainingConfig(steps=4, batch_size=2, clip_norm=1.0, clip_value=1.0)
+MODELS = {name: lambda make=make: AudioLM(MuLaw(), make()) for name, make in BACKBONES.items()}
+MODELS["wavernn"] = lambda: WaveRNN(WaveRNNConfig(8))
+
+
+# Numbers that stay on the CPU whatever the device: the place in a frame, how many samples there are.
+OURS = f"{os.sep}sashimi_lib{os.sep}"
+AT_HOME = ("int(phase)", "int(samples)", "int(self._samples)")
+
+
+class Reads(TorchDispatchMode):
+    """Notes the lines of the library that do so, by a mask as an index too, but for numbers at home."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        masked = name in ("index", "index_put_") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if name in READS or masked:
+            frames = [frame for frame in traceback.extract_stack() if OURS in frame.filename]
+            line = frames[-1].line if frames else name
+            self.seen += [] if any(home in line for home in AT_HOME) else [line]
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """AdamW in one kernel, which runs on a CPU too."""
+    monkeypatch.setattr(optimizer, "fused", lambda device: True)
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.usefixtures("shapes_unchecked", "as_on_a_gpu")
+def test_a_step_reads_once(make, in_pieces, monkeypatch):
+    model, lists, tolist = make(), [], Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda x: (lists.append(x), tolist(x))[1])
+    of_run, step = new_optimizer(model, CONFIG), Step(model, CONFIG, PLAIN, ALONE)
+    silence = torch.tensor(model.silence)
+    piece = collate([silence.expand(length, *silence.shape) for length in (40, 33)], model.silence)
+    past = model.beginning(2) if in_pieces else None
+    with Reads() as reads:
+        of_run.zero_grad()
+        scored, past = step(piece, past)
+        assert not lists
+        check_gradients(model, scored)
+        clip_gradients(model, CONFIG)
+        of_run.step()
+    assert not reads.seen
+    assert [len(read) for read in lists] == [1 + sum(p.grad is not None for p in model.parameters())]
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_one_kernel_for_all_parameters_trains_the_same():
+    data = torch.randint(256, (4, 30))
+    model = MODELS["sashimi"]()
+    start = {name: x.clone() for name, x in model.state_dict().items()}
+    quick = train(model, data, CONFIG, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimizer, "fused", lambda device: False)
+        model.load_state_dict(start)
+        assert train(model, data, CONFIG, progress=False).loss == pytest.approx(quick.loss, rel=1e-5)
