@@ -48,9 +48,8 @@ def test_the_comparison_in_miniature(sixteen, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(sixteen, "ROUNDS", 1)
     monkeypatch.setattr(sixteen, "peak_mebibytes", lambda recipe, corpus: 1.0)
     monkeypatch.setattr(
-        sixteen, "samples_per_second", lambda models, *_, batches: {name: {1: 1.0} for name in models}
+        sixteen, "samples_per_second", lambda models, *_, batches: {name: {"1": 1.0} for name in models}
     )
-    monkeypatch.setattr(sixteen, "excerpts", lambda codes, *_: [codes[0][:200], codes[0][200:]])
     monkeypatch.setattr("result.RESULTS", tmp_path)
     command = [str(tmp_path / "tones"), "--sample-rate", "8000", "--seconds", "0.01", "--seeds", "2"]
     monkeypatch.setattr("sys.argv", ["sixteen_bits.py", *command, "--factors", "1"])
