@@ -41,7 +41,8 @@ class Excerpts(NamedTuple):
 
 
 def excerpts(codes: list[Tensor], length: int, samples: int) -> Excerpts:
-    """Excerpts of ``length`` samples, evenly spread over all recordings, at most ``samples`` in all.
+    """Excerpts of ``length`` samples, evenly spread over all recordings, about ``samples`` in all: every
+    second, third, ... of those that there are.
 
     A recording that is shorter goes whole; what is left at the end of a longer one is left out.
     """

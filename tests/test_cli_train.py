@@ -387,6 +387,7 @@ def test_bits_of_few_recordings_have_no_interval_however_many_their_pieces(train
 
 def test_the_interval_of_many_recordings_is_over_recordings(trained, capsys):
     for part, count in (("train", 1), ("valid", 1), ("test", 6)):
+        Path("more", part).mkdir(parents=True)
         for number in range(count):
             audio.write(f"more/{part}/{number}.wav", 0.1 * (number + 1) * tone(number, 1_200), RATE)
     capsys.readouterr()

@@ -39,7 +39,8 @@ def run(command: EvaluateCommand) -> None:
 def judged(model: Autoregressive, codes: Codes, rate: int, batch_size: int) -> tuple[float, str]:
     """Bits per sample; and these in words, with their interval where there are recordings enough for one."""
     pieces = sequences_of(codes)
-    estimate = mean_bits(clip_bits(model, pieces, batch_size), pieces, codes.recordings)
+    recordings = codes.recordings or [None] * len(pieces)  # unknown ones might all be one
+    estimate = mean_bits(clip_bits(model, pieces, batch_size), pieces, recordings)
     seconds = f"{sum(map(len, pieces)) / rate:,.1f} s"
     return estimate.mean, f"{in_words(estimate)} ({seconds} in {len(pieces):,} pieces)"
 

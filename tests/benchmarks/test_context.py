@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sashimi_lib.audio import write
 from sashimi_lib.models import SaShiMiConfig
 from sashimi_lib.training.recipes import SMALL_SASHIMI
 
@@ -37,15 +36,10 @@ def test_each_length_is_trained_for_as_long(context, tiny):
 
 
 @pytest.fixture
-def command(context, tiny, tmp_path, monkeypatch):
-    for split, recordings in (("train", 2), ("test", 6)):
-        (tmp_path / "tones" / split).mkdir(parents=True)
-        for number in range(recordings):
-            tone = 0.3 * torch.sin(0.1 * torch.arange(600)) + 0.01 * torch.randn(600)
-            write(tmp_path / "tones" / split / f"{number}.wav", tone, 200)
+def command(context, tiny, tmp_path, tones, monkeypatch):
     monkeypatch.setattr(context, "SMALL", tiny)
     monkeypatch.setattr("result.RESULTS", tmp_path)
-    words = [str(tmp_path / "tones"), "--sample-rate", "200", "--steps", "2", "4", "--seeds", "2"]
+    words = [str(tones(600, sample_rate=200)), "--sample-rate", "200", "--steps", "2", "4", "--seeds", "2"]
     monkeypatch.setattr("sys.argv", ["context.py", *words])
 
 

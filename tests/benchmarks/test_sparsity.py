@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sashimi_lib.audio import write
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
 from sashimi_lib.training.config import TrainingConfig
 
@@ -43,15 +42,18 @@ def test_a_small_dense_model_has_about_as_many_weights(sparsity):
 
 
 @pytest.fixture
-def command(sparsity, tmp_path, monkeypatch):
-    for split, recordings in (("train", 2), ("valid", 1), ("test", 6)):
-        (tmp_path / "tones" / split).mkdir(parents=True)
-        for number in range(recordings):
-            tone = 0.3 * torch.sin(0.1 * torch.arange(100 + number)) + 0.01 * torch.randn(100 + number)
-            write(tmp_path / "tones" / split / f"{number}.wav", tone, 8000)
+def command(sparsity, tmp_path, tones, monkeypatch):
     monkeypatch.setattr("result.RESULTS", tmp_path)
     monkeypatch.setattr(sparsity, "generation", lambda models, *_, rounds: dict.fromkeys(models, 7.0))
-    words = [str(tmp_path / "tones"), "--sample-rate", "8000", "--hidden", "32", "--steps", "2"]
+    words = [
+        str(tones(100, sample_rate=8000, train=2)),
+        "--sample-rate",
+        "8000",
+        "--hidden",
+        "32",
+        "--steps",
+        "2",
+    ]
     monkeypatch.setattr("sys.argv", ["sparsity.py", *words, "--batch-size", "2"])
     return tmp_path / "sparsity.json"
 
