@@ -209,12 +209,9 @@ class Corpus:
 
     def codes(self, folder: str | Path, part: str, progress: bool = False) -> Codes:
         """The same as codes of ``quantizer``, each piece `stretched` on its own where ``scaled`` says so."""
-        kept = torch.uint8 if self.quantizer.levels <= 256 else torch.int32
         sequences, recordings = [], []
-        for piece, path in self._pieces(
-            folder, part, progress
-        ):  # together as int64 they would take much room
-            sequences.append(self.quantizer.encode(stretched(piece) if self.scaled else piece).to(kept))
+        for piece, path in self._pieces(folder, part, progress):
+            sequences.append(self.quantizer.encode(stretched(piece) if self.scaled else piece))
             recordings.append(path)
         return Codes(sequences, self.quantizer.levels, recordings)
 
