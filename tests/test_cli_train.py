@@ -381,8 +381,10 @@ def test_bits_of_few_recordings_have_no_interval_however_many_their_pieces(train
     assert len(pieces) == 5 * recordings
     bits = clip_bits(model, pieces).mean()
     said = capsys.readouterr().out
-    assert said.startswith(f"{bits:.3f} bits per sample, no interval from {recordings} of the 5 recordings")
-    assert said.endswith(f"({recordings / 2:.1f} s in {5 * recordings} pieces)\n")
+    assert said == (
+        f"{bits:.3f} bits per sample, no confidence interval for fewer than 5 recordings, here {recordings} "
+        f"({recordings / 2:.1f} s in {5 * recordings} pieces)\n"
+    )
 
 
 def test_the_interval_of_many_recordings_is_over_recordings(trained, capsys):

@@ -51,11 +51,11 @@ def in_words(estimate: Estimate) -> str:
     >>> in_words(Estimate(5.25, (5.0, 5.5), 12))
     '5.250 bits per sample, 95 % confidence interval over 12 recordings 5.000 to 5.500'
     >>> in_words(Estimate(5.25, None, 1))
-    '5.250 bits per sample, no interval from 1 of the 5 recordings that it takes'
+    '5.250 bits per sample, no confidence interval for fewer than 5 recordings, here 1'
     """
     bits = f"{estimate.mean:.3f} bits per sample"
     if estimate.interval is None:
-        return f"{bits}, no interval from {estimate.recordings} of the {FEWEST} recordings that it takes"
+        return f"{bits}, no confidence interval for fewer than {FEWEST} recordings, here {estimate.recordings}"
     low, high = estimate.interval
     return f"{bits}, 95 % confidence interval over {estimate.recordings:,} recordings {low:.3f} to {high:.3f}"
 
