@@ -94,8 +94,8 @@ class Parts:
     def __enter__(self) -> "Parts":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self.failed:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.failed and kind is None:  # an interruption is not covered up
             raise ExceptionGroup(f"failed: {', '.join(self.failed)}", list(self.failed.values()))
 
     @contextmanager

@@ -70,12 +70,26 @@ def test_a_part_that_fails_costs_only_itself_and_is_not_passed_over(capsys):
     assert capsys.readouterr().err.count("ZeroDivisionError") == 2
 
 
-def test_parts_that_all_work_raise_nothing_and_an_interruption_is_no_failure():
+def test_parts_that_all_work_raise_nothing():
     with result.Parts() as parts, parts.of("a"):
         pass
-    with pytest.raises(KeyboardInterrupt), result.Parts() as parts, parts.of("a"):
-        raise KeyboardInterrupt
     assert not parts.failed
+
+
+def interrupted(parts):
+    """After a part that failed."""
+    with parts:
+        with parts.of("a"):
+            raise RuntimeError
+        with parts.of("b"):
+            raise KeyboardInterrupt
+
+
+def test_an_interruption_is_no_failure_and_ends_all(capsys):
+    parts = result.Parts()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(parts)
+    assert list(parts.failed) == ["a"]
 
 
 def test_a_list_of_numbers_takes_one_line_and_reads_as_it_was():
