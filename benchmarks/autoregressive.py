@@ -9,22 +9,27 @@ time, in as many steps as it can make of it, on one CPU thread; its learning rat
 validation recordings in a quarter of that time. Under an hour for two folders on two cores. With ``--full``
 the paper's sizes, on a GPU; ``--only SaShiMi --seeds 1 --seconds 240`` is a part of that which fits a short
 loan, and ``--label`` keeps it beside others. Writes ``book/results/autoregressive_FOLDER.json`` and the first
-draws of every model.
+draws of every model; what there is is written after each of them. With ``--like RESULT`` the steps, learning
+rates and speeds of an earlier result are taken as they are, and models only trained and judged again.
 """
 
 import argparse
 import dataclasses
+import datetime
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from corpus import Corpus, excerpts, load, pieces
-from result import RESULTS, save_result
+from corpus import Corpus, Excerpts, excerpts, load, pieces
+from result import RESULTS, Parts, save_result
+from verdict import UNIT, verdict
 
 from sashimi_lib.audio import write
 from sashimi_lib.autoregressive import AudioLM, Autoregressive
-from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits, mean_bits
+from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits
 from sashimi_lib.training import recipes
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.initial import order_codes
@@ -108,6 +113,16 @@ def tune(
     return min(tried, key=tried.__getitem__), tried
 
 
+def working(models: dict[str, Recipe], corpus: Corpus, parts: Parts) -> dict[str, Recipe]:
+    """The models that can be trained and drawn from at all, so that one that cannot costs no other its
+    time."""
+    for name, recipe in models.items():
+        with parts.of(name):
+            data = pieces(corpus["train"], recipe.length)[: 2 * recipe.training.batch_size]
+            learn(recipe, data, 2, 1.0, seed=0).generate(16)
+    return {name: recipe for name, recipe in models.items() if name not in parts.failed}
+
+
 def seconds_per_step(models: dict[str, Recipe], corpus: Corpus, rounds: int = 3) -> dict[str, list[float]]:
     """Training steps timed in turn, so that a busy machine treats all alike; the first of each warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in models}
@@ -122,9 +137,9 @@ def seconds_per_step(models: dict[str, Recipe], corpus: Corpus, rounds: int = 3)
 
 def samples_per_second(
     models: dict[str, Recipe], rounds: int = 3, batches: tuple[int, ...] = BATCHES
-) -> dict[str, dict[int, float]]:
+) -> dict[str, dict[str, float]]:
     """Generated samples per second and batch, the models in turn; the best of the rounds."""
-    best: dict[str, dict[int, float]] = {name: dict.fromkeys(batches, 0.0) for name in models}
+    best = {name: {str(batch): 0.0 for batch in batches} for name in models}
     for _ in range(rounds):
         for name, recipe in models.items():
             model = recipe.build(0).to(device())
@@ -133,40 +148,61 @@ def samples_per_second(
                 steps = max(32, 256 // batch)
                 before = now()
                 model.generate(steps, batch)
-                best[name][batch] = max(best[name][batch], steps * batch / (now() - before))
+                best[name][str(batch)] = max(best[name][str(batch)], steps * batch / (now() - before))
     return best
+
+
+def planned(
+    name: str,
+    recipe: Recipe,
+    corpus: Corpus,
+    valid: Excerpts,
+    options: argparse.Namespace,
+    step_seconds: list[float],
+) -> dict[str, Any]:
+    """How a model is to be trained: for as many steps as fit, at the best learning rate of a quarter of
+    them."""
+    data = pieces(corpus["train"], recipe.length)
+    steps = max(4, int(options.seconds / min(step_seconds)))
+    factor, tried = tune(recipe, data, valid.clips, steps // 4, options.factors)
+    print(name, steps, "steps;", tried, flush=True)
+    return {
+        "parameters": sum(p.numel() for p in recipe.build(0).parameters()),
+        "validation_bits_by_factor": tried,
+        "factor": factor,
+        "steps": steps,
+        "samples_per_step": recipe.samples_per_step,
+        "seconds_per_step": step_seconds,
+    }
 
 
 def contend(
     name: str,
     recipe: Recipe,
     corpus: Corpus,
-    judged: Corpus,
+    test: Excerpts,
     options: argparse.Namespace,
-    step_seconds: list[float],
-) -> dict[str, object]:
-    """Choose a learning rate, train from every seed, judge, draw: all figures of one model."""
+    plan: dict[str, Any],
+) -> dict[str, Any]:
+    """Train as planned from every seed, judge, draw: what the test says of one model."""
     data = pieces(corpus["train"], recipe.length)
-    steps = int(options.seconds / min(step_seconds))
-    factor, tried = tune(recipe, data, judged["valid"], steps // 4, options.factors)
-    print(name, steps, "steps;", tried, flush=True)
     runs, draws = [], []
     for seed in range(options.seeds):
-        model = learn(recipe, data, steps, factor, seed)
-        runs.append(mean_bits(bits(model, judged["test"]), judged["test"])._asdict())
+        model = learn(recipe, data, plan["steps"], plan["factor"], seed)
+        runs.append(verdict(bits(model, test.clips), test))
         print(name, seed, runs[-1], flush=True)
         if seed == 0:
             draws = draw(model, f"{stem(options)}_{name}", options.sample_rate)
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "test_bits": runs,
-        "validation_bits_by_factor": tried,
-        "factor": factor,
-        "steps": steps,
-        "samples_per_step": recipe.samples_per_step,
-        "seconds_per_step": step_seconds,
-        "clips": draws,
-    }
+    return {"test_bits": runs, "clips": draws}
+
+
+def earlier(path: Path | None) -> tuple[dict[str, dict[str, Any]], str | None]:
+    """What an earlier result knows of each model (how it was trained, and its speed, which are taken as they
+    are in place of being measured), and when it was made."""
+    if path is None:
+        return {}, None
+    result = json.loads(path.read_text(encoding="utf-8"))
+    return result["figures"]["models"], result["config"].get("planned", result["date"])
 
 
 def main() -> None:
@@ -180,22 +216,44 @@ def main() -> None:
     parser.add_argument("--factors", nargs="+", type=float, default=[0.5, 1.0, 2.0], help="learning rates")
     parser.add_argument("--label", help="goes into the name of the result, to keep it beside others")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each model")
+    parser.add_argument("--like", type=Path, help="an earlier result: its steps, learning rates and speeds")
     options = parser.parse_args()
     torch.set_num_threads(1)
     models = FULL if options.full else SMALL
     if options.only:
         models = {name: models[name] for name in options.only}
+    with Parts() as parts:
+        compete(models, options, parts)
+
+
+def compete(models: dict[str, Recipe], options: argparse.Namespace, parts: Parts) -> None:
+    """All of it; what there is is written after each model."""
     quantizer = next(iter(models.values())).quantizer
     corpus = load(options.folder, options.sample_rate, quantizer)
     judged = {split: excerpts(corpus[split], options.sample_rate, number) for split, number in JUDGED.items()}
+    plans, planned_on = earlier(options.like)
+    figures: dict[str, dict[str, Any]] = {}
+    new = working({name: recipe for name, recipe in models.items() if name not in plans}, corpus, parts)
+    step_seconds, speeds = seconds_per_step(new, corpus), samples_per_second(new)
+    for name in [name for name in models if name in plans or name in new]:
+        with parts.of(name):
+            recipe = models[name]
+            if name in new:
+                plans[name] = planned(name, recipe, corpus, judged["valid"], options, step_seconds[name])
+                plans[name]["generated_samples_per_second"] = speeds[name]
+            figures[name] = plans[name] | contend(name, recipe, corpus, judged["test"], options, plans[name])
+            record(models, figures, planned_on, corpus, judged["test"], options)
 
-    step_seconds = seconds_per_step(models, corpus)
-    figures = {
-        name: contend(name, recipe, corpus, judged, options, step_seconds[name])
-        for name, recipe in models.items()
-    }
-    for name, speeds in samples_per_second(models).items():
-        figures[name]["generated_samples_per_second"] = {str(batch): speed for batch, speed in speeds.items()}
+
+def record(
+    models: dict[str, Recipe],
+    figures: dict[str, dict[str, Any]],
+    planned_on: str | None,
+    corpus: Corpus,
+    test: Excerpts,
+    options: argparse.Namespace,
+) -> None:
+    """Write the result."""
     save_result(
         stem(options),
         question="SaShiMi against WaveNet, SampleRNN and a flat S4 after equal training time",
@@ -204,15 +262,17 @@ def main() -> None:
             "sample_rate": options.sample_rate,
             "size": "paper" if options.full else "small",
             "recipes": {name: dataclasses.asdict(recipe) for name, recipe in models.items()},
+            "planned": planned_on or datetime.date.today().isoformat(),
         },
         figures={
             "models": figures,
-            "bigram_bits": bigram_bits(corpus["train"], judged["test"]),
-            "test_samples": sum(map(len, judged["test"])),
+            "bigram_bits": bigram_bits(corpus["train"], test.clips),
+            "test_samples": sum(map(len, test.clips)),
         },
         units={
-            "test_bits": "bits per sample, a mean and a 95 % bootstrap interval over excerpts for each seed",
+            "test_bits": f"{UNIT}, for each seed",
             "seconds_per_step": "seconds of one CPU thread, or of the wall on a GPU, one entry a round",
+            "planned": "when steps, learning rates and speeds were measured",
         },
         repeats=options.seeds,
         seed=0,

@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 from autoregressive import learn, seconds_per_step
-from corpus import Corpus, excerpts, pieces, recordings
-from result import save_result
+from corpus import Corpus, Excerpts, excerpts, pieces, recordings
+from result import Parts, save_result
+from verdict import UNIT, verdict
 
-from sashimi_lib.evaluation.likelihood import clip_bits, mean_bits
+from sashimi_lib.evaluation.likelihood import clip_bits
 from sashimi_lib.training.recipes import SMALL_SASHIMI, YOUTUBEMIX_SASHIMI_8, Recipe
 
 
@@ -64,20 +65,17 @@ def equal_time(setting: Setting, corpus: Corpus, seconds: float) -> dict[str, in
     return {length: max(1, int(seconds / min(each))) for length, each in timed.items()}
 
 
-def compare(setting: Setting, corpus: Corpus, steps: dict[str, int], seeds: int) -> dict[str, list[Any]]:
-    """Bits of the test by length, after so many steps of each, for every seed."""
-    runs: dict[str, list[Any]] = {length: [] for length in steps}
-    for (length, recipe), seed in itertools.product(setting.recipes().items(), range(seeds)):
-        data = pieces(corpus["train"], recipe.length)
-        model = learn(recipe, data, steps[length], setting.factor, seed)
-        bits = clip_bits(model, corpus["test"], frame=8_192)
-        runs[length].append(mean_bits(bits, corpus["test"])._asdict())
-        print(length, steps[length], seed, runs[length][-1], flush=True)
-    return runs
+def judged(
+    setting: Setting, length: str, corpus: Corpus, test: Excerpts, steps: int, seed: int
+) -> dict[str, Any]:
+    """What the test says after so many steps on segments of one length."""
+    recipe = setting.recipes()[length]
+    model = learn(recipe, pieces(corpus["train"], recipe.length), steps, setting.factor, seed)
+    return verdict(clip_bits(model, test.clips, frame=8_192), test)
 
 
 def main() -> None:
-    """Train at every length, judge, write."""
+    """Train at every length, judge, write; after each run what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sample-rate", type=int, default=16_000)
@@ -93,12 +91,30 @@ def main() -> None:
         split: recordings(options.folder / split, options.sample_rate, setting.recipe.quantizer)
         for split in ("train", "test")
     }
-    corpus["test"] = excerpts(corpus["test"], setting.seconds * options.sample_rate, setting.judged)
+    test = excerpts(corpus["test"], setting.seconds * options.sample_rate, setting.judged)
     if options.minutes is None:
         budgets = {str(steps): dict.fromkeys(setting.recipes(), steps) for steps in options.steps}
     else:
         each = 60 * options.minutes / (len(setting.lengths) * options.seeds)
         budgets = {f"{each:g} s": equal_time(setting, corpus, each)}
+    runs: dict[str, dict[str, list[Any]]] = {
+        name: {length: [] for length in steps} for name, steps in budgets.items()
+    }
+    with Parts() as parts:
+        for name, length, seed in itertools.product(budgets, setting.recipes(), range(options.seeds)):
+            with parts.of(f"{name}, {length}, seed {seed}"):
+                runs[name][length].append(judged(setting, length, corpus, test, budgets[name][length], seed))
+                print(name, length, seed, runs[name][length][-1], flush=True)
+                record(setting, options, budgets, runs)
+
+
+def record(
+    setting: Setting,
+    options: argparse.Namespace,
+    budgets: dict[str, dict[str, int]],
+    runs: dict[str, dict[str, list[Any]]],
+) -> None:
+    """Write the result."""
     save_result(
         "context_full" if options.full else "context",
         question="Likelihood of a SaShiMi by the length of its training segments, at equal samples a step",
@@ -107,16 +123,8 @@ def main() -> None:
             "samples_per_step": max(setting.lengths),
             "sample_rate": options.sample_rate,
         },
-        figures={
-            "steps": budgets,
-            "test_bits": {
-                name: compare(setting, corpus, steps, options.seeds) for name, steps in budgets.items()
-            },
-        },
-        units={
-            "test_bits": "bits per sample, by steps or seconds of training, and by samples a segment; 95 % "
-            "interval over excerpts"
-        },
+        figures={"steps": budgets, "test_bits": runs},
+        units={"test_bits": f"by steps or seconds of training, and by samples a segment: {UNIT}"},
         repeats=options.seeds,
         seed=0,
         data=f"{options.folder.name}: excerpts of {setting.seconds} s of held-out recordings, 8-bit mu-law",

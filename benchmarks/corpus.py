@@ -33,13 +33,32 @@ def pieces(codes: list[Tensor], length: int) -> list[Tensor]:
     return [piece for clip in codes for piece in clip.split(length)]
 
 
-def excerpts(codes: list[Tensor], length: int, samples: int) -> list[Tensor]:
-    """Excerpts of ``length`` samples, evenly spread over all recordings, at most ``samples`` in all.
+class Excerpts(NamedTuple):
+    """Codes of pieces (L,) or (L, 2), and the number of the recording that each is from."""
+
+    clips: list[Tensor]
+    recordings: list[int]
+
+
+def excerpts(codes: list[Tensor], length: int, samples: int) -> Excerpts:
+    """Excerpts of ``length`` samples, evenly spread over all recordings, about ``samples`` in all: every
+    second, third, ... of those that there are.
 
     A recording that is shorter goes whole; what is left at the end of a longer one is left out.
     """
-    whole = [piece for clip in codes for piece in clip.split(length) if len(piece) == min(length, len(clip))]
-    return whole[:: -(-sum(map(len, whole)) // samples)]
+    every = [
+        (piece, number)
+        for number, clip in enumerate(codes)
+        for piece in clip.split(length)
+        if len(piece) == min(length, len(clip))
+    ]
+    chosen = every[:: -(-sum(len(piece) for piece, _ in every) // samples)]
+    return Excerpts([piece for piece, _ in chosen], [number for _, number in chosen])
+
+
+def whole(codes: list[Tensor]) -> Excerpts:
+    """Recordings as they are, each its own excerpt."""
+    return Excerpts(codes, list(range(len(codes))))
 
 
 class Word(NamedTuple):

@@ -29,6 +29,7 @@ import argparse
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import shutil
 import tempfile
@@ -40,7 +41,7 @@ import torch
 from autoregressive import device
 from corpus import Sounds, sounds
 from judging import WAYS, Way, draw, features_of, listen, loss_by_level
-from result import RESULTS, kept, save_result
+from result import RESULTS, Parts, kept, save_result
 from timing import interleaved
 from torch import Tensor
 
@@ -200,8 +201,13 @@ def clip(run: Path, way: str) -> Path:
     return run.with_name(f"{run.name}_{way}.flac".replace(", ", "_").replace(" ", "_"))
 
 
-def measure(corpus: dict[str, Sounds], options: argparse.Namespace) -> dict[str, Any]:
-    """All figures: what was kept, and what was not."""
+def measure(
+    corpus: dict[str, Sounds],
+    options: argparse.Namespace,
+    report: Callable[[dict[str, Any]], None],
+    parts: Parts,
+) -> None:
+    """All figures, what was kept and what was not; those that there are go to ``report`` after each run."""
     models = contenders(options)
     timed = kept(place(options) / "steps.json", lambda: seconds_per_step(models, corpus["train"]))
     steps = budgets(options, timed)
@@ -210,34 +216,34 @@ def measure(corpus: dict[str, Sounds], options: argparse.Namespace) -> dict[str,
         way: kept(place(options) / f"sound {way}.json", functools.partial(seconds_per_second, models, way))
         for way in options.ways
     }
-    runs = {name: {budget: [] for budget in steps} for name in models}
-    for seed in options.seeds:
-        for budget, of_each in steps.items():
-            for name, recipe in models.items():
-                runs[name][budget].append(contend(name, recipe, corpus, of_each[name], seed, options))
-    return {
+    figures = {
         "models": {
             name: {
                 "parameters": sum(p.numel() for p in recipe.build(0).parameters()),
                 "seconds_per_step": timed[name],
                 "seconds_per_second_of_sound": {way: sound[way][name] for way in options.ways},
-                "runs": runs[name],
+                "runs": {budget: [] for budget in steps},
+                "clips": {},
             }
             for name, recipe in models.items()
         },
         "real_recordings": listen(corpus["test"].each(options.each), features_of(corpus["train"].waveform)),
     }
+    for seed, (budget, of_each), name in itertools.product(options.seeds, steps.items(), models):
+        with parts.of(f"{name}, {budget}, seed {seed}"):
+            run = contend(name, models[name], corpus, of_each[name], seed, options)
+            figures["models"][name]["runs"][budget].append(run)
+            report(figures)
 
 
 def bring(options: argparse.Namespace, figures: dict[str, Any]) -> None:
     """The first draws of the first seed after the whole time, to lie beside the result."""
     for name, model in figures["models"].items():
-        run = next(iter(model["runs"].values()))[0]
-        for way in options.ways:
+        for run, way in itertools.product(next(iter(model["runs"].values()))[:1], options.ways):
             made = clip(place(options) / f"{name}_{run['steps']}_{run['seed']}", way)
             to = clip(RESULTS / f"{stem(options)}_{name}", way)
             shutil.copy(made, to)
-            model.setdefault("clips", {})[way] = to.name
+            model["clips"][way] = to.name
 
 
 def main() -> None:
@@ -259,13 +265,18 @@ def main() -> None:
     torch.set_num_threads(1)
     like = next(iter(contenders(options).values()))
     corpus = sounds(options.folder, like.sample_rate, like.length)
-    if options.quick:
+    with Parts() as parts:
+        if not options.quick:
+            measure(corpus, options, functools.partial(record, options, like.length), parts)
+            return
         with tempfile.TemporaryDirectory() as runs:
             options.runs, options.steps, options.seeds, options.each = Path(runs), 2, [0], 2
             options.ways = ["6 steps", "6 steps, guided"]
-            print(measure({split: found.each(2) for split, found in corpus.items()}, options))
-        return
-    figures = measure(corpus, options)
+            measure({split: found.each(2) for split, found in corpus.items()}, options, print, parts)
+
+
+def record(options: argparse.Namespace, length: int, figures: dict[str, Any]) -> None:
+    """Write the result, and the draws beside it."""
     bring(options, figures)
     save_result(
         stem(options),
@@ -293,7 +304,7 @@ def main() -> None:
         },
         repeats=len(options.seeds),
         seed=options.seeds[0],
-        data=f"{options.folder.name}: mean off, peak at 1, {like.length} samples; longer "
+        data=f"{options.folder.name}: mean off, peak at 1, {length} samples; longer "
         "ones without the silence before and what is over",
     )
 

@@ -22,9 +22,10 @@ import torch
 from autoregressive import draw, now, prepared, seconds_per_step
 from corpus import Corpus, excerpts, load
 from result import kept, save_result
+from verdict import UNIT, verdict
 
 from sashimi_lib.autoregressive import Autoregressive
-from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits, mean_bits
+from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits
 from sashimi_lib.streaming import fastest
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.recipes import SMALL_SASHIMI, YOUTUBEMIX_SASHIMI_8, Recipe
@@ -102,8 +103,8 @@ def session(
         valid_every=max(1, config.steps // VALIDATIONS),
         checkpoint_every=max(1, config.steps // CHECKPOINTS),
     )
-    data = excerpts(corpus["train"], recipe.length, sum(map(len, corpus["train"])))
-    valid = excerpts(corpus["valid"], recipe.length, VALID)
+    data = excerpts(corpus["train"], recipe.length, sum(map(len, corpus["train"]))).clips
+    valid = excerpts(corpus["valid"], recipe.length, VALID).clips
     watch = Stopwatch(folder / "steps.txt", minutes)
     checkpoint = folder / "run.pt"
     history = train(
@@ -181,22 +182,28 @@ def main() -> None:
     model, config, figures = session(recipe, corpus, options.run, options.minutes, total, options.steps)
     print({key: value for key, value in figures.items() if isinstance(value, int | float)}, flush=True)
     test = excerpts(corpus["test"], JUDGED * options.sample_rate, sum(map(len, corpus["test"])))
+    figures |= {
+        "test_bits": verdict(clip_bits(model, test.clips, frame=8_192), test),
+        "test_samples": sum(map(len, test.clips)),
+        "bigram_bits": bigram_bits(corpus["train"], test.clips),
+    }
+    settings = {"recipe": asdict(replace(recipe, training=config)), "sample_rate": options.sample_rate}
+    record(name, settings, figures, options)  # the draws take minutes, and may fail
+    record(name, settings, figures | {"clips": draw(fastest(model), name, options.sample_rate)}, options)
+
+
+def record(name: str, settings: dict[str, Any], figures: dict[str, Any], options: argparse.Namespace) -> None:
+    """Write the result."""
     save_result(
         name,
         question="How far one SaShiMi comes in the longest run that fits, stopped and taken up again",
-        config={"recipe": asdict(replace(recipe, training=config)), "sample_rate": options.sample_rate},
-        figures=figures
-        | {
-            "test_bits": mean_bits(clip_bits(model, test, frame=8_192), test)._asdict(),
-            "test_samples": sum(map(len, test)),
-            "bigram_bits": bigram_bits(corpus["train"], test),
-            "clips": draw(fastest(model), name, options.sample_rate),
-        },
+        config=settings,
+        figures=figures,
         units={
             "bits": "bits per sample: of the batches of equal stretches of steps, or of held-out recordings",
             "bits_before": "bits per sample of each of the last batches before the run was taken up again",
             "bits_after": "bits per sample of each of the first batches after that",
-            "test_bits": "bits per sample, 95 % bootstrap interval over excerpts",
+            "test_bits": UNIT,
             "seconds": "of training so far: of one CPU thread, or of the wall on a GPU",
         },
         repeats=1,

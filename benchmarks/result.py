@@ -9,9 +9,12 @@ import datetime
 import json
 import os
 import platform
+import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +57,55 @@ def save_result(
         "units": dict(units or {}),
         "figures": dict(figures),
     }
-    text = json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False)
+    text = numbers_on_one_line(json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False))
     path = RESULTS / f"{name}.json"
     with replacing(path) as file:
         file.write(text.encode() + b"\n")
     print(f"wrote book/results/{path.name}")
     return path
+
+
+def numbers_on_one_line(text: str) -> str:
+    """Indented JSON whose lists of numbers take a line each: a figure for every recording is one row.
+
+    >>> print(numbers_on_one_line(json.dumps({"bits": [1, 2.5], "names": ["a"]}, indent=1)))
+    {
+     "bits": [1, 2.5],
+     "names": [
+      "a"
+     ]
+    }
+    """
+    lists = r"\[\n([-+.\de,\s]+)\]"  # a line feed stands outside strings alone
+    return re.sub(lists, lambda found: "[" + " ".join(found[1].split()) + "]", text)
+
+
+class Parts:
+    """Parts of a benchmark, of which one that fails costs itself alone.
+
+    Inside ``with parts.of(name)`` an error is shown and kept; at the end of ``with Parts() as parts`` all of
+    them are raised together, so that the program does not end as if nothing had been. ``failed`` has the
+    names.
+    """
+
+    def __init__(self) -> None:
+        self.failed: dict[str, Exception] = {}
+
+    def __enter__(self) -> "Parts":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.failed and kind is None:  # an interruption is not covered up
+            raise ExceptionGroup(f"failed: {', '.join(self.failed)}", list(self.failed.values()))
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """One part."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self.failed[name] = error
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:

@@ -12,23 +12,35 @@ with it. SaShiMi takes them as one sequence; a recurrent network as pieces of ei
 Bits per 16-bit sample and per 8-bit sample are not comparable. So each 16-bit model is also asked for the
 coarse bytes alone, and for the mu-law codes that its samples fall in (`sashimi_lib.evaluation.coarsen`),
 having heard 16 bits: the figure to set beside the model of 8 bits. With ``--full`` the paper's sizes, on a
-GPU. About half an hour on one core. Writes ``book/results/sixteen_bits_FOLDER.json``.
+GPU. About half an hour on one core. Writes ``book/results/sixteen_bits_FOLDER.json``, after each model what
+there is. ``--like RESULT`` as in the comparison at 8 bits.
 """
 
 import argparse
 import dataclasses
+import datetime
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from autoregressive import bits, device, learn, samples_per_second, seconds_per_step, tune
-from corpus import Corpus, excerpts, load, pieces
-from result import save_result
+from autoregressive import (
+    bits,
+    device,
+    earlier,
+    learn,
+    planned,
+    samples_per_second,
+    seconds_per_step,
+    working,
+)
+from corpus import Corpus, Excerpts, excerpts, load, pieces
+from result import Parts, save_result
 from speed import peak_mebibytes
+from verdict import UNIT, verdict
 
 from sashimi_lib.autoregressive import AudioLM, Autoregressive
 from sashimi_lib.evaluation.coarsen import coarse_bits, mulaw_bits
-from sashimi_lib.evaluation.likelihood import mean_bits
 from sashimi_lib.models import build
 from sashimi_lib.models.heads import Head, JointSoftmax, Logistics
 from sashimi_lib.quantize import CoarseFine, Quantizer
@@ -89,47 +101,29 @@ def answers(
     )
 
 
-def judge(model: Autoregressive, clips: list[torch.Tensor]) -> dict[str, dict[str, float]]:
+def judge(model: Autoregressive, test: Excerpts) -> dict[str, dict[str, Any]]:
     """All that can be asked of a model, each with its interval; ``mulaw_bits`` of a model of either depth."""
     if isinstance(model.quantizer, CoarseFine):
         asked = {
-            "sixteen_bits": bits(model, clips),
-            "coarse_bits": answers(model, clips, coarse_bits),
-            "mulaw_bits": answers(model, clips, mulaw_bits),
+            "sixteen_bits": bits(model, test.clips),
+            "coarse_bits": answers(model, test.clips, coarse_bits),
+            "mulaw_bits": answers(model, test.clips, mulaw_bits),
         }
     else:
-        asked = {"mulaw_bits": bits(model, clips)}
-    return {name: mean_bits(given, clips)._asdict() for name, given in asked.items()}
+        asked = {"mulaw_bits": bits(model, test.clips)}
+    return {name: verdict(given, test) for name, given in asked.items()}
 
 
 def contend(
-    name: str,
-    recipe: Recipe,
-    corpus: Corpus,
-    judged: Corpus,
-    options: argparse.Namespace,
-    step_seconds: list[float],
-) -> dict[str, object]:
-    """Choose a learning rate, train from every seed, judge: all figures of one model."""
-    data = pieces(corpus["train"], recipe.length)
-    steps = max(4, int(options.seconds / min(step_seconds)))
-    factor, tried = tune(recipe, data, judged["valid"], steps // 4, options.factors)
-    print(name, steps, "steps;", tried, flush=True)
-    runs = []
-    for seed in range(options.seeds):
-        model = learn(recipe, data, steps, factor, seed)
-        runs.append(judge(model, judged["test"]))
+    name: str, recipe: Recipe, corpus: Corpus, test: Excerpts, seeds: int, plan: dict[str, Any]
+) -> dict[str, Any]:
+    """Train as planned from every seed, and judge: what the test says of one model."""
+    data, runs = pieces(corpus["train"], recipe.length), []
+    for seed in range(seeds):
+        model = learn(recipe, data, plan["steps"], plan["factor"], seed)
+        runs.append(judge(model, test))
         print(name, seed, runs[-1], flush=True)
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "test_bits": {question: [run[question] for run in runs] for question in runs[0]},
-        "validation_bits_by_factor": tried,
-        "factor": factor,
-        "steps": steps,
-        "samples_per_step": recipe.samples_per_step,
-        "seconds_per_step": step_seconds,
-        "peak_mebibytes": peak_mebibytes(recipe, corpus),
-    }
+    return {"test_bits": {question: [run[question] for run in runs] for question in runs[0]}}
 
 
 def describe(recipe: Recipe) -> dict[str, object]:
@@ -147,10 +141,16 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="the paper's sizes, for a GPU")
     parser.add_argument("--factors", nargs="+", type=float, default=[0.5, 1.0, 2.0], help="learning rates")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each model")
+    parser.add_argument("--like", type=Path, help="an earlier result: its steps, learning rates and speeds")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    models = FULL if options.full else SMALL
-    corpora: dict[Quantizer, Corpus] = {
+    with Parts() as parts:
+        compete(FULL if options.full else SMALL, options, parts)
+
+
+def compete(models: dict[str, Recipe], options: argparse.Namespace, parts: Parts) -> None:
+    """All of it; what there is is written after each model."""
+    corpora = {
         quantizer: load(options.folder, options.sample_rate, quantizer)
         for quantizer in {recipe.quantizer for recipe in models.values()}
     }
@@ -160,20 +160,54 @@ def main() -> None:
         }
         for quantizer, corpus in corpora.items()
     }
-    step_seconds: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(ROUNDS):
-        for name, recipe in models.items():
-            step_seconds[name] += seconds_per_step({name: recipe}, corpora[recipe.quantizer], 1)[name]
-    speeds = samples_per_second(models, ROUNDS, batches=(1,))
-    figures = {}
+    plans, planned_on = earlier(options.like)
+    measured = measure({name: models[name] for name in models if name not in plans}, corpora, parts)
+    figures: dict[str, dict[str, Any]] = {}
+    for name in [name for name in models if name in plans or name in measured]:
+        with parts.of(name):
+            recipe = models[name]
+            corpus, heard = corpora[recipe.quantizer], judged[recipe.quantizer]
+            if name in measured:
+                seconds = measured[name]["seconds_per_step"]
+                plan = planned(name, recipe, corpus, heard["valid"], options, seconds)
+                plans[name] = plan | measured[name]
+            figures[name] = plans[name] | contend(
+                name, recipe, corpus, heard["test"], options.seeds, plans[name]
+            )
+            record(models, figures, planned_on, heard["test"], options)
+
+
+def measure(
+    models: dict[str, Recipe], corpora: dict[Quantizer, Corpus], parts: Parts
+) -> dict[str, dict[str, Any]]:
+    """What a step and a sample of each model cost, in turn; of those that work."""
+    new: dict[str, Recipe] = {}
     for name, recipe in models.items():
-        corpus = corpora[recipe.quantizer]
-        figures[name] = contend(
-            name, recipe, corpus, judged[recipe.quantizer], options, step_seconds[name]
-        ) | {
-            "step_ratios": [a / b for a, b in zip(step_seconds[name], step_seconds[REFERENCE], strict=True)],
-            "generated_samples_per_second": speeds[name][1],
+        new |= working({name: recipe}, corpora[recipe.quantizer], parts)
+    seconds: dict[str, list[float]] = {name: [] for name in new}
+    for _ in range(ROUNDS):
+        for name, recipe in new.items():
+            seconds[name] += seconds_per_step({name: recipe}, corpora[recipe.quantizer], 1)[name]
+    speeds = samples_per_second(new, ROUNDS, batches=(1,))
+    return {
+        name: {
+            "seconds_per_step": seconds[name],
+            "step_ratios": [a / b for a, b in zip(seconds[name], seconds.get(REFERENCE, []), strict=False)],
+            "peak_mebibytes": peak_mebibytes(recipe, corpora[recipe.quantizer]),
+            "generated_samples_per_second": speeds[name]["1"],
         }
+        for name, recipe in new.items()
+    }
+
+
+def record(
+    models: dict[str, Recipe],
+    figures: dict[str, dict[str, Any]],
+    planned_on: str | None,
+    test: Excerpts,
+    options: argparse.Namespace,
+) -> None:
+    """Write the result."""
     save_result(
         "_".join(filter(None, ["sixteen_bits", options.folder.name, "full" if options.full else None])),
         question="16-bit models after equal training time, and beside one of 8 bits",
@@ -183,20 +217,19 @@ def main() -> None:
             "size": "paper" if options.full else "small",
             "device": device().type,
             "recipes": {name: describe(recipe) for name, recipe in models.items()},
+            "planned": planned_on or datetime.date.today().isoformat(),
         },
-        figures={
-            "models": figures,
-            "test_samples": sum(map(len, next(iter(judged.values()))["test"])),
-        },
+        figures={"models": figures, "test_samples": sum(map(len, test.clips))},
         units={
-            "sixteen_bits": "bits per 16-bit sample: by seed, a mean and its 95 % interval over excerpts",
-            "coarse_bits": "bits per coarse byte, given the past in 16 bits",
-            "mulaw_bits": "bits per 8-bit mu-law code; of a 16-bit model, given the past in 16 bits",
+            "sixteen_bits": f"{UNIT}, for each seed; a sample has 16 bits",
+            "coarse_bits": "the same of coarse bytes, given the past in 16 bits",
+            "mulaw_bits": "the same of 8-bit mu-law codes; of a 16-bit model, given the past in 16 bits",
             "seconds_per_step": "seconds of one CPU thread, or of the wall on a GPU, one entry a round",
             "step_ratios": f"seconds per step over those of {REFERENCE} in the same round",
             "peak_mebibytes": "MiB that a model and its training take",
             "generated_samples_per_second": "of one sequence, the best of the rounds; a head of logistics is "
             "drawn from by way of all 65,536 values",
+            "planned": "when steps, learning rates, speeds and memory were measured",
         },
         repeats=options.seeds,
         seed=0,

@@ -13,12 +13,14 @@ import argparse
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
-from corpus import load, pieces
-from result import save_result
+from corpus import Corpus, load, pieces, whole
+from result import Parts, save_result
+from verdict import UNIT, verdict
 
-from sashimi_lib.evaluation.likelihood import clip_bits, mean_bits
+from sashimi_lib.evaluation.likelihood import clip_bits
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
 from sashimi_lib.models.sparse import LAYERS, sparse
 from sashimi_lib.quantize import CoarseFine
@@ -92,27 +94,54 @@ def main() -> None:
         clip_norm=1.0,
         seed=options.seed,
     )
-    pruned = {f"{s:.0%}": learn(options.hidden, s, data, config) for s in SPARSITIES}
-    small = {}
+    with Parts() as parts:
+        compare(options, corpus, data, config, parts)
+
+
+def compare(
+    options: argparse.Namespace,
+    corpus: Corpus,
+    data: list[torch.Tensor],
+    config: TrainingConfig,
+    parts: Parts,
+) -> None:
+    """Train and judge one after another, then let all generate in turn; what there is is written after
+    each."""
+    test, models, figures = whole(corpus["test"]), {}, {}
+
+    def add(name: str, hidden: int, sparsity: float) -> None:
+        with parts.of(name):
+            models[name] = learn(hidden, sparsity, data, config)
+            bits = verdict(clip_bits(models[name], test.clips), test)
+            figures[name] = {"weights": weights(models[name]), "test_bits": bits}
+            print(name, figures[name], flush=True)
+            record(options, corpus, figures)
+
+    for s in SPARSITIES:
+        add(f"{s:.0%}", options.hidden, s)
     for s in SMALL:
-        hidden = as_small_as(weights(pruned[f"{s:.0%}"]))
-        small[f"dense-{hidden}"] = learn(hidden, 0, data, config)
-    figures = {}
-    for name, model in (pruned | small).items():
-        bits = mean_bits(clip_bits(model, corpus["test"]), corpus["test"])
-        figures[name] = {"weights": weights(model), "test_bits": bits._asdict()}
-        print(name, figures[name])
-    fast = {name: sparse(model.cpu()) if name in pruned and name != "0%" else model.cpu()
-            for name, model in (pruned | small).items()}  # fmt: skip
-    for name, speed in generation(fast, 2000, rounds=5).items():
-        figures[name]["samples_per_second"] = speed
+        with parts.of(f"as small as {s:.0%}"):
+            hidden = as_small_as(weights(models[f"{s:.0%}"]))
+            add(f"dense-{hidden}", hidden, 0)
+    pruned = {f"{s:.0%}" for s in SPARSITIES if s > 0}
+    with parts.of("generation"):
+        fast = {
+            name: sparse(model.cpu()) if name in pruned else model.cpu() for name, model in models.items()
+        }
+        for name, speed in generation(fast, 2000, rounds=5).items():
+            figures[name]["samples_per_second"] = speed
+        record(options, corpus, figures)
+
+
+def record(options: argparse.Namespace, corpus: Corpus, figures: dict[str, dict[str, Any]]) -> None:
+    """Write the result."""
     save_result(
         "sparsity",
         question="Bits and generation speed of a WaveRNN by the share of its weights that was pruned",
         config=vars(options) | {"folder": options.folder.name, "block": [16, 1], "layers": LAYERS},
         figures={"sparsities": SPARSITIES, "models": figures},
         units={
-            "test_bits": "bits per 16-bit sample, 95 % interval over recordings",
+            "test_bits": f"{UNIT}; a sample has 16 bits",
             "samples_per_second": "generated samples per second of processor time, batch 1, one CPU thread",
             "weights": "numbers that are not zero",
         },

@@ -11,10 +11,10 @@ import argparse
 import dataclasses
 
 import torch
-from autoregressive import learn, samples_per_second, seconds_per_step
+from autoregressive import learn, samples_per_second, seconds_per_step, working
 from corpus import Corpus, pieces
 from memory import peak_of
-from result import save_result
+from result import Parts, save_result
 
 from sashimi_lib.training import recipes
 from sashimi_lib.training.recipes import Recipe
@@ -62,26 +62,41 @@ def main() -> None:
     longest = max(recipe.length * recipe.training.batch_size for recipe in models.values())
     codes = [torch.randint(0, 256, (longest,), generator=torch.Generator().manual_seed(0))]
     corpus = {"train": codes}
+    with Parts() as parts:
+        measure(working(models, corpus, parts), corpus, parts, "speed_full" if options.full else "speed")
+
+
+def measure(models: dict[str, Recipe], corpus: Corpus, parts: Parts, result: str) -> None:
+    """Time all, then find what each takes; what there is is written after each."""
     steps = seconds_per_step(models, corpus, ROUNDS)
     speeds = samples_per_second(models, ROUNDS)
+    figures: dict[str, dict[str, object]] = {
+        name: {
+            "parameters": sum(p.numel() for p in recipe.build(0).parameters()),
+            "training_microseconds_per_sample": [
+                1e6 * seconds / recipe.samples_per_step for seconds in steps[name]
+            ],
+            "generated_samples_per_second": speeds[name],
+        }
+        for name, recipe in models.items()
+    }
+    record(result, models, figures)
+    for name, recipe in models.items():
+        with parts.of(name):
+            figures[name]["peak_mebibytes"] = peak_mebibytes(recipe, corpus)
+            record(result, models, figures)
+
+
+def record(result: str, models: dict[str, Recipe], figures: dict[str, dict[str, object]]) -> None:
+    """Write the result."""
     save_result(
-        "speed_full" if options.full else "speed",
+        result,
         question="Time of a training step and of a generated sample at the paper's sizes",
         config={
             name: {"length": recipe.length, "batch_size": recipe.training.batch_size}
             for name, recipe in models.items()
         },
-        figures={
-            name: {
-                "parameters": sum(p.numel() for p in recipe.build(0).parameters()),
-                "training_microseconds_per_sample": [
-                    1e6 * seconds / recipe.samples_per_step for seconds in steps[name]
-                ],
-                "generated_samples_per_second": {str(batch): speed for batch, speed in speeds[name].items()},
-                "peak_mebibytes": peak_mebibytes(recipe, corpus),
-            }
-            for name, recipe in models.items()
-        },
+        figures=figures,
         units={
             "training_microseconds_per_sample": "one entry a round: one CPU thread, or the wall on a GPU",
             "peak_mebibytes": "MiB that a model and its training take",

@@ -166,7 +166,7 @@ def pack(name: str, task: Task, folder: Path) -> None:
     best = load_checkpoint(best_of(checkpoint(name, len(task.stages) - 1)))
     model.load_state_dict(best["model"])
     model.to(task.dtype).float()  # as the file will keep it
-    test = excerpts(corpus["test"], 8 * task.sample_rate, sum(map(len, corpus["test"])))
+    test = excerpts(corpus["test"], 8 * task.sample_rate, sum(map(len, corpus["test"]))).clips
     (_, earlier), _ = task.stages
     card = Card(
         name,

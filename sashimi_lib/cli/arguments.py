@@ -85,7 +85,7 @@ class GenerateCommand:
 
 @dataclass(frozen=True)
 class EvaluateCommand:
-    """Say how many bits a sample of some recordings costs a model, with its 95 % interval."""
+    """Bits per sample of recordings under a model, with a 95 % confidence interval over recordings."""
 
     model: Model
     """The name of a model that ships, such as piano, or the file that sashimi train wrote."""

@@ -11,7 +11,7 @@ from sashimi_lib.data.clips import find_audio
 from sashimi_lib.data.corpora import CORPORA, Codes
 from sashimi_lib.data.corpora.layouts import Split
 from sashimi_lib.diffusion.model import DiffusionModel
-from sashimi_lib.evaluation.likelihood import clip_bits, mean_bits
+from sashimi_lib.evaluation.likelihood import FEWEST, Estimate, clip_bits, mean_bits
 from sashimi_lib.models.autoregression import SoundModel
 from sashimi_lib.pretrained import load
 
@@ -37,15 +37,27 @@ def run(command: EvaluateCommand) -> None:
 
 
 def judged(model: SoundModel, codes: Codes, rate: int, batch_size: int) -> tuple[float, str]:
-    """Bits per sample; and these in words, with their interval where there are pieces enough to tell one."""
+    """Bits per sample; and these in words, with their interval where there are recordings enough for one."""
     pieces = sequences_of(codes)
-    bits = clip_bits(model, pieces, batch_size)
+    recordings = codes.recordings or [None] * len(pieces)  # unknown ones might all be one
+    estimate = mean_bits(clip_bits(model, pieces, batch_size), pieces, recordings)
     seconds = f"{sum(map(len, pieces)) / rate:,.1f} s"
-    if len(pieces) == 1:
-        return float(bits[0]), f"{float(bits[0]):.3f} bits per sample ({seconds}, too little for an interval)"
-    mean, low, high = mean_bits(bits, pieces)
-    interval = f"95 % between {low:.3f} and {high:.3f}"
-    return mean, f"{mean:.3f} bits per sample, {interval} ({seconds} in {len(pieces):,} pieces)"
+    return estimate.mean, f"{in_words(estimate)} ({seconds} in {len(pieces):,} pieces)"
+
+
+def in_words(estimate: Estimate) -> str:
+    """Bits per sample, and their interval or why there is none.
+
+    >>> in_words(Estimate(5.25, (5.0, 5.5), 12))
+    '5.250 bits per sample, 95 % confidence interval over 12 recordings 5.000 to 5.500'
+    >>> in_words(Estimate(5.25, None, 1))
+    '5.250 bits per sample, no confidence interval for fewer than 5 recordings, here 1'
+    """
+    bits = f"{estimate.mean:.3f} bits per sample"
+    if estimate.interval is None:
+        return f"{bits}, no confidence interval for fewer than {FEWEST} recordings, here {estimate.recordings}"
+    low, high = estimate.interval
+    return f"{bits}, 95 % confidence interval over {estimate.recordings:,} recordings {low:.3f} to {high:.3f}"
 
 
 def everything(root: Path) -> Split:

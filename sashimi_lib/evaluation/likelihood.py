@@ -8,12 +8,11 @@ this library.
 Chapter: 1; chapters 6 and 7 set trained models beside them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from sashimi_lib.models.autoregression import SoundModel
 from sashimi_lib.quantize import check_codes
 from sashimi_lib.training.validation import AT_ONCE, losses
 
+FEWEST = 5  # recordings: of fewer no interval is given
 Clips = Tensor | Sequence[Tensor]  # codes (L,), a batch (B, L), or clips (L,) of different lengths
 
 
@@ -128,36 +128,83 @@ def clip_bits(
 
 
 class Estimate(NamedTuple):
-    """A figure, and the interval in which it would fall 95 times in 100 with other recordings."""
+    """Bits per sample of so many recordings, and the 95 % confidence interval over recordings: where the
+    figure lies for others like them. None for fewer than `FEWEST`, whose spread says too little."""
 
     mean: float
-    low: float
-    high: float
+    interval: tuple[float, float] | None
+    recordings: int
 
 
-def mean_bits(bits: Float[Tensor, " clips"], clips: Clips, seed: int = 0) -> Estimate:
-    """Bits per sample of all clips together, with a 95 % bootstrap interval over the clips.
+def mean_bits(bits: Float[Tensor, " clips"], clips: Clips, recordings: Sequence[Hashable]) -> Estimate:
+    """Bits per sample of all clips together, with a 95 % confidence interval over recordings.
 
-    ``bits`` is one figure a clip, as `clip_bits` gives them; every clip weighs as much as it is long. Raises
-    ValueError for fewer than two clips (nothing to draw from), or another number of figures.
+    ``bits`` is one figure a clip, as `clip_bits` gives them, and ``recordings`` says which recording each
+    clip is from (any name or number). Every clip weighs as much as it is long. See `pooled_bits`.
 
-    >>> mean_bits(torch.tensor([4.0, 4.0, 4.0]), torch.zeros(3, 10, dtype=torch.long)).mean
-    4.0
+    >>> clips, bits = torch.zeros(6, 10, dtype=torch.long), torch.tensor([4.0, 4.5, 5.0, 5.5, 6.0, 6.5])
+    >>> mean_bits(bits, clips, recordings="aabbcc")
+    Estimate(mean=5.25, interval=None, recordings=3)
 
-    Chapter: 7.
+    Chapter: 7. Raises ValueError unless there are as many of all three, and at least one.
     """
-    lengths = np.array([len(clip) for clip in clips], dtype=np.float64)
-    if len(bits) != len(lengths) or len(lengths) < 2:
-        raise ValueError(f"bits must be one figure for each of at least 2 clips, got {len(bits)}")
-    values = bits.double().numpy()
+    return pooled_bits(*by_recording(bits, clips, recordings))
 
-    def pooled(values: np.ndarray, lengths: np.ndarray, axis: int) -> np.ndarray | np.float64:
-        return (values * lengths).sum(axis) / lengths.sum(axis)
 
-    mean = float(pooled(values, lengths, 0))
-    if np.ptp(values) == 0:  # no spread: every resample says the same
-        return Estimate(mean, mean, mean)
-    interval = stats.bootstrap(
-        (values, lengths), pooled, paired=True, vectorized=True, method="percentile", rng=seed
-    ).confidence_interval
-    return Estimate(mean, float(interval.low), float(interval.high))
+def by_recording(
+    bits: Float[Tensor, " clips"], clips: Clips, recordings: Sequence[Hashable]
+) -> tuple[Float[Tensor, " recordings"], Int[Tensor, " recordings"]]:
+    """Bits per sample of each recording, and how many samples were judged of it, in the order in which the
+    recordings first come. float64 and int64.
+
+    >>> by_recording(torch.tensor([3.0, 5.0, 6.0]), torch.zeros(3, 10, dtype=torch.long), ["a", "a", "b"])
+    (tensor([4., 6.], dtype=torch.float64), tensor([20, 10]))
+
+    Raises ValueError as `mean_bits` does.
+    """
+    if not len(bits) == len(clips) == len(recordings) > 0:
+        raise ValueError(
+            f"bits, clips and recordings must be equally many, at least one, got {len(bits)}, {len(clips)} "
+            f"and {len(recordings)}"
+        )
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(recordings))}
+    which = torch.tensor([numbers[name] for name in recordings])
+    lengths = torch.tensor([len(clip) for clip in clips])
+    samples = torch.bincount(which, lengths.double())
+    total = torch.bincount(which, lengths * bits.double().cpu())
+    return total / samples, samples.long()
+
+
+def pooled_bits(bits: Float[Tensor, " recordings"], samples: Int[Tensor, " recordings"]) -> Estimate:
+    """Bits per sample of all recordings together, with a 95 % confidence interval over recordings.
+
+    ``bits`` is one figure a recording, ``samples`` how long each is; or ``bits`` is by how much two models
+    differ on each of the same recordings, which tells more about the difference than their two intervals.
+
+    Samples of a recording are alike, so the spread is that between recordings, however many pieces they were
+    judged in. It is the delete-one jackknife's: with R the pooled figure of m recordings, and R_i that of all
+    but the i-th, the variance of R is (m - 1) / m times the sum of (R_i - R)^2, and R lies within so many
+    standard errors as Student's t with m - 1 degrees of freedom says. For few recordings of unequal lengths
+    this covers the truth more often than a percentile bootstrap, whose intervals are too short by about the
+    square root of (m - 1) / m and by the normal tails.
+
+    >>> pooled_bits(torch.tensor([4.0, 5.0, 6.0, 5.0, 5.0]), torch.tensor([10, 10, 10, 10, 10]))
+    Estimate(mean=5.0, interval=(4.12..., 5.87...), recordings=5)
+
+    Chapter: 7. Cochran, Sampling Techniques, 1977, section 6.17 (the jackknife of a ratio); MacKinnon,
+    Nielsen and Webb, 2023 (few clusters). Raises ValueError for no recording, or one without samples.
+    """
+    if not len(bits) == len(samples) > 0 or bool((samples < 1).any()):
+        raise ValueError(
+            f"samples must be at least 1 for each of at least one recording, got {samples.tolist()} for "
+            f"{len(bits)}"
+        )
+    length = samples.double()
+    total, m = bits.double() * length, len(bits)
+    mean = float(total.sum() / length.sum())
+    if m < FEWEST:
+        return Estimate(mean, None, m)
+    without = (total.sum() - total) / (length.sum() - length)
+    error = float(((m - 1) / m * (without - mean).square().sum()).sqrt())
+    half = error * float(stats.t.ppf(0.975, m - 1))
+    return Estimate(mean, (mean - half, mean + half), m)

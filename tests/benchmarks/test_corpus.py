@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.corpus import excerpts, fitted, load, pieces, words
+from benchmarks.corpus import excerpts, fitted, load, pieces, whole, words
 from sashimi_lib.audio import write
 from sashimi_lib.quantize import MuLaw
 
@@ -31,13 +31,20 @@ def test_pieces_are_all_of_the_sound():
 
 
 def test_short_recordings_go_whole_and_remainders_of_long_ones_not_at_all():
-    assert [len(clip) for clip in excerpts(clips(10, 3, 8), 4, 1000)] == [4, 4, 3, 4, 4]
+    assert [len(clip) for clip in excerpts(clips(10, 3, 8), 4, 1000).clips] == [4, 4, 3, 4, 4]
 
 
-def test_excerpts_come_from_all_recordings_and_are_no_more_than_asked_for():
+def test_excerpts_come_from_all_recordings_and_are_about_as_many_as_asked_for():
     chosen = excerpts(clips(100, 100, 100), 10, 100)
-    assert sum(map(len, chosen)) <= 100
-    assert {int(clip[0]) for clip in chosen} == {0, 1, 2}
+    assert sum(map(len, chosen.clips)) == 100
+    assert set(chosen.recordings) == {0, 1, 2}
+
+
+def test_excerpts_know_which_recording_they_are_of():
+    chosen = excerpts(clips(10, 3, 8, 25), 4, 20)
+    assert [int(clip[0]) for clip in chosen.clips] == chosen.recordings
+    assert len(chosen.clips) > 3
+    assert whole(clips(4, 2)).recordings == [0, 1]
 
 
 def test_words_say_what_they_are_and_whose(tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sashimi_lib.audio import write
+from sashimi_lib.audio import read, write
 from sashimi_lib.data.bundled import spoken_digits
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.diffusion.schedules import LinearSchedule
@@ -15,6 +15,7 @@ from sashimi_lib.models import DiffWaveConfig
 from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
 from sashimi_lib.ssm.s4 import SSMConfig
 
+SECONDS = {"SaShiMi": 0.25, "DiffWave": 0.5}  # what every step and sound takes here
 TOLD = {"d_step": (8, 8, 8), "n_classes": 10}
 DIFFWAVE = DiffWaveConfig(d_residual=4, d_skip=4, n_layers=2, cycle=2, **TOLD)
 SASHIMI = SaShiMiUNetConfig(d_model=4, n_layers=1, ssm=SSMConfig(d_state=4), **TOLD)
@@ -60,6 +61,9 @@ def tiny(benchmark, monkeypatch, tmp_path):
     }
     monkeypatch.setattr(benchmark, "SMALL", models)
     monkeypatch.setattr(benchmark, "REPEATS", {"training": 1, "generation": 1})
+    monkeypatch.setattr(
+        benchmark, "interleaved", lambda steps, _: [step() for step in steps.values()] and SECONDS
+    )
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
     monkeypatch.setattr("result.RESULTS", tmp_path)
     return models
@@ -139,7 +143,8 @@ def test_the_comparison_in_miniature_goes_on_where_it_stopped(benchmark, tiny, d
     monkeypatch.setattr(benchmark, "train", stops)
     with pytest.raises(KeyboardInterrupt):
         run(benchmark, monkeypatch, *command)
-    assert not (tmp_path / "diffusion_digits.json").exists()
+    result = json.loads((tmp_path / "diffusion_digits.json").read_text())
+    assert [len(model["runs"]["equal steps"]) for model in result["figures"]["models"].values()] == [1, 1]
     run(benchmark, monkeypatch, *command)
     assert len(trained) == 5  # two runs that were done are not done again
     result = json.loads((tmp_path / "diffusion_digits.json").read_text())
@@ -149,19 +154,22 @@ def test_the_comparison_in_miniature_goes_on_where_it_stopped(benchmark, tiny, d
 
     assert result["repeats"] == 2
     assert result["config"]["recipes"]["SaShiMi"]["backbone"] == "SaShiMiUNetConfig"
-    assert 0 <= result["figures"]["real_recordings"]["accuracy"] <= 1
+    real = result["figures"]["real_recordings"]
+    assert real["accuracy"] == pytest.approx(sum(real["accuracy_by_class"]) / 10)
     for name, model in result["figures"]["models"].items():
-        assert model["seconds_per_step"] > 0
-        assert set(model["seconds_per_second_of_sound"]) == {"every step", "6 steps, guided"}
+        assert model["seconds_per_step"] == SECONDS[name]
+        assert model["seconds_per_second_of_sound"] == dict.fromkeys(
+            ("every step", "6 steps, guided"), SECONDS[name]
+        )
         (runs,) = model["runs"].values()
         assert [(one["seed"], one["steps"]) for one in runs] == [(0, 2), (5, 2)]
         for one in runs:
             assert [steps for steps, _ in one["valid"]] == [1, 2]
             for heard in one["samples"].values():
-                assert heard["frechet"] > 0
+                assert heard["frechet"] > real["frechet"]  # nothing has been learnt in two steps
                 assert len(heard["accuracy_by_class"]) == 10
         assert model["clips"]["6 steps, guided"] == f"diffusion_digits_{name}_6_steps_guided.flac"
-        assert all((tmp_path / clip).stat().st_size > 0 for clip in model["clips"].values())
+        assert all(read(tmp_path / clip)[0].shape == (2_560,) for clip in model["clips"].values())
 
     run(benchmark, monkeypatch, *command[:1], "--steps", 3, "--seeds", 0, *command[6:])
     assert len(trained) == 7  # other steps are another run
@@ -172,3 +180,20 @@ def test_a_quick_look_keeps_nothing(benchmark, tiny, digits, tmp_path, monkeypat
     run(benchmark, monkeypatch, digits, "--quick")
     assert set(tmp_path.rglob("*")) == before
     assert "real_recordings" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_costs_no_other(benchmark, tiny, digits, tmp_path, monkeypatch):
+    train = benchmark.train
+
+    def fails(model, *args, **kwargs):
+        if isinstance(model.config.backbone, DiffWaveConfig):
+            raise RuntimeError("out of memory")
+        return train(model, *args, **kwargs)
+
+    monkeypatch.setattr(benchmark, "train", fails)
+    command = [digits, "--steps", 2, "--seeds", 0, "--each", 2, "--runs", tmp_path / "runs"]
+    with pytest.raises(ExceptionGroup, match="failed: DiffWave, equal steps, seed 0"):
+        run(benchmark, monkeypatch, *command, "--ways", "6 steps")
+    models = json.loads((tmp_path / "diffusion_digits.json").read_text())["figures"]["models"]
+    assert [len(model["runs"]["equal steps"]) for model in models.values()] == [1, 0]
+    assert models["SaShiMi"]["clips"].keys() == {"6 steps"}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sashimi_lib.audio import write
+from sashimi_lib.audio import read
 from sashimi_lib.models import SaShiMiConfig
 from sashimi_lib.training.recipes import SMALL_SASHIMI
 from sashimi_lib.training.run import History
@@ -65,16 +65,15 @@ def test_the_curve_is_of_equal_stretches_and_leaves_no_step_out(full_run):
     assert full_run.stretches(3, 100) == [range(1), range(1, 2), range(2, 3)]
 
 
-def test_the_whole_in_miniature(full_run, tmp_path, monkeypatch):
-    for split in ("train", "valid", "test"):
-        (tmp_path / "tones" / split).mkdir(parents=True)
-        tone = 0.3 * torch.sin(0.1 * torch.arange(12_000)) + 0.01 * torch.randn(12_000)
-        write(tmp_path / "tones" / split / "a.wav", tone, 600)
+@pytest.fixture
+def miniature(full_run, tmp_path, tones, monkeypatch):
+    """Six recordings in each folder, and a run of two steps of a tiny model."""
+    folder = tones(6_000, sample_rate=600)
     monkeypatch.setattr(full_run, "suitable", lambda: TINY)
     monkeypatch.setattr("result.RESULTS", tmp_path)
     monkeypatch.setattr("autoregressive.RESULTS", tmp_path)
     command = [
-        str(tmp_path / "tones"),
+        str(folder),
         "--sample-rate",
         "600",
         "--run",
@@ -83,9 +82,23 @@ def test_the_whole_in_miniature(full_run, tmp_path, monkeypatch):
         "2",
     ]
     monkeypatch.setattr("sys.argv", ["full_run.py", *command])
+
+
+def test_the_whole_in_miniature(full_run, miniature, tmp_path):
     full_run.main()
     figures = json.loads((tmp_path / "full_run.json").read_text())["figures"]
-    assert figures["test_bits"]["low"] <= figures["test_bits"]["mean"] <= figures["test_bits"]["high"]
-    assert figures["test_samples"] == 9_600
-    assert 0 < figures["bigram_bits"] < 8
-    assert all((tmp_path / clip).exists() for clip in figures["clips"])
+    low, high = figures["test_bits"]["interval"]
+    assert low < figures["test_bits"]["mean"] < high
+    assert figures["test_bits"]["samples"] == [4_800] * 6
+    assert figures["test_samples"] == 28_800
+    assert 1 < figures["bigram_bits"] < 6  # the tone is not certain, and far from noise
+    assert len(figures["clips"]) == 4
+    assert all(read(tmp_path / clip)[0].shape == (1_200,) for clip in figures["clips"])
+
+
+def test_draws_that_fail_cost_no_figure(full_run, miniature, tmp_path, monkeypatch):
+    monkeypatch.setattr(full_run, "fastest", lambda model: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        full_run.main()
+    figures = json.loads((tmp_path / "full_run.json").read_text())["figures"]
+    assert figures["test_bits"]["recordings"] == 6

@@ -50,3 +50,52 @@ def test_what_fails_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError):
         result.kept(tmp_path / "a.json", lambda: 1 / 0)
     assert not list(tmp_path.iterdir())
+
+
+def three_parts(parts, done):
+    """Of which the first and the last fail."""
+    with parts:
+        for name in "abc":
+            with parts.of(name):
+                done.append(1 / (name == "b"))
+
+
+def test_a_part_that_fails_costs_only_itself_and_is_not_passed_over(capsys):
+    parts, done = result.Parts(), []
+    with pytest.raises(ExceptionGroup, match="failed: a, c") as raised:
+        three_parts(parts, done)
+    assert done == [1]
+    assert list(parts.failed) == ["a", "c"]
+    assert len(raised.value.exceptions) == 2
+    assert capsys.readouterr().err.count("ZeroDivisionError") == 2
+
+
+def test_parts_that_all_work_raise_nothing():
+    with result.Parts() as parts, parts.of("a"):
+        pass
+    assert not parts.failed
+
+
+def interrupted(parts):
+    """After a part that failed."""
+    with parts:
+        with parts.of("a"):
+            raise RuntimeError
+        with parts.of("b"):
+            raise KeyboardInterrupt
+
+
+def test_an_interruption_is_no_failure_and_ends_all(capsys):
+    parts = result.Parts()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(parts)
+    assert list(parts.failed) == ["a"]
+
+
+def test_a_list_of_numbers_takes_one_line_and_reads_as_it_was():
+    figures = {"bits": [1, -2.5, 1e-7], "runs": [{"bits": [3]}], "words": ["[\n1,\n2\n]", "b"], "none": []}
+    indented = json.dumps(figures, indent=1)
+    text = result.numbers_on_one_line(indented)
+    assert json.loads(text) == figures
+    assert '"bits": [1, -2.5, 1e-07],' in text
+    assert len(text.splitlines()) == len(indented.splitlines()) - 6

@@ -1,6 +1,8 @@
 """The comparison of pruned models in miniature: as sparse as asked, as small as asked, drawn from in turn."""
 
 import importlib
+import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,12 +25,62 @@ def test_a_run_ends_as_sparse_as_asked_and_generates(sparsity):
     assert float((dense.R.weight == 0).float().mean()) == 0
     assert float((pruned.R.weight == 0).float().mean()) == 0.5
     assert sparsity.weights(pruned) < sparsity.weights(dense)
-    speeds = sparsity.generation({"dense": dense, "50%": pruned}, length=5, rounds=1)
-    assert speeds.keys() == {"dense", "50%"}
-    assert min(speeds.values()) > 0
+
+
+def test_speeds_are_medians_of_turns_after_one_to_warm_up(sparsity, monkeypatch):
+    clock, took = [0.0], iter([9.0, 9.0, 1.0, 2.0, 4.0, 2.0, 1.0, 5.0])
+    models = {name: SimpleNamespace(generate=lambda *_, seed: next(turns)) for name in ("dense", "50%")}
+    turns = (clock.__setitem__(0, clock[0] + seconds) for seconds in took)
+    monkeypatch.setattr(sparsity.time, "process_time", lambda: clock[0])
+    assert sparsity.generation(models, length=100, rounds=3) == {"dense": 100.0, "50%": 50.0}
 
 
 def test_a_small_dense_model_has_about_as_many_weights(sparsity):
     target = 50_000
     size = sum(p.numel() for p in WaveRNN(WaveRNNConfig(sparsity.as_small_as(target))).parameters())
     assert abs(size - target) < 0.1 * target
+
+
+@pytest.fixture
+def command(sparsity, tmp_path, tones, monkeypatch):
+    monkeypatch.setattr("result.RESULTS", tmp_path)
+    monkeypatch.setattr(sparsity, "generation", lambda models, *_, rounds: dict.fromkeys(models, 7.0))
+    words = [
+        str(tones(100, sample_rate=8000, train=2)),
+        "--sample-rate",
+        "8000",
+        "--hidden",
+        "32",
+        "--steps",
+        "2",
+    ]
+    monkeypatch.setattr("sys.argv", ["sparsity.py", *words, "--batch-size", "2"])
+    return tmp_path / "sparsity.json"
+
+
+def test_all_are_judged_on_every_recording(sparsity, command):
+    sparsity.main()
+    models = json.loads(command.read_text())["figures"]["models"]
+    assert list(models)[:5] == ["0%", "50%", "80%", "90%", "95%"]
+    for row in models.values():
+        assert row["test_bits"]["samples"] == [100, 101, 102, 103, 104, 105]
+        low, high = row["test_bits"]["interval"]
+        assert low < row["test_bits"]["mean"] < high
+        assert row["samples_per_second"] == 7.0
+
+
+def test_a_model_that_fails_costs_only_itself_and_what_is_made_like_it(sparsity, command, monkeypatch):
+    learn = sparsity.learn
+
+    def fails_at_90(hidden, share, *rest):
+        if share == 0.9:
+            raise RuntimeError("out of memory")
+        return learn(hidden, share, *rest)
+
+    monkeypatch.setattr(sparsity, "learn", fails_at_90)
+    with pytest.raises(ExceptionGroup, match="failed: 90%, as small as 90%"):
+        sparsity.main()
+    models = json.loads(command.read_text())["figures"]["models"]
+    assert list(models)[:4] == ["0%", "50%", "80%", "95%"]
+    assert len(models) == 5
+    assert all("samples_per_second" in row for row in models.values())

@@ -3,6 +3,8 @@
 import csv
 import io
 import math
+import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -12,13 +14,16 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.evaluation.likelihood import (
     bigram_bits,
     bigram_table,
+    by_recording,
     clip_bits,
     mean_bits,
+    pooled_bits,
     unigram_bits,
     unigram_table,
 )
@@ -140,23 +145,113 @@ def test_a_clip_of_codes_that_a_model_does_not_have_is_refused():
 
 def test_longer_clips_weigh_more():
     clips = clips_of(300, 100)
-    assert mean_bits(torch.tensor([2.0, 6.0]), clips).mean == pytest.approx(3.0)
+    assert mean_bits(torch.tensor([2.0, 6.0]), clips, ["a", "b"]).mean == pytest.approx(3.0)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    generator = torch.Generator().manual_seed(1)
-    clips = torch.zeros(40, 10, dtype=torch.long)
-    hits = 0
-    for trial in range(60):
-        low, high = mean_bits(5 + torch.randn(40, generator=generator), clips, seed=trial)[1:]
+def test_pieces_of_a_recording_count_as_the_one_recording_that_they_are():
+    clips, bits = clips_of(30, 10, 20, 40), torch.tensor([4.0, 8.0, 3.0, 6.0])
+    each, samples = by_recording(bits, clips, ["a", "a", "b", "c"])
+    assert each.tolist() == [5.0, 3.0, 6.0]
+    assert samples.tolist() == [40, 20, 40]
+    assert mean_bits(bits, clips, ["a", "a", "b", "c"]).recordings == 3
+
+
+def test_pieces_may_come_in_any_order():
+    clips, bits, names = clips_of(*range(5, 17)), torch.rand(12), "aabbbccddeef"
+    turned = torch.randperm(12)
+    there, here = (
+        mean_bits(bits, clips, names),
+        mean_bits(bits[turned], [clips[i] for i in turned], [names[i] for i in turned]),
+    )
+    assert there.mean == pytest.approx(here.mean)
+    assert there.interval == pytest.approx(here.interval)
+
+
+def simulated_coverage(recordings: int, unequal: float = 0.0, trials: int = 1_000) -> float:
+    """How often the interval has the true 5 bits in it: recordings of about 15 pieces, a spread of 0.3
+    between them and of 0.3 within each; ``unequal`` is the spread of the logarithm of their lengths."""
+    generator, hits = torch.Generator().manual_seed(recordings), 0
+    for _ in range(trials):
+        lengths = 15 * torch.exp(unequal * torch.randn(recordings, generator=generator))
+        which = torch.arange(recordings).repeat_interleave(lengths.round().long().clamp(min=1))
+        between, within = (torch.randn(number, generator=generator) for number in (recordings, len(which)))
+        bits = 5 + 0.3 * between[which] + 0.3 * within
+        low, high = mean_bits(bits, torch.zeros(len(which), 64, dtype=torch.long), which.tolist()).interval
         hits += low < 5 < high
-    assert 50 <= hits <= 60  # 57 expected
+    return hits / trials
 
 
-def test_equal_clips_leave_no_doubt():
-    assert mean_bits(torch.full((3,), 4.0), torch.zeros(3, 10, dtype=torch.long)) == (4.0, 4.0, 4.0)
+@pytest.mark.parametrize("recordings", [5, 8, 20, 50])
+def test_95_intervals_in_100_cover_the_truth(recordings):
+    assert 0.93 < simulated_coverage(recordings) < 0.97
 
 
-def test_one_clip_has_no_interval():
-    with pytest.raises(ValueError, match="at least 2 clips, got 1"):
-        mean_bits(torch.tensor([4.0]), torch.zeros(1, 10, dtype=torch.long))
+@pytest.mark.parametrize("recordings", [5, 8, 20, 50])
+def test_intervals_over_recordings_of_unequal_lengths_cover_it_nearly_as_often(recordings):
+    assert 0.90 < simulated_coverage(recordings, unequal=0.6) < 0.98
+
+
+@given(st.integers(5, 12), st.integers(0, 100))
+def test_for_recordings_of_one_length_it_is_students_interval(recordings, seed):
+    bits = torch.randn(recordings, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    student = stats.ttest_1samp(bits.numpy(), 0).confidence_interval(0.95)
+    interval = pooled_bits(bits, torch.full((recordings,), 70)).interval
+    assert interval == pytest.approx((student.low, student.high))
+
+
+def test_the_variance_is_that_of_the_figures_with_each_recording_left_out():
+    bits, samples = torch.rand(6, dtype=torch.float64), torch.tensor([10, 200, 30, 70, 5, 90])
+    mean, interval, m = pooled_bits(bits, samples)
+    left = [torch.arange(6) != number for number in range(6)]
+    without = [float(bits[those] @ samples[those].double() / samples[those].sum()) for those in left]
+    error = math.sqrt((m - 1) / m * sum((each - mean) ** 2 for each in without))
+    half = 2.5705818 * error  # Student's t with 5 degrees of freedom
+    assert interval == pytest.approx((mean - half, mean + half))
+
+
+def test_a_difference_on_the_same_recordings_is_surer_than_two_intervals_apart():
+    hard, samples = 5 + torch.randn(8), torch.full((8,), 100)
+    ours, theirs = hard + 0.01 * torch.randn(8), hard + 0.2 + 0.01 * torch.randn(8)
+    assert pooled_bits(ours, samples).interval[1] > pooled_bits(theirs, samples).interval[0]  # they overlap
+    assert pooled_bits(ours - theirs, samples).interval[1] < 0
+
+
+def test_equal_recordings_leave_no_doubt():
+    estimate = pooled_bits(torch.full((7,), 4.0), torch.arange(1, 8))
+    assert estimate.mean == 4.0
+    assert estimate.interval == pytest.approx((4.0, 4.0))
+
+
+def test_nothing_is_said_for_fewer_than_five_recordings_however_many_their_pieces():
+    clips, bits = clips_of(*[10] * 60), torch.rand(60)
+    assert mean_bits(bits, clips, [number % 4 for number in range(60)])[1:] == (None, 4)
+    assert mean_bits(bits, clips, [number % 5 for number in range(60)]).interval is not None
+
+
+def test_40_000_recordings_take_no_memory_worth_the_name():
+    bits, clips = torch.rand(40_000), torch.zeros(40_000, 2, dtype=torch.long)
+    tracemalloc.start()
+    began = time.process_time()
+    low, high = mean_bits(bits, clips, range(40_000)).interval
+    took, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0 < high - low < 0.01
+    assert peak < 50 * 2**20
+    assert took < 10
+
+
+@pytest.mark.parametrize(
+    ("bits", "names", "message"),
+    [
+        (2, "a", "must be equally many, at least one, got 2, 2 and 1"),
+        (1, "ab", "got 1, 2 and 2"),
+    ],
+)
+def test_every_clip_needs_its_figure_and_its_recording(bits, names, message):
+    with pytest.raises(ValueError, match=message):
+        mean_bits(torch.zeros(bits), clips_of(10, 10), names)
+
+
+def test_a_recording_without_samples_is_refused():
+    with pytest.raises(ValueError, match="samples must be at least 1"):
+        pooled_bits(torch.zeros(5), torch.tensor([1, 1, 1, 1, 0]))

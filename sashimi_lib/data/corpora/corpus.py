@@ -41,7 +41,8 @@ def stretched(waveform: Float[Tensor, " length"]) -> Float[Tensor, " length"]:
 class Codes(Dataset[Tensor]):
     """Sequences of codes as training takes them, int64 (length,) or (length, 2), kept as one byte a code.
 
-    Ten hours at 16 kHz take half a gigabyte so, and four and a half as int64.
+    Ten hours at 16 kHz take half a gigabyte so, and four and a half as int64. ``recordings`` has the path of
+    the recording that each sequence is a piece of, where they are known: pieces of one are not independent.
 
     >>> codes = Codes([torch.tensor([1, 2, 255])], levels=256)
     >>> len(codes), codes[0]
@@ -50,9 +51,12 @@ class Codes(Dataset[Tensor]):
     Chapter: 10.
     """
 
-    def __init__(self, sequences: Iterable[Int[Tensor, "..."]], levels: int) -> None:
+    def __init__(
+        self, sequences: Iterable[Int[Tensor, "..."]], levels: int, recordings: Iterable[Path] | None = None
+    ) -> None:
         kept = torch.uint8 if levels <= 256 else torch.int32
         self.sequences = [sequence.to(kept) for sequence in sequences]
+        self.recordings = None if recordings is None else tuple(recordings)
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -205,11 +209,11 @@ class Corpus:
 
     def codes(self, folder: str | Path, part: str, progress: bool = False) -> Codes:
         """The same as codes of ``quantizer``, each piece `stretched` on its own where ``scaled`` says so."""
-        sequences = (  # one at a time, for together they would take eight times the room
-            self.quantizer.encode(stretched(piece) if self.scaled else piece)
-            for piece, _ in self._pieces(folder, part, progress)
-        )
-        return Codes(sequences, self.quantizer.levels)
+        sequences, recordings = [], []
+        for piece, path in self._pieces(folder, part, progress):
+            sequences.append(self.quantizer.encode(stretched(piece) if self.scaled else piece))
+            recordings.append(path)
+        return Codes(sequences, self.quantizer.levels, recordings)
 
     def _pieces(self, folder: str | Path, part: str, progress: bool) -> Iterator[tuple[Tensor, Path]]:
         files = self.files(folder, part)
