@@ -13,7 +13,7 @@ from wavernn_speed import pruned, random_weights
 
 from sashimi_lib.models.autoregression import Autoregressive
 from sashimi_lib.models.sparse import sparse
-from sashimi_lib.streaming import compiled, graphed
+from sashimi_lib.streaming import compiled
 from sashimi_lib.training import recipes
 
 SEED, THREADS = 0, (1, 2)
@@ -149,25 +149,3 @@ def figures(model: Autoregressive) -> dict[str, float]:
         "state_bytes": BYTES * each.state,
         "resident_bytes": BYTES * each.resident,
     }
-
-
-def gpu_rates(batches: tuple[int, ...], repeats: int, seconds: float, drawn: int) -> dict[str, Any]:
-    """The eager step beside recorded graphs, on a GPU: samples per second; each one's batch of the highest
-    throughput; and how many of ``drawn`` samples are the same."""
-    contest, equal = {}, {}
-    for name, make in {**DENSE, **EAGER}.items():
-        model = make().cuda()
-        same = model.generate(drawn, seed=SEED) == graphed(model).generate(drawn, seed=SEED)
-        equal[name] = int(same.reshape(drawn, -1).all(1).sum())
-        contest[name] = [
-            turn
-            for batch in batches  # an engine for each: graphs are of one batch
-            for turn in turns({"eager": model, "graph": graphed(model)}, (batch,), seconds)
-        ]
-    rows, _ = timed(contest, repeats, {})
-    best: dict[str, dict[str, Any]] = {name: {} for name in contest}
-    for row in sorted(rows, key=lambda row: row["samples_per_second"]):
-        best[row["model"]][row["engine"]] = row
-    for row in rows:
-        print(row, flush=True)
-    return {"rates": rows, "highest_throughput": best, "equal_samples": equal}

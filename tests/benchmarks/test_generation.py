@@ -13,7 +13,6 @@ from sashimi_lib.autoregressive import AudioLM, new_model
 from sashimi_lib.models import SampleRNNConfig, SaShiMiConfig, WaveNetConfig, WaveRNN, WaveRNNConfig
 from sashimi_lib.quantize import MuLaw
 from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
-from sashimi_lib.streaming.graph import Graphed
 
 TINY = SaShiMiConfig(d_model=4, n_layers=1, pool=(2,), ssm=SSMConfig(d_state=6))
 
@@ -146,34 +145,6 @@ def test_every_engine_of_a_contest_has_its_row(benchmark, monkeypatch):
         assert ("share_of_reading" in row) == (engine == "compiled")
     assert [each["threads"] for each in figures["machine"]] == [1, 2]
     assert json.loads(json.dumps(figures)) == figures
-
-
-def test_every_batch_on_a_gpu_has_graphs_of_its_own(benchmark, monkeypatch):
-    rates, batches = benchmark("rates"), []
-
-    def stepwise(model):
-        engine, drawn = Graphed(model, record=False), set()  # the same steps where there is no GPU
-        go_on = engine.go_on
-        engine.go_on = lambda past, *rest: drawn.add(len(past[0])) or go_on(past, *rest)
-        batches.append(drawn)
-        return engine
-
-    monkeypatch.setattr(rates, "DENSE", {"a": sashimi})
-    monkeypatch.setattr(rates, "EAGER", {"b": partial(rates.random_weights, 4)})
-    monkeypatch.setattr(rates, "graphed", stepwise)
-    monkeypatch.setattr(nn.Module, "cuda", lambda model: model)
-    figures = rates.gpu_rates((1, 3), repeats=1, seconds=0.0, drawn=20)
-    assert figures["equal_samples"] == {"a": 20, "b": 20}
-    assert batches == [{1}, {1}, {3}] * 2
-    for model, best in figures["highest_throughput"].items():
-        for engine, row in best.items():
-            speeds = [
-                other["samples_per_second"]
-                for other in figures["rates"]
-                if (other["model"], other["engine"]) == (model, engine)
-            ]
-            assert len(speeds) == 2
-            assert row["samples_per_second"] == max(speeds)
 
 
 # Agreement
