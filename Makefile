@@ -6,8 +6,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 BOOK_FLAGS ?=
+GPU_FLAGS ?=
 
-.PHONY: book test notebooks lint format clean
+.PHONY: book test notebooks gpu lint format clean
 
 book: $(STAMP)  ## the site, in book/_build/html
 	$(BIN)/jupyter-book build book $(BOOK_FLAGS)
@@ -21,6 +22,11 @@ test: $(STAMP)  ## the unit tests, then every cell of every chapter against its 
 
 notebooks: $(STAMP)  ## run the chapters and store their outputs, after a change to them or to the library
 	cd book && PYTHONPATH=.. ../$(BIN)/jupyter execute --inplace --timeout=300 [0-9][0-9]_*.ipynb
+
+# A machine that is lent has a PyTorch of its own, and perhaps no network: only where there is none is one installed.
+gpu:  ## all that waits for a GPU, in ten minutes; in miniature: make gpu GPU_FLAGS="--device cpu --minutes 2"
+	@test -e $(STAMP) || $(PYTHON) -c 'import torch' 2> /dev/null || $(MAKE) $(STAMP)
+	$$(test -e $(STAMP) && echo $(BIN)/python || echo $(PYTHON)) tools/gpu.py $(GPU_FLAGS)
 
 lint: $(STAMP)  ## style of code and notebooks, and types
 	$(BIN)/ruff check .

@@ -35,7 +35,7 @@ sys.path += [str(ROOT), str(ROOT / "benchmarks")]
 
 from corpus import Corpus, excerpts, load, pieces
 
-from sashimi_lib.autoregressive import AudioLM, Autoregressive, new_model
+from sashimi_lib.autoregressive import AudioLM, Autoregressive, ModelConfig, new_model
 from sashimi_lib.evaluation.likelihood import bigram_bits
 from sashimi_lib.models import SaShiMiConfig, WaveRNNConfig
 from sashimi_lib.pretrained import WEIGHTS, Card, bundled_bits, save
@@ -57,7 +57,7 @@ class Task:
     """A model, what it learns, in two stages of sequences of so many samples, and what its card says of
     that."""
 
-    config: SaShiMiConfig | WaveRNNConfig
+    config: ModelConfig
     quantizer: Quantizer
     sample_rate: int
     stages: tuple[tuple[int, TrainingConfig], ...]
