@@ -107,20 +107,20 @@ def main() -> None:
         parser.error("needs a GPU; --quick shows on a CPU that it runs")
     until = now() + 60 * options.minutes
     models, batches = (TINY, (1, 2)) if options.quick else (MODELS, BATCHES)
-    repeats, seconds = (1, 0.0) if options.quick else (REPEATS, SECONDS)
+    repeats, seconds, drawn = (1, 0.0, 32) if options.quick else (REPEATS, SECONDS, DRAWN)
 
     def keep(figures: dict[str, Any]) -> None:
         save_result(
             "generation_quick" if options.quick else "generation_gpu",
             question="Samples per second of the eager step and of recorded graphs on a GPU, by batch",
-            config={"weights": "random", "batches": batches, "seconds_a_turn": seconds, "drawn": DRAWN},
+            config={"weights": "random", "batches": batches, "seconds_a_turn": seconds, "drawn": drawn},
             figures=figures,
             units=UNITS,
             repeats=repeats,
             seed=SEED,
         )
 
-    measure(models, batches, DRAWN, until, keep, repeats, seconds)
+    measure(models, batches, drawn, until, keep, repeats, seconds)
 
 
 if __name__ == "__main__":

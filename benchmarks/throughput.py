@@ -33,6 +33,7 @@ from timing import now
 from torch._dynamo.exc import TorchDynamoException
 
 from sashimi_lib.models import SaShiMiConfig
+from sashimi_lib.ssm.s4 import SSMConfig
 from sashimi_lib.training import recipes
 from sashimi_lib.training.compute import PLAIN, Compute
 from sashimi_lib.training.recipes import Recipe
@@ -46,7 +47,9 @@ MODELS = {
 }
 TINY = {
     "tiny SaShiMi": dataclasses.replace(
-        recipes.YOUTUBEMIX_SASHIMI_8, backbone=SaShiMiConfig(d_model=8, n_layers=1, pool=(4,)), length=256
+        recipes.YOUTUBEMIX_SASHIMI_8,
+        backbone=SaShiMiConfig(d_model=8, n_layers=1, pool=(4,), ssm=SSMConfig(d_state=8)),
+        length=128,
     )
 }
 SEGMENT = 16_000  # samples of a segment on a CPU

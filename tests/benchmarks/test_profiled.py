@@ -13,6 +13,7 @@ def benchmark(root, monkeypatch):
     return importlib.import_module
 
 
+@pytest.mark.slow
 def test_a_profile_in_miniature(benchmark, monkeypatch, tmp_path):
     profiled = benchmark("profiled")
     monkeypatch.setattr(profiled, "PRECISIONS", ("float32",))
@@ -28,6 +29,7 @@ def test_a_profile_in_miniature(benchmark, monkeypatch, tmp_path):
     assert trace.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_throughput_in_miniature_keeps_to_a_name_of_its_own(benchmark, monkeypatch, tmp_path):
     throughput = benchmark("throughput")
     machine = throughput.Device({"float64": 1e10, "float32": 2e10, "bfloat16": 4e10}, 1e10, 1e9, None, "")

@@ -72,6 +72,7 @@ def test_a_part_that_crashes_costs_itself_alone(run, tmp_path):
     assert (tmp_path / "kept").read_text() == "it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deaf", [False, True], ids=["ends when told", "does not listen"])
 def test_a_part_that_hangs_is_ended_with_all_it_started(run, tmp_path, deaf):
     ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN)" if deaf else ""
@@ -144,6 +145,7 @@ def test_a_part_whose_packages_are_missing_is_left_out_by_name(run, capsys):
     assert "missing: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_it_ends_before_its_minutes_are_over_and_training_gets_what_is_left(run, tmp_path):
     began = time.monotonic()
     _, status = run(
@@ -203,6 +205,7 @@ def trained(folder, seconds, codes):
     return gpu_train.session("tiny", TINY, packed, folder, "cpu", time.monotonic() + seconds)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_its_checkpoint_through_all_stages(tmp_path, capsys):
     runs, none = tmp_path / "training", tmp_path / "none"
     first = trained(runs, 0.0, none)  # no time: it ends after a step
