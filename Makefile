@@ -10,10 +10,11 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 BOOK_FLAGS ?=
 NOTEBOOK_FLAGS ?=
 TEST_FLAGS ?=
+GPU_FLAGS ?=
 # One thread a worker: most tests are many small steps, which more threads only slow down.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
-.PHONY: book test quick notebooks lint format clean
+.PHONY: book test quick notebooks gpu lint format clean
 
 book: $(READY)  ## the site, in book/_build/html, from the outputs that are stored in the notebooks
 	$(BIN)/jupyter-book build book $(BOOK_FLAGS)
@@ -29,6 +30,11 @@ quick: $(STAMP)  ## the unit tests that are not marked slow, after a small chang
 
 notebooks: $(STAMP)  ## run the chapters that are older than their cells, the library or their results: tools/notebooks.py
 	$(BIN)/python tools/notebooks.py $(NOTEBOOK_FLAGS)
+
+# A machine that is lent has a PyTorch of its own, and perhaps no network: only where there is none is one installed.
+gpu:  ## all that waits for a GPU, in ten minutes; in miniature: make gpu GPU_FLAGS="--device cpu --minutes 2"
+	@test -e $(STAMP) || $(PYTHON) -c 'import torch' 2> /dev/null || $(MAKE) $(STAMP)
+	$$(test -e $(STAMP) && echo $(BIN)/python || echo $(PYTHON)) tools/gpu.py $(GPU_FLAGS)
 
 lint: $(STAMP)  ## style of code and notebooks, and types
 	$(BIN)/ruff check .

@@ -16,5 +16,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Offer the long form of a few tests, which differs from the everyday one in length alone."""
+    """Offer the long form of a few tests, which differs from the everyday one in length alone; and tests of a
+    GPU on a CPU."""
+    parser.addoption(
+        "--tests-of-cuda-on", default="cuda", choices=("cuda", "cpu"), help="cpu: try the tests, not the GPU"
+    )
     parser.addoption("--full", action="store_true", help="run streaming tests over their whole length")

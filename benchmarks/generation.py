@@ -14,9 +14,7 @@ At the paper's sizes, with random weights (times do not depend on what has been 
 - minutes: whether the state stays bounded for ten minutes, and whether their last second agrees.
 
 A part that is done is kept until all are, so that the same command goes on where it stopped, and a part that
-fails costs itself alone. Writes ``book/results/generation.json``. Where there is a GPU, it measures the eager
-step beside recorded graphs there instead, in minutes, and writes ``generation_gpu.json``; what is kept there
-is each model at each batch.
+fails costs itself alone. Writes ``book/results/generation.json``. What a GPU draws, `graphs` measures.
 """
 
 import argparse
@@ -35,7 +33,7 @@ from typing import Any
 
 import torch
 from agreement import agreement, long_run
-from rates import COMPILED, SEED, gpu_rates, rates, tried
+from rates import COMPILED, SEED, rates, tried
 from result import kept, save_result
 
 from sashimi_lib.models.autoregression import Autoregressive
@@ -62,7 +60,6 @@ class Effort:
 
 
 QUICK = Effort((1,), 1, 0, forced=64, drawn=64, starting=("WaveRNN-224",), starts=1, minutes=1, second=64)
-GPU_BATCHES = (1, 8, 32, 128, 512)
 
 START = """
 import json, sys, time
@@ -157,27 +154,6 @@ UNITS = {
 }
 
 
-def on_gpu(effort: Effort, quick: bool) -> None:
-    """The same question of a GPU."""
-    effort = effort if quick else replace(effort, batches=GPU_BATCHES)
-    settings = effort.batches, effort.repeats, effort.turn, effort.drawn
-    if quick:
-        gpu_rates(*settings)
-        return
-    runs = RUNS / "gpu"
-    figures = gpu_rates(*settings, keep=lambda name, job: kept(runs / f"{name}.json", job))
-    save_result(
-        "generation_gpu",
-        question="Samples per second of the eager step and of recorded graphs on a GPU, by batch",
-        config={"weights": "random", "batches": effort.batches, "seconds_a_turn": effort.turn},
-        figures=figures,
-        units=UNITS,
-        repeats=effort.repeats,
-        seed=SEED,
-    )
-    shutil.rmtree(runs)
-
-
 def main() -> None:
     """Measure, and write the result once every part is there."""
     parser = argparse.ArgumentParser(
@@ -191,9 +167,6 @@ def main() -> None:
         parser.error(f"--minutes must be at least 1, got {options.minutes}")
     torch.set_num_threads(1)
     effort = QUICK if options.quick else replace(Effort(), minutes=options.minutes)
-    if torch.cuda.is_available():
-        on_gpu(effort, options.quick)
-        return
     parts = {options.only: PARTS[options.only]} if options.only else PARTS
     if options.quick:
         for part in parts.values():

@@ -3,6 +3,7 @@
 A benchmark runs as ``python benchmarks/NAME.py`` from the top of the repository and ends in `save_result`; so
 does a tool that judges what it has made.
 The chapters read their figures from these files, so that no measured number is ever typed into text.
+With the variable ``SASHIMI_RESULTS`` set, results are written to that folder in place of ``book/results``.
 """
 
 import datetime
@@ -22,7 +23,8 @@ import torch
 
 from sashimi_lib.files import replacing
 
-RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
+IN_BOOK = Path(__file__).resolve().parents[1] / "book" / "results"
+RESULTS = Path(os.environ.get("SASHIMI_RESULTS") or IN_BOOK)
 
 
 def save_result(
@@ -36,7 +38,7 @@ def save_result(
     units: Mapping[str, str] | None = None,
     data: str = "synthetic, made by the script from the seed",
 ) -> Path:
-    """Write ``book/results/NAME.json`` in one move, so that a half-written file is never read.
+    """Write ``NAME.json`` into `RESULTS` in one move, so that a half-written file is never read.
 
     ``question`` says what was measured against what; ``units`` names the unit of each figure whose key does
     not say it; ``repeats`` is how many runs each figure rests on. Raises ValueError for NaN or infinite
@@ -61,7 +63,7 @@ def save_result(
     path = RESULTS / f"{name}.json"
     with replacing(path) as file:
         file.write(text.encode() + b"\n")
-    print(f"wrote book/results/{path.name}")
+    print(f"wrote {path.parent.name}/{path.name}", flush=True)
     return path
 
 

@@ -3,6 +3,7 @@ take on others?
 
     python benchmarks/throughput.py               on 2 CPU cores, about twelve minutes
     python benchmarks/throughput.py --minutes 5   no turn begins later: on a GPU, under ten minutes in all
+    python benchmarks/throughput.py --quick       a tiny model, to see that it runs: throughput_quick.json
 
 Whole steps of `sashimi_lib.training.trainer.train`, in turns, of SaShiMi-8, WaveNet-1024, SampleRNN and a
 flat S4: on a CPU on segments of 16,000 samples, in float32, and SaShiMi-8 in other ways; on a GPU the paper's
@@ -31,6 +32,8 @@ from speed import reduced
 from timing import now
 from torch._dynamo.exc import TorchDynamoException
 
+from sashimi_lib.models import SaShiMiConfig
+from sashimi_lib.ssm.s4 import SSMConfig
 from sashimi_lib.training import recipes
 from sashimi_lib.training.compute import PLAIN, Compute
 from sashimi_lib.training.recipes import Recipe
@@ -41,6 +44,13 @@ MODELS = {
     "WaveNet-1024": recipes.YOUTUBEMIX_WAVENET_1024,
     "SampleRNN, 3 tiers": recipes.YOUTUBEMIX_SAMPLERNN_3,
     "flat S4, 8 layers": recipes.YOUTUBEMIX_ISOTROPIC_8,
+}
+TINY = {
+    "tiny SaShiMi": dataclasses.replace(
+        recipes.YOUTUBEMIX_SASHIMI_8,
+        backbone=SaShiMiConfig(d_model=8, n_layers=1, pool=(4,), ssm=SSMConfig(d_state=8)),
+        length=128,
+    )
 }
 SEGMENT = 16_000  # samples of a segment on a CPU
 THREADS = 2
@@ -225,34 +235,39 @@ def main() -> None:
     """Measure, compute, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="no turn begins after so long")
-    until = now() + 60 * parser.parse_args().minutes
+    parser.add_argument("--quick", action="store_true", help="tiny models, to see that it runs")
+    options = parser.parse_args()
+    until = now() + 60 * options.minutes
     gpu = torch.cuda.is_available()
     torch.set_num_threads(THREADS)
+    paper = TINY if options.quick else MODELS
     models = MODELS if gpu else {name: reduced(recipe, SEGMENT) for name, recipe in MODELS.items()}
+    models = TINY if options.quick else models
     first = next(iter(models))
 
-    side = 8192 if gpu else 2048
+    side = 256 if options.quick else 8192 if gpu else 2048
     before = measured(side)
     made_for = by_name(torch.cuda.get_device_name()) if gpu else None
     codes = torch.stack(random_codes(models[first])[:1]).to(device())
     shares = sashimi_shares(models[first].build(0).to(device()), codes, repeats=3)
     print(shares, flush=True)
-    timings = timed(models, jobs(list(models), gpu), until)
+    todo = [(first, Way()), (first, Way("bfloat16"))] if options.quick else jobs(list(models), gpu)
+    timings = timed(models, todo, until)
     here = better(before, measured(side))
     print(here, flush=True)
-    if not gpu:
+    if not gpu and not options.quick:
         for (name, way), timing in timings.items():
             timings[name, way] = timing._replace(mebibytes=peak_of(learn_alone, models[name], way))
     whole = quickest(timings[first, Way()].seconds)
     save_result(
-        "throughput_gpu" if gpu else "throughput",
+        "throughput_quick" if options.quick else "throughput_gpu" if gpu else "throughput",
         question="Time and memory of a training step of the paper's models, here and, computed, elsewhere",
         config={
             "threads": THREADS,
             "rounds": ROUNDS,
             "steps_of_a_turn": STEPS,
             "warm_up": WARM_UP,
-            "paper_steps": {name: recipe.training.steps for name, recipe in MODELS.items()},
+            "paper_steps": {name: recipe.training.steps for name, recipe in paper.items()},
             "prices": {"source": PRICES, "date": PRICES_OF},
         },
         figures={
@@ -266,9 +281,9 @@ def main() -> None:
             "machine": dataclasses.asdict(here),
             "makers": made_for and dataclasses.asdict(made_for),
             "check": check(models, timings, here),
-            "counted": {name: counted(recipe) for name, recipe in MODELS.items()},
+            "counted": {name: counted(recipe) for name, recipe in paper.items()},
             "computed": {
-                name: {model: computed(recipe, machine) for model, recipe in MODELS.items()}
+                name: {model: computed(recipe, machine) for model, recipe in paper.items()}
                 for name, machine in DEVICES.items()
             },
             "devices": {name: dataclasses.asdict(machine) for name, machine in DEVICES.items()},

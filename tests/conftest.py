@@ -35,6 +35,16 @@ def shapes_unchecked() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def cuda(pytestconfig: pytest.Config) -> torch.device:
+    """Return the device of a test marked ``cuda``, or skip where there is none; a CPU, where one is asked
+    for to try the test itself."""
+    name = pytestconfig.getoption("tests_of_cuda_on")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return torch.device(name)
+
+
+@pytest.fixture(scope="session")
 def root() -> Path:
     """Return the root of the repository."""
     return ROOT

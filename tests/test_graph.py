@@ -344,6 +344,7 @@ def test_without_a_gpu_there_are_no_graphs():
         graphed(a_model("one pool"))
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_model
 @torch.no_grad()

@@ -13,7 +13,6 @@ from sashimi_lib.autoregressive import AudioLM, new_model
 from sashimi_lib.models import SampleRNNConfig, SaShiMiConfig, WaveNetConfig, WaveRNN, WaveRNNConfig
 from sashimi_lib.quantize import MuLaw
 from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
-from sashimi_lib.streaming.graph import Graphed
 
 TINY = SaShiMiConfig(d_model=4, n_layers=1, pool=(2,), ssm=SSMConfig(d_state=6))
 
@@ -178,64 +177,6 @@ def test_a_model_that_fails_is_named_and_costs_no_other(benchmark, monkeypatch, 
     assert figures["failed"] == {"a": "RuntimeError: out of memory"}
     assert "a failed: RuntimeError: out of memory\n" in capsys.readouterr().out
     assert {row["model"] for row in figures["rates"]} == {"b"}
-
-
-def test_every_batch_on_a_gpu_has_graphs_of_its_own(benchmark, monkeypatch):
-    rates, batches = benchmark("rates"), []
-
-    def stepwise(model):
-        engine, drawn = Graphed(model, record=False), set()  # the same steps where there is no GPU
-        go_on = engine.go_on
-        engine.go_on = lambda past, *rest: drawn.add(len(past[0])) or go_on(past, *rest)
-        batches.append(drawn)
-        return engine
-
-    monkeypatch.setattr(rates, "DENSE", {"a": sashimi})
-    monkeypatch.setattr(rates, "EAGER", {"b": partial(rates.random_weights, 4)})
-    monkeypatch.setattr(rates, "graphed", stepwise)
-    monkeypatch.setattr(nn.Module, "cuda", lambda model: model)
-    figures = rates.gpu_rates((1, 3), repeats=1, seconds=0.0, drawn=20)
-    assert figures["equal_samples"] == {"a": 20, "b": 20}
-    assert batches == [{1}, {1}, {3}] * 2
-    for model, best in figures["highest_throughput"].items():
-        for engine, row in best.items():
-            speeds = [
-                other["samples_per_second"]
-                for other in figures["rates"]
-                if (other["model"], other["engine"]) == (model, engine)
-            ]
-            assert len(speeds) == 2
-            assert row["samples_per_second"] == max(speeds)
-
-
-def test_on_a_gpu_one_batch_that_fails_costs_no_other_and_is_tried_again(benchmark, monkeypatch, tmp_path):
-    rates, generation = benchmark("rates"), benchmark("generation")
-    turns, failing = rates.turns, [3]
-
-    def some_fail(engines, batches, seconds):
-        return out_of_memory() if batches[0] in failing else turns(engines, batches, seconds)
-
-    monkeypatch.setattr(rates, "DENSE", {"a": sashimi})
-    monkeypatch.setattr(rates, "EAGER", {})
-    monkeypatch.setattr(rates, "graphed", partial(Graphed, record=False))
-    monkeypatch.setattr(rates, "turns", some_fail)
-    monkeypatch.setattr(nn.Module, "cuda", lambda model: model)
-    jobs = []
-
-    def keep(name, job):
-        jobs.append(name)
-        return generation.kept(tmp_path / name, job)
-
-    figures = rates.gpu_rates((1, 3), repeats=1, seconds=0.0, drawn=20, keep=keep)
-    assert figures["failed"] == {"a, batch 3": "RuntimeError: out of memory"}
-    assert [row["batch"] for row in figures["rates"]] == [1, 1]
-    before = (tmp_path / "a, batch 1").read_text()
-    failing.clear()
-    figures = rates.gpu_rates((1, 3), repeats=1, seconds=0.0, drawn=20, keep=keep)
-    assert figures["failed"] == {}
-    assert [row["batch"] for row in figures["rates"]] == [1, 1, 3, 3]
-    assert (tmp_path / "a, batch 1").read_text() == before
-    assert jobs == ["a", "a, batch 1", "a, batch 3"] * 2
 
 
 # Agreement

@@ -1,0 +1,88 @@
+"""Graphs in miniature, on a CPU as steps that are not recorded: nothing that was measured is lost."""
+
+import importlib
+import json
+
+import pytest
+import torch
+
+from sashimi_lib.streaming.graph import Graphed
+
+
+@pytest.fixture
+def graphs(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))  # as when it is run as a script
+    return importlib.import_module("graphs")
+
+
+def test_every_batch_has_graphs_of_its_own(graphs, monkeypatch):
+    batches, go_on = [], Graphed.go_on
+
+    def noted(engine, past, *rest):
+        batches.append((id(engine), len(past[0])))
+        return go_on(engine, past, *rest)
+
+    monkeypatch.setattr(Graphed, "go_on", noted)
+    rows = graphs.cell(graphs.TINY["tiny WaveRNN"], "a", 3, 1, 0.0) + graphs.cell(
+        graphs.TINY["tiny WaveRNN"], "a", 1, 1, 0.0
+    )
+    assert [(row["engine"], row["batch"]) for row in rows] == [
+        ("eager", 3), ("graph", 3), ("eager", 1), ("graph", 1)
+    ]  # fmt: skip
+    assert sorted(batch for _, batch in {*batches}) == [1, 3]
+
+
+def test_all_is_measured_and_the_best_batch_named(graphs):
+    kept = []
+    figures = graphs.measure(
+        graphs.TINY, (1, 2), 20, float("inf"), lambda figures: kept.append(json.dumps(figures)), 1, 0.0
+    )
+    assert figures["equal_samples"] == {"tiny SaShiMi": 20, "tiny WaveRNN": 20}
+    assert [json.loads(each)["complete"] for each in kept] == [False, False, False, True]
+    for model, best in figures["highest_throughput"].items():
+        for engine, row in best.items():
+            speeds = [
+                other["samples_per_second"]
+                for other in figures["rates"]
+                if (other["model"], other["engine"]) == (model, engine)
+            ]
+            assert len(speeds) == 2
+            assert row["samples_per_second"] == max(speeds)
+
+
+def test_what_fails_is_written_down_and_the_rest_goes_on(graphs, monkeypatch):
+    turns = graphs.turns
+
+    def no_memory(engines, batches, seconds):
+        if batches == (2,):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nMore about that")
+        return turns(engines, batches, seconds)
+
+    monkeypatch.setattr(graphs, "turns", no_memory)
+    figures = graphs.measure(graphs.TINY, (1, 2), 20, float("inf"), lambda figures: None, 1, 0.0)
+    failed = [row for row in figures["rates"] if "failed" in row]
+    assert [(row["model"], row["batch"]) for row in failed] == [("tiny SaShiMi", 2), ("tiny WaveRNN", 2)]
+    assert {row["failed"] for row in failed} == {"OutOfMemoryError: CUDA out of memory."}
+    assert len(figures["rates"]) == 4 + 2
+
+
+def test_nothing_begins_when_time_is_up(graphs):
+    figures = graphs.measure(graphs.TINY, (1, 2), 20, 0.0, lambda figures: None)
+    assert figures["rates"] == []
+
+
+def test_the_command_writes_a_result_of_its_own_name(graphs, monkeypatch, tmp_path):
+    monkeypatch.setattr("result.RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["graphs.py", "--quick"])
+    graphs.main()
+    result = json.loads((tmp_path / "generation_quick.json").read_text())
+    assert result["device"].startswith("CPU")
+    assert result["figures"]["complete"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_papers_models_are_refused(graphs, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["graphs.py"])
+    with pytest.raises(SystemExit):
+        graphs.main()
+    assert "needs a GPU; --quick shows on a CPU that it runs" in capsys.readouterr().err

@@ -1,0 +1,289 @@
+"""A GPU run loses nothing: what fails, hangs or is stopped costs itself alone, and training goes on later."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sashimi_lib.models import SaShiMiConfig
+from tools import gpu, gpu_train
+from tools.gpu_processes import Part
+from tools.pack_codes import pack, shipped
+from tools.train_pretrained import BROAD, TASKS, checkpoint
+
+NOTHING = "pass"
+
+
+def part(name, code, **settings):
+    """A part that runs some Python, which knows ``out``, and the seconds it may take."""
+    begin = (
+        "import os, signal, subprocess, sys, time; from pathlib import Path; out = Path(os.environ['OUT'])\n"
+    )
+    return Part(
+        name, lambda s: [sys.executable, "-c", f"{begin}seconds = {s}\n{textwrap.dedent(code)}"], **settings
+    )
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run parts, and return the exit code and ``status.json``."""
+
+    def run_parts(*parts, minutes=1.0):
+        monkeypatch.setattr(gpu, "parts", lambda options: parts)
+        monkeypatch.setattr(gpu, "probe", lambda options: {"device": "GPU, by name", "torch": "2"})
+        monkeypatch.setenv("OUT", str(tmp_path))
+        monkeypatch.setattr("sys.argv", ["gpu.py", "--out", str(tmp_path), "--minutes", str(minutes)])
+        code = gpu.main()
+        return code, json.loads((tmp_path / "status.json").read_text())
+
+    return run_parts
+
+
+def outcomes(status):
+    return {name: entry["outcome"] for name, entry in status["parts"].items()}
+
+
+def alive(pid):
+    """Whether there is such a process; one that was killed has some seconds to be gone."""
+    status = Path(f"/proc/{pid}/status")
+    for _ in range(50):
+        if not status.exists() or "Z (zombie)" in status.read_text():
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_a_part_that_crashes_costs_itself_alone(run, tmp_path):
+    code, status = run(
+        part("first", "print('made'); (out / 'kept').write_text('it'); sys.exit('no luck')"),
+        part("second", NOTHING),
+    )
+    assert code == 1
+    assert outcomes(status) == {"first": "failed", "second": "passed"}
+    assert status["parts"]["first"]["code"] == 1
+    assert (tmp_path / "logs" / "first.log").read_text().splitlines() == ["made", "no luck"]
+    assert (tmp_path / "kept").read_text() == "it"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deaf", [False, True], ids=["ends when told", "does not listen"])
+def test_a_part_that_hangs_is_ended_with_all_it_started(run, tmp_path, deaf):
+    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN)" if deaf else ""
+    code, status = run(
+        part(
+            "hangs",
+            f"""
+            {ignore}
+            child = subprocess.Popen(["sleep", "600"])
+            (out / "pids").write_text(f"{{os.getpid()}} {{child.pid}}")
+            time.sleep(600)
+            """,
+            share=1.0,
+            cap=4.0,
+        ),
+        part("next", NOTHING),
+    )
+    assert outcomes(status) == {"hangs": "out of time", "next": "passed"}
+    assert code == 1
+    assert 4 <= status["parts"]["hangs"]["seconds"] < 15
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(pids) == 2
+    assert not any(map(alive, pids))
+
+
+def test_what_a_part_leaves_running_ends_with_it(run, tmp_path):
+    run(part("leaves", "p = subprocess.Popen(['sleep', '600']); (out / 'pid').write_text(str(p.pid))"))
+    assert not alive((tmp_path / "pid").read_text())
+
+
+def test_status_is_written_after_every_part(run, tmp_path):
+    copy = "(out / 'seen').write_bytes((out / 'status.json').read_bytes())"
+    _, status = run(part("first", NOTHING), part("second", copy))
+    seen = json.loads((tmp_path / "seen").read_text())
+    assert outcomes(seen) == {"first": "passed", "second": "running"}
+    assert outcomes(status) == {"first": "passed", "second": "passed"}
+
+
+def test_told_to_stop_it_keeps_what_is_there(run, tmp_path):
+    code, status = run(
+        part("first", "(out / 'kept').write_text('it')"),
+        part(
+            "second",
+            """
+            def end(*_):
+                (out / "ended").write_text("well")
+                sys.exit()
+            signal.signal(signal.SIGTERM, end)
+            os.kill(os.getppid(), signal.SIGTERM)
+            time.sleep(600)
+            """,
+        ),
+        part("third", "(out / 'third').touch()"),
+    )
+    assert code == 128 + 15
+    assert outcomes(status) == {
+        "first": "passed", "second": "stopped", "third": "not begun: told to stop"
+    }  # fmt: skip
+    assert (tmp_path / "ended").read_text() == "well"
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_part_whose_packages_are_missing_is_left_out_by_name(run, capsys):
+    _, status = run(
+        part("first", NOTHING, needs=("json", "no_such_package", "nor_this_one")), part("second", NOTHING)
+    )
+    assert outcomes(status) == {
+        "first": "left out: no_such_package, nor_this_one missing", "second": "passed"
+    }  # fmt: skip
+    assert "missing: " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_it_ends_before_its_minutes_are_over_and_training_gets_what_is_left(run, tmp_path):
+    began = time.monotonic()
+    _, status = run(
+        part("quick", NOTHING, share=0.5),
+        part("training", "(out / 'seconds').write_text(str(seconds)); time.sleep(600)"),
+        minutes=0.25,
+    )
+    assert time.monotonic() - began < 15
+    assert outcomes(status) == {"quick": "passed", "training": "out of time"}
+    used = status["parts"]["quick"]["seconds"]
+    assert float((tmp_path / "seconds").read_text()) == pytest.approx(15 - gpu.END - gpu.GRACE - used, abs=1)
+
+
+def test_without_time_nothing_is_begun(run):
+    assert outcomes(run(part("late", NOTHING), minutes=0.01)[1]) == {"late": "not begun: no time was left"}
+
+
+def test_the_parts_come_in_order_and_fit_into_the_time(tmp_path):
+    for device in ("cuda", "cpu"):
+        options = gpu.argparse.Namespace(device=device, out=tmp_path, recipe="piano", codes=gpu.CODES)
+        parts = gpu.parts(options)
+        assert [each.name for each in parts] == [
+            "tests", "same_training", "throughput", "profile", "generation", "training"
+        ]  # fmt: skip
+        assert sum(each.share for each in parts[:-1]) <= 0.85
+        assert parts[-1].share is None
+        for each in parts:
+            command = each.command(30.0)
+            scripts = [word for word in command if word.endswith(".py")]
+            assert all((gpu.ROOT / script).exists() for script in scripts)
+            assert scripts
+            assert ("--quick" in command) == (device == "cpu" and each.name not in ("tests", "training"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_one_line_says_so(tmp_path):
+    command = [sys.executable, gpu.ROOT / "tools" / "gpu.py", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "gpu.py: PyTorch finds no GPU here; --device cpu runs all in miniature\n"
+
+
+# Training
+
+
+TINY = replace(
+    TASKS["piano"],
+    config=SaShiMiConfig(d_model=4, n_layers=1),
+    stages=((32, replace(BROAD, steps=30, batch_size=2, valid_every=30)),) * 2,
+)
+
+
+def trained(folder, seconds, codes):
+    packed = gpu_train.chosen(TINY, codes)
+    short = {split: {"a": next(iter(files.values()))[:400]} for split, files in packed.recordings.items()}
+    packed = replace(packed, recordings=short)
+    return gpu_train.session("tiny", TINY, packed, folder, "cpu", time.monotonic() + seconds)
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_its_checkpoint_through_all_stages(tmp_path, capsys):
+    runs, none = tmp_path / "training", tmp_path / "none"
+    first = trained(runs, 0.0, none)  # no time: it ends after a step
+    assert "no packed codes in" in capsys.readouterr().out
+    assert (first["steps_of_session"], first["best"]) == (1, None)
+    second = trained(runs, 0.0, none)
+    assert (second["stages"][0]["steps"], second["steps_of_session"]) == (2, 1)
+    third = trained(runs, 20.0, none)
+    assert [stage["steps"] for stage in third["stages"]][:2] == [30, 30]
+    assert third["stages"][0]["validations"][0]["steps"] == 30
+    assert third["best"]["stage"] >= 1
+    assert checkpoint("tiny", 1, runs).exists()
+
+
+def test_it_learns_from_packed_codes(tmp_path, capsys):
+    pack(tmp_path / "codes", shipped())
+    figures = trained(tmp_path / "training", 0.0, tmp_path / "codes")
+    assert "no packed codes" not in capsys.readouterr().out
+    assert figures["credit"] == shipped()["piano"].credit
+
+
+def test_a_set_that_is_not_in_the_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="codes must hold the set tunes, got piano"):
+        gpu_train.chosen(TASKS["tunes"], tmp_path / "none")
+
+
+def test_the_librarys_recipes_on_8_bits_can_be_trained_and_no_others():
+    tasks = gpu_train.tasks()
+    assert {"piano", "tunes", "youtubemix_sashimi_8"} <= tasks.keys()
+    assert not {"beethoven_sashimi_8", "wavernn_896", "digits", "wavernn", "sc09_diffwave"} & tasks.keys()
+
+
+def test_another_run_is_taken_up_where_there_is_none(tmp_path):
+    earlier, out = tmp_path / "earlier", tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(ValueError, match="--resume must name the folder of an earlier run"):
+        gpu.take_up(earlier, out)
+    (earlier / "training").mkdir(parents=True)
+    (earlier / "training" / "piano-0.pt").write_text("old")
+    gpu.take_up(earlier, out)
+    (out / "training" / "piano-0.pt").write_text("new")
+    gpu.take_up(earlier, out)
+    assert (out / "training" / "piano-0.pt").read_text() == "new"
+
+
+# The whole
+
+
+@pytest.mark.slow
+def test_all_of_it_in_miniature(tmp_path):
+    command = [sys.executable, gpu.ROOT / "tools" / "gpu.py"]
+    began = time.monotonic()
+    how = ["--device", "cpu", "--minutes", "2", "--out", tmp_path, "--codes", tmp_path / "none"]
+    done = subprocess.run([*command, *how], capture_output=True, text=True, check=False)
+    assert time.monotonic() - began < 125, done.stdout
+    status = json.loads((tmp_path / "status.json").read_text())
+    logs = {name: (tmp_path / "logs" / f"{name}.log").read_text()[-2000:] for name in status["parts"]}
+    assert set(outcomes(status).values()) <= {"passed", "out of time"}, logs  # the machine may be busy
+    assert outcomes(status)["training"] == "passed", logs
+    first = json.loads((tmp_path / "results" / "training_quick.json").read_text())
+    again = [
+        sys.executable,
+        "tools/gpu_train.py",
+        "piano",
+        "--out",
+        tmp_path,
+        "--seconds",
+        "1",
+        "--codes",
+        "none",
+    ]
+    environment = {**os.environ, "SASHIMI_RESULTS": str(tmp_path / "results")}
+    subprocess.run(again, cwd=gpu.ROOT, env=environment, check=True, capture_output=True)
+    second = json.loads((tmp_path / "results" / "training_quick.json").read_text())
+    steps = [result["figures"]["stages"][-1]["steps"] for result in (first, second)]
+    assert steps[1] == steps[0] + 1
+    adopted = subprocess.run([*command, "--adopt", tmp_path], capture_output=True, text=True, check=False)
+    assert adopted.returncode == 1
+    assert "refused training_quick.json: it was not measured on a GPU" in adopted.stdout
+    assert "refused piano-0.pt: it was not trained on a GPU" in adopted.stdout
+    assert "took" not in adopted.stdout
