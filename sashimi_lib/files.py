@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +25,9 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_of(path)
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # the bytes before the name: or a power cut could leave the name alone
@@ -40,3 +41,14 @@ def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[
     if previous is not None and path.exists():
         os.replace(path, previous)
     os.replace(partial, path)  # atomic: a reader sees the old file or the new one
+
+
+def partial_of(path: str | Path) -> Path:
+    """A new name beside a file, for what is to become that file. Nobody can guess it, and two processes that
+    write the same file never share it.
+
+    >>> partial_of("runs/run.pt").match("runs/run.pt.*.partial")
+    True
+    """
+    path = Path(path)
+    return path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")

@@ -11,7 +11,9 @@ What each can be told stands in `sashimi_lib.cli.arguments`, and of ``train`` in
 """
 
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import tyro
@@ -62,12 +64,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return parsed(words).run() or 0
+        with _warnings_in_a_line():
+            return parsed(words).run() or 0
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print("sashimi:", *str(error).split(), file=sys.stderr)
+        print(f"sashimi: {_in_a_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Inside ``with`` a warning is shown as errors are, without the source line it came from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"sashimi: warning: {_in_a_line(message)}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _in_a_line(message: object) -> str:
+    return " ".join(line.strip() for line in str(message).splitlines())
 
 
 def parsed(words: list[str]) -> Any:
