@@ -23,6 +23,7 @@ BLOCK = 1 << 18  # values decoded at once, those of all channels counted
 MP3_LEAD = 10 * 1152  # ten frames: an MP3 decoder that starts in the middle needs a few before it is right
 UNKNOWN = 1 << 62  # samples: a header that knows no length gives the largest number there is
 OVERSHOOT = 1.5  # times full scale, 3.5 dB: more than a lossy decoder or a limiter leaves
+INTEGERS = 256  # times full scale: more than anybody amplifies floats
 CANCELLED = 0.1  # of the level of the channels is left of their mean, 20 dB down
 ENDLESS = 1_000  # times as long as it is: longer than any guess from its first frame
 TAGS = 4_096  # bytes after an MP3 stream that need no looking at: fewer than a stream of a tenth of a second
@@ -255,9 +256,9 @@ class Downmix:
         if not np.isfinite(peak):
             raise ValueError(f"{self.path} holds NaN or infinite samples")
         if peak > OVERSHOOT:
+            hint = ": numbers of 16 bits kept as floats, to be divided by 32,768" if peak > INTEGERS else ""
             raise ValueError(
-                f"{self.path} must lie in [-1, 1], and has samples of {peak:,.4g}: scale it first (16-bit "
-                "numbers kept as floats: divide by 32,768)"
+                f"{self.path} must lie in [-1, 1], and has samples of {peak:,.5g}{hint}; scale it"
             )
         self.frames += len(mixed)
         self.clipped += int((np.abs(mixed) > 1).sum())

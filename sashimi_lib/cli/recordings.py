@@ -93,6 +93,13 @@ def waveforms_of(corpus: Corpus, parts: Files, recipe: DiffusionRecipe, progress
     return data
 
 
+def lists_of(corpus: Corpus, parts: Files, folder: Path) -> FileLists | None:
+    """The names of the recordings of each part, where they are one's own: those of others are published."""
+    if corpus.archive is not None:
+        return None
+    return FileLists.of({part: [file.path for file in files] for part, files in parts.items()}, folder)
+
+
 def check_recordings(checkpoint: Path, files: FileLists | None) -> None:
     """Raise ValueError, naming them, where a run is to go on with other recordings than ``run.json`` says."""
     path = checkpoint.with_name("run.json")

@@ -25,6 +25,7 @@ from sashimi_lib.cli.log import Log
 from sashimi_lib.cli.recordings import (
     check_recordings,
     codes_of,
+    lists_of,
     samples_of,
     sequences_of,
     some,
@@ -163,7 +164,7 @@ class TrainCommand:
             raise ValueError(f"--length must be at least 1 sample, got {self.length}")
         corpus, progress = CORPORA[self.corpus], sys.stderr.isatty()
         files = corpus.parts(self.data)
-        lists = None if corpus.archive else FileLists.of(files, self.data)
+        lists = lists_of(corpus, files, self.data)
         settings: dict[str, Any] = {
             "length": self.length,
             "training": self.training,

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 PARTS = ("train", "valid", "test")
 SHARES = (0.88, 0.06, 0.06)
@@ -74,10 +73,10 @@ def split_files(
         (min(position(relative_name(path, root)) for path in group), group) for group in same(paths)
     )
     if len(groups) < len(PARTS):
+        names = summary([" = ".join(path.name for path in group) for _, group in groups])
         raise ValueError(
-            f"{root} must hold at least three different recordings, for some are held out and some are the "
-            f"test; got {len(groups)}. Cut a long one into pieces, or put them into folders "
-            f"{', '.join(PARTS)}"
+            f"{root} must hold at least three recordings, for some are held out and some are the test; got "
+            f"{names or 'none'}. Cut a long one into pieces"
         )
     first = sum(place < shares[0] for place, _ in groups)
     second = sum(place < shares[0] + shares[1] for place, _ in groups)
@@ -111,13 +110,6 @@ def _digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-class HasPath(Protocol):
-    """A file of which the path is known."""
-
-    @property
-    def path(self) -> Path: ...
-
-
 @dataclass(frozen=True)
 class FileLists:
     """The recordings of a run by their paths below its folder: what a model learnt from, and what it did not.
@@ -131,9 +123,9 @@ class FileLists:
     test: tuple[str, ...]
 
     @classmethod
-    def of(cls, parts: Mapping[str, Sequence[HasPath]], root: Path) -> "FileLists":
+    def of(cls, parts: Mapping[str, Sequence[Path]], root: Path) -> "FileLists":
         """Those of files below a folder."""
-        return cls(*(tuple(relative_name(file.path, root) for file in parts[part]) for part in PARTS))
+        return cls(*(tuple(relative_name(path, root) for path in parts[part]) for part in PARTS))
 
     def as_json(self) -> dict[str, list[str]]:
         """As values that JSON has."""

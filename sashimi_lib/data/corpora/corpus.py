@@ -10,7 +10,7 @@ from pathlib import Path
 
 import soundfile
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -55,7 +55,10 @@ class Codes(Dataset[Tensor]):
     """
 
     def __init__(
-        self, sequences: Iterable[Int[Tensor, "..."]], levels: int, recordings: Iterable[Path] | None = None
+        self,
+        sequences: Iterable[Integer[Tensor, "..."]],
+        levels: int,
+        recordings: Iterable[Path] | None = None,
     ) -> None:
         self.sequences = [sequence.to(kept_as(levels)) for sequence in sequences]
         self.recordings = None if recordings is None else tuple(recordings)
@@ -241,7 +244,7 @@ class Corpus:
             recordings.append(path)
         return Codes(sequences, self.quantizer.levels, recordings)
 
-    def _encoded(self, piece: Float[Tensor, " length"]) -> Int[Tensor, "length *two"]:
+    def _encoded(self, piece: Float[Tensor, " length"]) -> Integer[Tensor, "length *two"]:
         waveform, kept = stretched(piece) if self.scaled else piece, kept_as(self.quantizer.levels)
         return torch.cat([self.quantizer.encode(part).to(kept) for part in waveform.split(AT_ONCE)])
 

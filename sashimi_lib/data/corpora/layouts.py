@@ -148,7 +148,7 @@ def of_ones_own(root: Path) -> Split:
     part_of = {path: part for part, paths in split.items() for path in paths}
     twice = [
         " is ".join(relative_name(path, root) for path in group)
-        for group in same(within)
+        for group in same(sorted(within))
         if len({part_of[path] for path in group}) > 1
     ]
     if twice:
