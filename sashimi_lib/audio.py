@@ -9,10 +9,12 @@ Chapter: 1.
 import io
 import math
 import os
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -21,8 +23,11 @@ from jaxtyping import Float, Shaped
 from scipy.signal import resample_poly
 from torch import Tensor
 
+from sashimi_lib.audio_file import HIGHEST_RATE, Downmix, blocks, header_of, lie
+from sashimi_lib.files import partial_of
+
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-MP3_LEAD = 10 * 1152  # ten frames: an MP3 decoder that starts in the middle needs a few before it is right
+REACH = 10  # samples of the slower rate that the filter of `resample` reaches to each side
 
 
 def check_waveform(waveform: Shaped[Tensor, "..."], name: str = "waveform") -> None:
@@ -44,7 +49,7 @@ def check_waveform(waveform: Shaped[Tensor, "..."], name: str = "waveform") -> N
         raise ValueError(f"{name} must be floating-point audio in [-1, 1], got dtype {waveform.dtype}")
     if waveform.ndim == 0 or waveform.numel() == 0:
         raise ValueError(f"{name} must hold at least one sample, got shape {tuple(waveform.shape)}")
-    low, high = (float(v) for v in torch.aminmax(waveform.detach()))
+    low, high = torch.stack(torch.aminmax(waveform.detach())).tolist()  # one read, where it lies on a GPU
     if not (math.isfinite(low) and math.isfinite(high)):  # aminmax passes a NaN on
         bad = int((~torch.isfinite(waveform)).sum())
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite samples of {waveform.numel()}")
@@ -55,24 +60,26 @@ def check_waveform(waveform: Shaped[Tensor, "..."], name: str = "waveform") -> N
 
 
 def check_sample_rate(sample_rate: int, name: str = "sample_rate") -> None:
-    """Raise ValueError unless ``sample_rate`` is a positive whole number of samples per second.
+    """Raise ValueError unless ``sample_rate`` is a positive whole number of samples per second, and possible.
 
     >>> check_sample_rate(16000)
 
     Chapter: 1.
     """
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or sample_rate < 1:
-        raise ValueError(f"{name} must be a positive whole number of hertz, got {sample_rate!r}")
+    whole = isinstance(sample_rate, int) and not isinstance(sample_rate, bool)
+    if not (whole and 1 <= sample_rate <= HIGHEST_RATE):
+        raise ValueError(
+            f"{name} must be a positive whole number of hertz, at most {HIGHEST_RATE:,}, got {sample_rate!r}"
+        )
 
 
 def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[Float[Tensor, " length"], int]:
-    """Read a WAV, FLAC, MP3 or OGG file as ``(waveform (L,) float32, sample_rate)``.
+    """Read a WAV, FLAC, MP3 or OGG file, or another that libsndfile reads: ``(waveform (L,) float32, rate)``.
 
     Several channels are mixed down to one (their mean). ``start`` and ``frames`` count samples at the
     file's own rate, so that a piece of an hour-long file can be read without the rest.
     (Inside an MP3 the decoder may grumble on stderr about frames it has not seen; the result is right.)
-    Raises FileNotFoundError for a missing file and ValueError, with the file's name, for one that is
-    damaged, empty, or holds something else than finite audio.
+    Warns, and raises, as `decode` does.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -82,24 +89,55 @@ def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[F
 
     Chapter: 1.
     """
+    sound = decode(path, None, start, frames)
+    if sound.clipped:
+        warnings.warn(f"{path}: clipped {sound.clipped:,} samples beyond full scale", stacklevel=2)
+    if sound.lie:
+        warnings.warn(sound.lie, stacklevel=2)
+    return sound.waveform, sound.sample_rate
+
+
+class Decoded(NamedTuple):
+    """A recording as a waveform, and the rate of that in Hz; how many samples were slightly beyond full scale
+    (as lossy decoders leave them), and so were clipped; and what its header says wrongly, in words."""
+
+    waveform: Float[Tensor, " length"]
+    sample_rate: int
+    clipped: int
+    lie: str
+
+
+def decode(
+    path: str | Path, sample_rate: int | None = None, start: int = 0, frames: int | None = None
+) -> Decoded:
+    """Read a file as `read` does, and `resample` it to a rate, block by block: an hour of 48 kHz stereo never
+    lies in memory as that, and of 16 kHz it takes 230 MB.
+
+    Files are read to their end, whatever their headers say.
+
+    >>> from sashimi_lib.data.bundled import AUDIO
+    >>> sound = decode(AUDIO / "piano.flac", sample_rate=8_000)
+    >>> sound.waveform.shape, sound.clipped, sound.lie
+    (torch.Size([640000]), 0, '')
+
+    Chapter: 1. Raises FileNotFoundError for a missing file and ValueError, with the file's name, for one that
+    is damaged, empty, or holds something else than finite audio, of which a wrong scale is named too; and for
+    a whole recording whose channels cancel each other.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such audio file: {path}")
-    try:
-        with soundfile.SoundFile(path) as file:
-            sample_rate = file.samplerate
-            lead = min(start, MP3_LEAD) if file.format == "MP3" else 0
-            file.seek(start - lead)
-            data = file.read(-1 if frames is None else lead + frames, dtype="float32", always_2d=True)[lead:]
-    except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as audio: {error}") from error
-    if len(data) == 0:
+    header, mix, samples = header_of(path), Downmix(path), bytearray()
+    rate = header.sample_rate if sample_rate is None else sample_rate
+    for block in resampled(map(mix, blocks(path, start, frames)), header.sample_rate, rate):
+        samples += block.tobytes()
+    if not samples:
         raise ValueError(f"{path} holds no samples{f' from {start} on' if start else ''}")
-    waveform = torch.from_numpy(data).mean(dim=1)
-    if not torch.isfinite(waveform).all():
-        raise ValueError(f"{path} holds NaN or infinite samples")
-    # A lossy decoder may overshoot full scale a little; that is not worth refusing a file for.
-    return waveform.clamp(-1, 1), sample_rate
+    whole = start == 0 and frames is None
+    if whole:
+        mix.check_channels()
+    waveform = torch.frombuffer(samples, dtype=torch.float32)
+    return Decoded(waveform, rate, mix.clipped, lie(path, header, mix.frames) if whole else "")
 
 
 def encode_bytes(waveform: Float[Tensor, " length"], sample_rate: int, file_format: str = "flac") -> bytes:
@@ -154,8 +192,7 @@ def writing(path: str | Path, sample_rate: int) -> Iterator[Callable[[Float[Tens
     ...     len(read(Path(folder, "a.wav"))[0])
     120
 
-    Until then it is called ``NAME.partial``, and after an error it stays so, with what came before. Of no
-    samples there is no file.
+    After an error what came before is a whole file, called ``NAME.partial``. Of no samples there is no file.
 
     Chapter: 1. Raises ValueError for another suffix, a rate that is none, and audio outside [-1, 1]; and
     OSError where nothing can be written.
@@ -165,7 +202,7 @@ def writing(path: str | Path, sample_rate: int) -> Iterator[Callable[[Float[Tens
     file_format = path.suffix.lower().lstrip(".")
     if file_format not in ("flac", "wav"):
         raise ValueError(f"path must end in .wav or .flac, got {path}")
-    partial, length = path.with_name(path.name + ".partial"), 0
+    partial, target, length = partial_of(path), path.with_name(path.name + ".partial"), 0
 
     def write_on(waveform: Float[Tensor, " length"]) -> None:
         nonlocal length
@@ -175,7 +212,7 @@ def writing(path: str | Path, sample_rate: int) -> Iterator[Callable[[Float[Tens
         length += len(waveform)
 
     try:
-        output = _Output(partial, "w")
+        output = _Output(partial, "x")
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error.strerror}") from error
     try:
@@ -186,10 +223,11 @@ def writing(path: str | Path, sample_rate: int) -> Iterator[Callable[[Float[Tens
             yield write_on
             with output.reasons(path):
                 file.close()  # the header too may find the disk full
-        if length:
-            os.replace(partial, path)  # atomic: a reader sees the old file or the new one
+        target = path
     finally:
-        if not length:
+        if length:
+            os.replace(partial, target)  # atomic: a reader sees the old file or the new one
+        else:
             partial.unlink(missing_ok=True)
 
 
@@ -232,7 +270,7 @@ def resample(
     >>> resample(torch.zeros(160), 16000, 8000).shape
     torch.Size([80])
 
-    Chapter: 1.
+    Chapter: 1. By blocks: `resampled`.
     """
     check_waveform(waveform)
     check_sample_rate(rate_in, "rate_in")
@@ -241,6 +279,51 @@ def resample(
         return waveform
     new = resample_poly(waveform.detach().cpu().double().numpy(), rate_out, rate_in, axis=-1)
     return torch.from_numpy(new).clamp(-1, 1).to(waveform)
+
+
+def resampled(
+    pieces: Iterable[Float[np.ndarray, " _"]], rate_in: int, rate_out: int
+) -> Iterator[Float[np.ndarray, " _"]]:
+    """What `resample` makes of all pieces of a waveform together, as it comes: in pieces of other lengths.
+
+    Each is filtered with the samples on both sides that the filter reaches, and cut where the clocks of both
+    rates agree.
+
+    >>> pieces = [np.zeros(100), np.zeros(60)]
+    >>> sum(len(piece) for piece in resampled(pieces, 16000, 8000))
+    80
+
+    Chapter: 1. Slow twin: `resample`. Raises ValueError for a rate that is not a positive whole number.
+    """
+    check_sample_rate(rate_in, "rate_in")
+    check_sample_rate(rate_out, "rate_out")
+    if rate_in == rate_out:
+        yield from pieces
+        return
+    period_in, period_out, margin = resampling_periods(rate_in, rate_out)
+    reach, least = margin * period_in, 4 * margin * period_in  # below that, most would be filtered twice
+    held, done = np.zeros(0), 0  # samples of the input; those of them that are there for the filter alone
+    for piece in chain(pieces, [None]):
+        held = held if piece is None else np.concatenate([held, piece])
+        ready = len(held) if piece is None else (len(held) - reach) // period_in * period_in
+        if ready <= done or (piece is not None and ready - done < least):
+            continue
+        new = resample_poly(held, period_out, period_in)
+        first, end = (count * period_out // period_in for count in (done, ready))
+        yield new[first : None if piece is None else end].clip(-1, 1).astype(np.float32)
+        kept = max(0, ready - reach)
+        held, done = held[kept:], ready - kept
+
+
+def resampling_periods(rate_in: int, rate_out: int) -> tuple[int, int, int]:
+    """After how many samples of either rate both clocks agree, and how many such periods the filter reaches.
+
+    >>> resampling_periods(48_000, 16_000), resampling_periods(44_100, 16_000)
+    ((3, 1, 11), (441, 160, 1))
+    """
+    common = math.gcd(rate_in, rate_out)
+    period_in, period_out = rate_in // common, rate_out // common
+    return period_in, period_out, 1 + REACH // min(period_in, period_out)
 
 
 def rms_db(waveform: Float[Tensor, "*batch length"]) -> float:

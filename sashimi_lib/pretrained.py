@@ -20,6 +20,7 @@ from sashimi_lib import __version__
 from sashimi_lib.audio import check_sample_rate
 from sashimi_lib.autoregressive import AudioLM, new_model
 from sashimi_lib.data import bundled
+from sashimi_lib.data.split import FileLists
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
 from sashimi_lib.diffusion.schedules import CosineSchedule, LinearSchedule, LogSNRSchedule
@@ -84,8 +85,8 @@ class Card:
     ``data`` is what it learnt from, ``credit`` whom to thank and under which licence; ``steps`` are those of
     its training and ``samples`` what it heard in them. ``test_bits`` and ``bigram_bits`` are what recordings
     that were kept apart cost it, and a table of pairs; ``bundled_bits`` is what `bundled_bits` gives.
-    ``test_loss`` is the mean squared error of a diffusion model on recordings that were kept apart. The last
-    three, `save` fills in.
+    ``test_loss`` is the mean squared error of a diffusion model on recordings that were kept apart.
+    ``recordings`` are the files that each part of a folder of one's own had. The last three, `save` fills in.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Card:
     bigram_bits: float | None = None
     bundled_bits: float | None = None
     test_loss: float | None = None
+    recordings: FileLists | None = None
     parameters: int = 0
     library: str = __version__
     expected: Expected | ExpectedSound | None = None
@@ -114,7 +116,7 @@ class Pretrained:
 # All that a header may name: plain values, which check their settings themselves.
 _VALUES = (
     Card, CoarseFine, CosineSchedule, DiffusionConfig, DiffWaveConfig, Expected, ExpectedSound,
-    IsotropicConfig, Linear, LinearSchedule, LogMelConfig, LogSNRSchedule, MuLaw, SampleRNNConfig,
+    FileLists, IsotropicConfig, Linear, LinearSchedule, LogMelConfig, LogSNRSchedule, MuLaw, SampleRNNConfig,
     SaShiMiConfig, SaShiMiUNetConfig, SSMConfig, SubscaleConfig, VocoderConfig, WaveNetConfig, WaveRNNConfig,
 )  # fmt: skip
 _CLASSES: dict[str, Any] = {kind.__name__: kind for kind in _VALUES}

@@ -92,8 +92,8 @@ class EvaluateCommand:
     data: Path
     """The folder of recordings."""
     part: Literal["test", "valid", "train", "all"] = "test"
-    """Which of them. sashimi train deals the files of a folder in the same way, and learns from train alone;
-    all is for recordings that the model has never learnt from."""
+    """Which of them, as they were split in training: the file of a model of your own says how. It learnt from
+    train alone; all is for recordings that it has never learnt from."""
     corpus: CorpusName = "folder"
     """What the folder holds: recordings of your own, or a corpus that sashimi data fetched."""
     seconds: float | None = None

@@ -1,15 +1,19 @@
 """``sashimi evaluate``: what recordings cost a model, in bits per sample."""
 
+import math
 import sys
-from dataclasses import replace
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from sashimi_lib.cli.arguments import EvaluateCommand
 from sashimi_lib.cli.device import device_of
 from sashimi_lib.cli.recordings import judged_length, sequences_of
-from sashimi_lib.data.clips import find_audio
-from sashimi_lib.data.corpora import CORPORA, Codes
-from sashimi_lib.data.corpora.layouts import Split
+from sashimi_lib.data.clips import audio_paths, find_audio
+from sashimi_lib.data.corpora import CORPORA, FOLDER, Codes
+from sashimi_lib.data.split import FileLists, Split, relative_name, summary
 from sashimi_lib.diffusion.model import DiffusionModel
 from sashimi_lib.evaluation.likelihood import FEWEST, Estimate, clip_bits, mean_bits
 from sashimi_lib.models.autoregression import SoundModel
@@ -25,12 +29,15 @@ def run(command: EvaluateCommand) -> None:
     corpus, part = CORPORA[command.corpus], str(command.part)
     if part == "all":
         corpus, part = replace(corpus, split=everything), "test"
-    length = judged_length(corpus, rate) if command.seconds is None else round(command.seconds * rate)
-    if length < 1 or command.batch_size < 1:
+    elif corpus.archive is None:
+        corpus = replace(corpus, split=split_of_run(command.model, pretrained.card.recordings, part))
+    seconds = judged_length(corpus, rate) / rate if command.seconds is None else command.seconds
+    if not 1 <= seconds * rate < math.inf or command.batch_size < 1:
         raise ValueError(
             f"--seconds must be above 0 and --batch-size at least 1, got {command.seconds}, "
             f"{command.batch_size}"
         )
+    length = round(seconds * rate)
     heard = replace(corpus, sample_rate=rate, quantizer=model.quantizer, length=length)
     codes = heard.codes(command.data, part, progress=sys.stderr.isatty())
     print(judged(model.to(device_of(command.device)), codes, rate, command.batch_size)[1])
@@ -58,6 +65,41 @@ def in_words(estimate: Estimate) -> str:
         return f"{bits}, no confidence interval for fewer than {FEWEST} recordings, here {estimate.recordings}"
     low, high = estimate.interval
     return f"{bits}, 95 % confidence interval over {estimate.recordings:,} recordings {low:.3f} to {high:.3f}"
+
+
+def split_of_run(model: str, recorded: FileLists | None, part: str) -> Callable[[Path], Split]:
+    """How a folder is split for a model: as its file says that it was in training.
+
+    Warns where the file says nothing of it, for then recordings may be judged that the model has learnt from.
+    """
+    if recorded is not None:
+        return partial(as_recorded, recorded, part)
+    warnings.warn(
+        f"{model} does not say which recordings it learnt from: {part} is what sashimi train would now take "
+        "for it, by folders train, valid and test, or else by a hash of each file's path",
+        stacklevel=2,
+    )
+    return FOLDER.split
+
+
+def as_recorded(recorded: FileLists, part: str, root: Path) -> Split:
+    """One part of a folder as it was in training. Warns of recordings that are in no part of it. Raises
+    ValueError, naming them, for recordings that are gone."""
+    there = {relative_name(path, root): path for path in audio_paths(root)}
+    lists = asdict(recorded)
+    gone = [name for name in lists[part] if name not in there]
+    if gone:
+        raise ValueError(
+            f"{root} has not all {len(lists[part]):,} recordings of {part}, as they were in training: "
+            f"{summary(gone)} missing. To judge by other recordings, which the model has not learnt from: "
+            "--part all"
+        )
+    new = sorted(set(there).difference(*lists.values()))
+    if new:
+        warnings.warn(
+            f"{root} has {len(new):,} recordings more than in training: {summary(new)}", stacklevel=2
+        )
+    return {part: [there[name] for name in lists[part]]}
 
 
 def everything(root: Path) -> Split:

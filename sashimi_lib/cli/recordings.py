@@ -1,35 +1,39 @@
 """Recordings as a run of ``sashimi train`` takes them: what it learns from, is held back by, is judged on."""
 
+import json
+import warnings
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
+from sashimi_lib.audio import check_sample_rate
 from sashimi_lib.data.clips import AudioFile
 from sashimi_lib.data.corpora import Codes, Corpus
-from sashimi_lib.data.corpora.layouts import PARTS
-from sashimi_lib.training.batches import Data, sequence_of
+from sashimi_lib.data.split import FileLists, difference, summary
+from sashimi_lib.training.batches import Data, Item, sequence_of
+from sashimi_lib.training.checkpoint import begun
 from sashimi_lib.training.recipes import DiffusionRecipe, Recipe
 
 HIGHEST = 16_000  # Hz: no model of one's own recordings is asked for more, unless it is said
 SECONDS = 4.0  # of a piece that is judged
+Files = Mapping[str, Sequence[AudioFile]]  # of "train", "valid" and "test"
 
 
-def usual_rate(corpus: Corpus, folder: Path) -> int:
-    """The sample rate of most of the sound in a folder, but at most `HIGHEST`.
+def usual_rate(parts: Files) -> int:
+    """The sample rate of most of the sound in some files, but at most `HIGHEST`.
 
     >>> from sashimi_lib.data.bundled import AUDIO
     >>> from sashimi_lib.data.corpora import FOLDER
-    >>> usual_rate(FOLDER, AUDIO)
+    >>> usual_rate(FOLDER.parts(AUDIO))
     16000
-
-    Raises as `Corpus.files` does.
     """
-    files: list[AudioFile] = [file for part in PARTS for file in corpus.files(folder, part)]
     seconds: Counter[int] = Counter()
-    for file in files:
-        seconds[file.sample_rate] += file.frames // file.sample_rate + 1
+    for files in parts.values():
+        for file in files:
+            seconds[file.sample_rate] += file.frames // file.sample_rate + 1
     return min(HIGHEST, seconds.most_common(1)[0][0])
 
 
@@ -40,26 +44,77 @@ def judged_length(corpus: Corpus, rate: int) -> int:
     return round(corpus.length * rate / corpus.sample_rate)
 
 
-def codes_of(corpus: Corpus, folder: Path, recipe: Recipe, progress: bool) -> dict[str, Codes]:
-    """Codes of each part: sequences of the recipe's length to learn from, longer ones to be judged on."""
+def codes_of(corpus: Corpus, parts: Files, recipe: Recipe, progress: bool) -> dict[str, Codes]:
+    """Codes of each part: sequences of the recipe's length to learn from, longer ones to be judged on.
+
+    Raises ValueError for a rate that is none, and as `Corpus.pieces` does.
+    """
+    check_sample_rate(recipe.sample_rate, "--sample-rate")
     heard = replace(corpus, sample_rate=recipe.sample_rate, quantizer=recipe.quantizer)
     judged = judged_length(corpus, recipe.sample_rate)
-    lengths = {"train": recipe.length, "valid": judged, "test": judged}
     return {
-        part: replace(heard, length=length).codes(folder, part, progress) for part, length in lengths.items()
+        part: replace(heard, length=recipe.length if part == "train" else judged).codes_of(files, progress)
+        for part, files in parts.items()
     }
 
 
-def waveforms_of(corpus: Corpus, folder: Path, recipe: DiffusionRecipe, progress: bool) -> dict[str, Data]:
-    """Waveforms of each part, for a model that hears sounds as wholes, with their classes where it is told
-    classes and the corpus has some. An end that is left over from a recording is no whole, and left out."""
+def waveforms_of(corpus: Corpus, parts: Files, recipe: DiffusionRecipe, progress: bool) -> dict[str, Data]:
+    """Waveforms of each part, for a model whose input are whole sounds, with their classes where it has
+    classes and so has the corpus.
+
+    An end that is left over from a recording, shorter than a quarter of a sequence, is left out. Warns of
+    recordings that are no longer than that. Raises ValueError for a part of which nothing is left, so that no
+    run trains to its end and then has no test; for a rate that is none, and as `Corpus.pieces` does.
+    """
+    check_sample_rate(recipe.sample_rate, "--sample-rate")
     heard = replace(corpus, sample_rate=recipe.sample_rate, length=recipe.length)
-    told = corpus.label is not None and recipe.config.backbone.n_classes > 0
-    read = heard.labelled if told else heard.waveforms
-    return {
-        part: [x for x in read(folder, part, progress) if len(sequence_of(x)) >= recipe.length // 4]
-        for part in PARTS
-    }
+    least = recipe.length // 4
+    label = corpus.label if recipe.config.backbone.n_classes > 0 else None
+    data: dict[str, Data] = {}
+    for part, files in parts.items():
+        items: list[Item] = []
+        dropped = dict.fromkeys(str(file.path) for file in files)
+        for piece, path in heard.pieces(files, progress):
+            if len(piece) >= least:
+                items.append(piece if label is None else (piece, label(path)))
+                dropped.pop(str(path), None)
+        if not items:
+            raise ValueError(
+                f"--length {recipe.length} needs recordings of at least {least} samples, and {part} has "
+                f"none: {summary(list(dropped))}"
+            )
+        if dropped:
+            warnings.warn(
+                f"left out {len(dropped):,} recordings of {part}, shorter than {least} samples: "
+                f"{summary(list(dropped))}",
+                stacklevel=2,
+            )
+        data[part] = items
+    return data
+
+
+def lists_of(corpus: Corpus, parts: Files, folder: Path) -> FileLists | None:
+    """The names of the recordings of each part, where they are one's own: those of others are published."""
+    if corpus.archive is not None:
+        return None
+    return FileLists.of({part: [file.path for file in files] for part, files in parts.items()}, folder)
+
+
+def check_recordings(checkpoint: Path, files: FileLists | None) -> None:
+    """Raise ValueError, naming them, where a run is to go on with other recordings than ``run.json`` says."""
+    path = checkpoint.with_name("run.json")
+    if files is None or not path.exists() or not begun(checkpoint):
+        return
+    try:
+        there = json.loads(path.read_text()).get("recordings")
+    except ValueError:
+        return  # damaged, as whoever compares the other settings will say
+    if there != files.as_json():
+        what = "it does not say" if there is None else difference(there, files.as_json())
+        raise ValueError(
+            f"{checkpoint} is of a run with other recordings: {what}. Give the same ones to go on, or "
+            "another --out to begin anew"
+        )
 
 
 def some(data: Data, samples: int) -> Data:

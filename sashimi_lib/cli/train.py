@@ -24,9 +24,19 @@ from sashimi_lib.cli.begin import begin_from
 from sashimi_lib.cli.device import check_compiler, device_of
 from sashimi_lib.cli.evaluate import judged
 from sashimi_lib.cli.log import Log
-from sashimi_lib.cli.recordings import codes_of, samples_of, sequences_of, some, usual_rate, waveforms_of
+from sashimi_lib.cli.recordings import (
+    check_recordings,
+    codes_of,
+    lists_of,
+    samples_of,
+    sequences_of,
+    some,
+    usual_rate,
+    waveforms_of,
+)
 from sashimi_lib.cli.stop import Stop
 from sashimi_lib.data.corpora import CORPORA, Codes
+from sashimi_lib.data.split import FileLists
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.evaluation.likelihood import bigram_bits
 from sashimi_lib.files import locked, replacing
@@ -67,8 +77,8 @@ class TrainCommand:
 
     recipe: tyro.conf.Suppress[str]
     data: Path
-    """The folder of recordings. Your own are dealt into train, valid and test, file by file, unless they lie
-    in folders of these names."""
+    """The folder of recordings. Your own are split into train, valid and test, about 88/6/6 % of the files by
+    a hash of their paths, unless they lie in folders of these names."""
     model: tyro.conf.AvoidSubcommands[ModelConfig | DiffusionConfig]
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]
     compute: tyro.conf.OmitArgPrefixes[Compute]
@@ -108,15 +118,16 @@ class TrainCommand:
         out = self.out or Path("runs") / self.recipe
         if self.compute.compile:
             check_compiler(device)
-        recipe, parts = self._prepared()
+        recipe, parts, files = self._prepared()
         model, begun_from = self._begun(recipe)
         for part, data in parts.items():  # now: the turn of some comes after hours
             check_data(model, data, part)
         checkpoint = out / "run.pt"
         with locked(checkpoint) if team.leads else nullcontext():
             if team.leads:
-                keep_settings(checkpoint, self._settings(recipe, parts), self.training.free)
-            return self._learnt(model.to(device), recipe, parts, checkpoint, begun_from, team)
+                check_recordings(checkpoint, files)
+                keep_settings(checkpoint, self._settings(recipe, parts, files), self.training.free)
+            return self._learnt(model.to(device), recipe, parts, checkpoint, begun_from, files, team)
 
     def _learnt(
         self,
@@ -125,6 +136,7 @@ class TrainCommand:
         parts: dict[str, Data],
         checkpoint: Path,
         begun_from: Card | None,
+        files: FileLists | None,
         team: Team,
     ) -> int:
         """Train it, judge it, and write it beside its checkpoint; the exit code."""
@@ -156,7 +168,7 @@ class TrainCommand:
                 team=team,
             )
             stopped = team.most(stop()) > 0
-            path, card = out / "model.safetensors", self._card(history, begun_from)
+            path, card = out / "model.safetensors", self._card(history, begun_from, files)
             if team.leads:
                 save(path, model, recipe.sample_rate, card)  # the test may take long, and be broken off
         if not team.leads:
@@ -181,27 +193,32 @@ class TrainCommand:
             order_codes(model)
         return model, None
 
-    def _prepared(self) -> tuple[Recipe | DiffusionRecipe, dict[str, Data]]:
-        """The recipe as it was asked for, and the recordings as it takes them."""
+    def _prepared(self) -> tuple[Recipe | DiffusionRecipe, dict[str, Data], FileLists | None]:
+        """The recipe as it was asked for, and the recordings as it takes them; and which of one's own are in
+        which part."""
         for name, value in (("length", self.length), ("sample-rate", self.sample_rate)):
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be at least 1{' sample' * (name == 'length')}, got {value}")
         if self.valid_seconds is not None and not 0 < self.valid_seconds < math.inf:
             raise ValueError(f"--valid-seconds must be above 0, and finite, got {self.valid_seconds}")
         corpus, progress = CORPORA[self.corpus], sys.stderr.isatty()
+        files = corpus.parts(self.data)
+        lists = lists_of(corpus, files, self.data)
         settings: dict[str, Any] = {
             "length": self.length,
             "training": self.training,
-            "sample_rate": usual_rate(corpus, self.data) if self.sample_rate is None else self.sample_rate,
+            "sample_rate": usual_rate(files) if self.sample_rate is None else self.sample_rate,
         }
         recipe = known(device_of(self.device).type == "cuda")[self.recipe]
         if isinstance(recipe, DiffusionRecipe):
             asked = replace(recipe, config=cast(DiffusionConfig, self.model), **settings)
-            return asked, waveforms_of(corpus, self.data, asked, progress)
+            return asked, waveforms_of(corpus, files, asked, progress), lists
         wanted = replace(recipe, backbone=cast(ModelConfig, self.model), **settings)
-        return wanted, dict(codes_of(corpus, self.data, wanted, progress))
+        return wanted, dict(codes_of(corpus, files, wanted, progress)), lists
 
-    def _settings(self, recipe: Recipe | DiffusionRecipe, parts: dict[str, Data]) -> dict[str, Any]:
+    def _settings(
+        self, recipe: Recipe | DiffusionRecipe, parts: dict[str, Data], files: FileLists | None
+    ) -> dict[str, Any]:
         """All that must be the same when a run goes on."""
         return {
             "recipe": self.recipe,
@@ -213,9 +230,10 @@ class TrainCommand:
             "from": self.begin,
             **{f"samples of {part}": samples_of(data) for part, data in parts.items()},
             **asdict(self.training),
+            "recordings": None if files is None else files.as_json(),
         }
 
-    def _card(self, history: History, begun_from: Card | None) -> Card:
+    def _card(self, history: History, begun_from: Card | None, files: FileLists | None) -> Card:
         steps = history.best[0] if history.valid else len(history.loss)  # whose weights the model has
         corpus = CORPORA[self.corpus]
         data, credit = f"{self.data.resolve().name}: {corpus.about}", corpus.licence
@@ -228,6 +246,7 @@ class TrainCommand:
             credit=credit,
             steps=steps,
             samples=steps * self.training.samples_per_step(self.length),
+            recordings=files,
         )
 
     def _tested(

@@ -1,4 +1,4 @@
-"""Folders of one's own recordings (WAV, FLAC, MP3, OGG) as equal segments that a model can learn from.
+"""Folders of one's own recordings, of every format that libsndfile reads, as equal segments to learn from.
 
 A folder of hours stays on disk: only the length of each file is read at the start, and each segment when it
 is asked for. Files that cannot be used are named in a warning and left out; a folder with nothing usable
@@ -7,22 +7,34 @@ raises.
 Chapter: 1; used wherever a model is trained on a corpus.
 """
 
-import math
+import os
 import warnings
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
-import soundfile
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sashimi_lib.audio import check_sample_rate, read, resample
+from sashimi_lib.audio import check_sample_rate, read, resample, resampling_periods
+from sashimi_lib.audio_file import count_frames, header_of, lie
+from sashimi_lib.data.split import summary
 
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
-File = TypeVar("File")
+# What libsndfile reads, but for tables of numbers (.mat), samples without a header (.raw) and instruments.
+SUFFIXES = (
+    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64",
+    ".wave", ".bwf", ".rf64", ".voc", ".nist", ".sph", ".sf", ".ircam", ".avr", ".paf", ".pvf", ".svx",
+    ".8svx", ".iff", ".sd2", ".sds", ".htk", ".wve", ".mp2", ".mpga",
+)  # fmt: skip
+# Recordings all the same, of which whoever asks for a folder to be read should know.
+UNREADABLE = (
+    ".m4a", ".m4b", ".mp4", ".aac", ".adts", ".wma", ".ape", ".wv", ".tta", ".mpc", ".spx", ".amr", ".awb",
+    ".ac3", ".eac3", ".dts", ".dsf", ".dff", ".ra", ".3gp", ".mka", ".mkv", ".webm", ".mov", ".avi", ".alac",
+)  # fmt: skip
+BINS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information")  # what systems leave on disks
 
 
 @dataclass(frozen=True)
@@ -37,8 +49,9 @@ class AudioFile:
 def find_audio(folder: str | Path) -> list[AudioFile]:
     """Every usable audio file under ``folder``, by path; the others are named in one warning.
 
-    Only headers are read. Raises ValueError if ``folder`` is no folder, holds no audio, or none that is
-    usable.
+    Folders that links lead to are part of it. Names that begin with a dot are not, nor are the folders that
+    systems leave on disks. Only headers are read, as far as they can be believed. Raises ValueError if
+    ``folder`` is no folder, holds no audio, or none that is usable.
 
     >>> from sashimi_lib.data.bundled import AUDIO
     >>> len(find_audio(AUDIO))
@@ -51,95 +64,81 @@ def find_audio(folder: str | Path) -> list[AudioFile]:
         raise ValueError(f"folder must be an existing folder, got {folder}")
     paths = audio_paths(folder)
     if not paths:
-        raise ValueError(f"folder must hold {', '.join(SUFFIXES)} files, found none in {folder}")
-    found, bad = look_at(paths)
+        raise ValueError(f"folder must hold WAV, FLAC, MP3 or other audio files, found none in {folder}")
+    found, remarks = look_at(paths)
     if not found:
-        raise ValueError(f"folder {folder} holds no usable audio: {'; '.join(bad)}")
-    if bad:
-        warnings.warn(f"left out {len(bad)} of {len(paths)} files: {'; '.join(bad)}", stacklevel=2)
+        raise ValueError(f"folder {folder} holds no usable audio: {'; '.join(remarks)}")
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=2)
     return found
 
 
 def audio_paths(folder: Path) -> list[Path]:
-    """All files below a folder that audio is called like, by path.
+    """All files below a folder that audio is called like, by path. Warns, in one line, of such as are called
+    like recordings that libsndfile does not read.
 
     >>> audio_paths(Path("nowhere"))
     []
 
     Chapter: 1.
     """
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = sorted(path for path in _files(folder))
+    unread = [path for path in paths if path.suffix.lower() in UNREADABLE]
+    if unread:
+        kinds = Counter(path.suffix.lower() for path in unread).most_common()
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
+        names = summary([str(path) for path in unread])
+        warnings.warn(f"left out, for they cannot be read: {counts} ({names}); convert them", stacklevel=2)
+    return [path for path in paths if path.suffix.lower() in SUFFIXES]
+
+
+def _files(top: Path) -> Iterator[Path]:
+    """Every file below a folder once, but for hidden ones: in real folders first, then in those that links
+    lead to, so that a link changes no path of a file that is there without it."""
+    seen, tops = set(), [str(top)]
+    while tops:
+        links = []
+        for folder, below, names in chain.from_iterable(map(os.walk, tops)):
+            real = os.path.realpath(folder)
+            below[:] = [] if real in seen else sorted(name for name in below if not _is_hidden(name))
+            links += [path for name in below if os.path.islink(path := os.path.join(folder, name))]
+            yield from (Path(folder, name) for name in names if real not in seen and not _is_hidden(name))
+            seen.add(real)
+        tops = links
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in BINS
 
 
 def look_at(paths: list[Path]) -> tuple[list[AudioFile], list[str]]:
-    """The usable ones of these files, in their order; and of each other one, what is wrong with it.
+    """The usable ones of these files, in their order; and what is wrong with others or with headers.
 
-    Only headers, and the last sample of each, are read.
+    Only headers and the last sample of each are read, where headers can be believed.
 
-    >>> look_at([Path("missing.wav")])[0]
-    []
+    >>> look_at([Path("missing.wav")])
+    ([], ["left out 1 of 1 files: missing.wav cannot be read as audio: ..."])
 
     Chapter: 1.
     """
-    found, bad = [], []
+    found, bad, lies = [], [], []
     for path in paths:
         try:
-            found.append(_look(path))
-        except (ValueError, FileNotFoundError) as error:
+            header = header_of(path)
+            file = AudioFile(path, header.sample_rate, count_frames(path, header))
+        except ValueError as error:
             bad.append(str(error))
-    return found, bad
-
-
-def _look(path: Path) -> AudioFile:
-    """Header and last sample of one file; the latter fails for a file that was cut off."""
-    try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise ValueError(f"{path} cannot be read as audio ({error})") from error
-    if info.frames < 1:
-        raise ValueError(f"{path} holds no samples")
-    read(path, start=info.frames - 1, frames=1)
-    return AudioFile(path, info.samplerate, info.frames)
-
-
-def split_files(
-    files: list[File],
-    fractions: tuple[float | int, float | int, float | int] = (0.88, 0.06, 0.06),
-    seed: int = 0,
-) -> dict[str, list[File]]:
-    """Deal whole files into "train", "valid" and "test": pieces of one recording never face each other.
-
-    A seeded shuffle; ``fractions`` are shares of the number of files, and any above zero gets at least one
-    file. Raises ValueError for fractions that are negative or do not add up to 1, and for fewer files than
-    shares.
-
-    >>> files = [AudioFile(Path(f"{n}.wav"), 16000, 16000) for n in range(10)]
-    >>> {name: len(part) for name, part in split_files(files).items()}
-    {'train': 8, 'valid': 1, 'test': 1}
-
-    Chapter: 1.
-    """
-    if len(fractions) != 3 or min(fractions) < 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
-        raise ValueError(f"fractions must be three shares that add up to 1, got {fractions}")
-    wanted = sum(share > 0 for share in fractions)
-    if len(files) < wanted:
-        raise ValueError(f"files must be at least {wanted}, one for each part, got {len(files)}")
-    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
-    counts = [max(1, int(share * len(files))) if share > 0 else 0 for share in fractions]
-    largest = max(range(3), key=lambda part: fractions[part])
-    counts[largest] += len(files) - sum(counts)  # the largest part takes, or gives, what rounding left
-    ends = [sum(counts[: part + 1]) for part in range(3)]
-    dealt = [sorted(order[end - count : end]) for end, count in zip(ends, counts, strict=True)]
-    return {
-        name: [files[number] for number in part]
-        for name, part in zip(("train", "valid", "test"), dealt, strict=True)
-    }
+        else:
+            found.append(file)
+            lies.append(lie(path, header, file.frames))
+    remarks = [f"left out {len(bad):,} of {len(paths):,} files: {summary(bad, 50)}"] if bad else []
+    return found, remarks + [said for said in lies if said]
 
 
 class ClipFolder(Dataset[Tensor]):
     """Non-overlapping segments of ``length`` samples at ``sample_rate``, mono, from files or a folder.
 
-    ``source`` is a folder, or a list of files as `find_audio` and `split_files` give it. Other rates are
+    ``source`` is a folder, or a list of files as `find_audio` gives it. Other rates are
     resampled, several channels mixed down. What is left at a file's end (less than ``length``) is dropped; a
     file shorter than one segment is named in a warning and gives none. A file that turns out damaged in the
     middle raises when read. Raises ValueError for a folder without usable audio, for a bad length or rate,
@@ -169,7 +168,9 @@ class ClipFolder(Dataset[Tensor]):
                 f"length must fit into a file, got {length}, longer than all of {len(short)} files"
             )
         if short:
-            warnings.warn(f"shorter than one segment, so left out: {', '.join(short)}", stacklevel=2)
+            warnings.warn(
+                f"left out {len(short):,} files shorter than one segment: {summary(short)}", stacklevel=2
+            )
 
     def _frames(self, file: AudioFile) -> int:
         """Samples of a file at our rate, as `resample` makes them."""
@@ -195,9 +196,7 @@ class ClipFolder(Dataset[Tensor]):
         The read begins where both clocks agree (at whole multiples of the rates' common period) and takes a
         margin on both sides, because the filter looks some samples ahead and back.
         """
-        common = math.gcd(file.sample_rate, self.sample_rate)
-        period_in, period_out = file.sample_rate // common, self.sample_rate // common
-        margin = 1 + 10 // min(period_in, period_out)  # the filter reaches 10 samples of the slower rate
+        period_in, period_out, margin = resampling_periods(file.sample_rate, self.sample_rate)
         first = max(0, start // period_out - margin)
         last = -(-(start + self.length) // period_out) + margin
         begin, end = first * period_in, min(last * period_in, file.frames)

@@ -1,5 +1,6 @@
 """Folders of one's own files: every kind, every rate, damaged ones, splits, segments."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sashimi_lib.audio import read, resample
-from sashimi_lib.data.clips import AudioFile, ClipFolder, find_audio, split_files
+from sashimi_lib.data.clips import AudioFile, ClipFolder, audio_paths, find_audio, look_at
+from tests.strange_audio import of_unknown_length, tune, without_info_frame, write_mp3
 
 
 def music(length: int, rate: int, channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -72,6 +74,90 @@ def test_damaged_files_are_named_and_left_out(tmp_path: Path) -> None:
     assert [file.path.name for file in clips.files] == ["good.wav"]
 
 
+SUFFIX_OF = {
+    "AIFF": "aiff", "AU": "au", "AVR": "avr", "CAF": "caf", "FLAC": "flac", "HTK": "htk", "SVX": "8svx",
+    "IRCAM": "sf", "MP3": "mp3", "NIST": "sph", "OGG": "oga", "PAF": "paf", "PVF": "pvf", "RF64": "rf64",
+    "SDS": "sds", "VOC": "voc", "W64": "w64", "WAV": "wav", "WAVEX": "wave",
+}  # fmt: skip
+OTHERS = {"MAT4", "MAT5", "MPC2K", "RAW", "SD2", "WVE", "XI"}  # no recordings, or no longer written
+
+
+def test_whatever_libsndfile_reads_is_found(tmp_path: Path) -> None:
+    assert set(soundfile.available_formats()) == SUFFIX_OF.keys() | OTHERS
+    x = music(16_000, 16_000)
+    for kind, suffix in SUFFIX_OF.items():
+        soundfile.write(tmp_path / f"{kind}.{suffix}", x, 16_000, format=kind)
+    soundfile.write(tmp_path / "opus.opus", x, 16_000, format="OGG", subtype="OPUS")
+    soundfile.write(tmp_path / "AIF.AIF", x, 16_000, format="AIFF")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert {file.path.stem for file in find_audio(tmp_path)} == {*SUFFIX_OF, "opus", "AIF"}
+
+
+def test_recordings_that_cannot_be_read_are_counted_and_named_in_a_line(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "good.wav", music(100, 16_000), 16_000)
+    for name in ("a.m4a", "b.M4A", "c.wma", "notes.txt", "Thumbs.db", "desktop.ini", "cover.jpg"):
+        (tmp_path / name).write_bytes(b"\0" * 100)
+    with pytest.warns(
+        UserWarning, match=r"cannot be read: 2 \.m4a, 1 \.wma \(.*a\.m4a, .*c\.wma\)"
+    ) as caught:
+        assert [file.path.name for file in find_audio(tmp_path)] == ["good.wav"]
+    assert len(caught) == 1
+
+
+def test_what_systems_leave_behind_is_no_recording(tmp_path: Path) -> None:
+    names = ("a.wav", "b/c.wav", "._a.wav", ".Trash-1000/files/d.wav", "__MACOSX/._a.wav", "__MACOSX/e.wav")
+    for name in (*names, ".hidden.wav", "b/.cache/f.wav", "$RECYCLE.BIN/g.wav", ".Trashes/h.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / name, music(100, 16_000), 16_000, format="WAV")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = [file.path.relative_to(tmp_path).as_posix() for file in find_audio(tmp_path)]
+    assert found == ["a.wav", "b/c.wav"]
+    hidden = tmp_path / ".Trashes"
+    assert [path.name for path in audio_paths(hidden)] == ["h.wav"]  # whoever asks for it gets it
+
+
+def test_linked_folders_are_followed_once_and_without_loops(tmp_path: Path) -> None:
+    music_folder, elsewhere = tmp_path / "music", tmp_path / "elsewhere"
+    for name in ("z/own.wav", "m/second.wav"):
+        (music_folder / name).parent.mkdir(parents=True)
+        (music_folder / name).touch()
+    (elsewhere / "deep").mkdir(parents=True)
+    (elsewhere / "deep" / "other.wav").touch()
+    (elsewhere / "round").symlink_to(elsewhere)
+    (music_folder / "a").symlink_to(music_folder / "z")  # before it by name, and yet no other path for it
+    (music_folder / "loop").symlink_to(music_folder)
+    (music_folder / "linked").symlink_to(elsewhere)
+    (music_folder / "linked_again").symlink_to(elsewhere / "deep")
+    (music_folder / "one.wav").symlink_to(elsewhere / "deep" / "other.wav")
+    found = [path.relative_to(music_folder).as_posix() for path in audio_paths(music_folder)]
+    assert found == ["linked/deep/other.wav", "m/second.wav", "one.wav", "z/own.wav"]
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", music(100, 16_000), 16_000)
+    (tmp_path / "b.wav").symlink_to(tmp_path / "gone.wav")
+    with pytest.warns(UserWarning, match=r"left out 1 of 2 files: .*b\.wav"):
+        assert len(find_audio(tmp_path)) == 1
+
+
+def test_lengths_are_those_that_there_are_whatever_headers_say(tmp_path: Path) -> None:
+    x = tune(4)
+    good, bad = write_mp3(tmp_path / "good.mp3", x), write_mp3(tmp_path / "joined.mp3", x)
+    bad.write_bytes(2 * bad.read_bytes())
+    bare = without_info_frame(write_mp3(tmp_path / "bare.mp3", x))
+    soundfile.write(tmp_path / "piped.flac", x, 44_100)
+    piped = of_unknown_length(tmp_path / "piped.flac")
+    found, remarks = look_at([good, bad, bare, piped])
+    lengths = [file.frames / len(x) for file in found]
+    assert lengths == [1, 2, pytest.approx(1, abs=0.03), 1]
+    assert remarks == [f"{bad} holds 352,800 samples, and its header says 176,400"]
+    clips = ClipFolder([found[2]], length=50_000, sample_rate=44_100)
+    joined = torch.cat([clips[number] for number in range(len(clips))])
+    assert torch.equal(joined, read(bare)[0][: len(joined)])
+
+
 def test_a_file_that_ends_early_is_named_when_read(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", music(16000, 16000), 16000)
     promised = AudioFile(tmp_path / "a.wav", 16000, 24000)
@@ -84,7 +170,7 @@ def test_a_file_that_ends_early_is_named_when_read(tmp_path: Path) -> None:
 def test_short_files_are_named_and_left_out(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", music(9000, 8000), 8000)
     soundfile.write(tmp_path / "short.wav", music(10, 8000), 8000)
-    with pytest.warns(UserWarning, match=r"shorter than one segment.*short\.wav"):
+    with pytest.warns(UserWarning, match=r"left out 1 files shorter than one segment: .*short\.wav"):
         assert len(ClipFolder(tmp_path, length=8000, sample_rate=16000)) == 2
     with pytest.raises(ValueError, match="longer than all of 2 files"):
         ClipFolder(tmp_path, length=10**6)
@@ -105,31 +191,6 @@ def test_folders_without_usable_audio_raise(tmp_path: Path) -> None:
 def test_impossible_lengths_are_refused(length: int) -> None:
     with pytest.raises(ValueError, match="length must be a positive whole number"):
         ClipFolder(files(2), length=length)
-
-
-@given(
-    st.integers(3, 300), st.integers(0, 1000), st.sampled_from([(0.88, 0.06, 0.06), (0.5, 0.5, 0), (0, 0, 1)])
-)
-def test_splits_deal_every_file_once(count: int, seed: int, fractions: tuple[float, float, float]) -> None:
-    parts = split_files(files(count), fractions, seed)
-    dealt = [file for part in parts.values() for file in part]
-    assert len(dealt) == count
-    assert len(set(dealt)) == count
-    assert [bool(part) for part in parts.values()] == [share > 0 for share in fractions]
-    assert parts == split_files(files(count), fractions, seed)
-    for part, share in zip(parts.values(), fractions, strict=True):
-        assert abs(len(part) - share * count) <= 3
-
-
-def test_another_seed_gives_another_split() -> None:
-    assert split_files(files(50), seed=0) != split_files(files(50), seed=1)
-
-
-def test_impossible_splits_are_refused() -> None:
-    with pytest.raises(ValueError, match="add up to 1"):
-        split_files(files(5), (0.5, 0.5, 0.5))
-    with pytest.raises(ValueError, match="at least 3"):
-        split_files(files(2))
 
 
 def test_the_loader_of_torch_batches_segments(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from sashimi_lib.audio import read
 from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.data.clips import look_at
 from sashimi_lib.data.corpora import (
     BEETHOVEN,
     CORPORA,
@@ -36,8 +37,9 @@ from sashimi_lib.data.corpora import (
     Corpus,
     stretched,
 )
-from sashimi_lib.data.corpora.archive import unpack
-from sashimi_lib.data.corpora.layouts import DIGITS, PARTS, in_order
+from sashimi_lib.data.corpora.archive import download, unpack
+from sashimi_lib.data.corpora.layouts import DIGITS, in_order
+from sashimi_lib.data.split import PARTS
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
 from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 from sashimi_lib.training.config import TrainingConfig
@@ -474,7 +476,7 @@ def test_a_full_disk_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pyte
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("shutil.copyfileobj", full)
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OSError, match="No space left"):
         unpack(path, tmp_path / "home", progress=False)
     assert list(tmp_path.iterdir()) == [path]
@@ -487,6 +489,26 @@ def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, data: b
     with pytest.raises(ValueError, match=rf"a\.{suffix}"):
         unpack(folder / f"a.{suffix}", folder / "home", progress=False)
     assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar.gz"])
+def test_an_archive_that_unpacks_to_more_than_it_may_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = pack(tmp_path / f"a.{suffix}", {f"{n}.wav": bytes(10**6) for n in range(3)})
+    unpack(path, tmp_path / "home", progress=False, most=3 * 10**6)
+    assert len(list((tmp_path / "home").iterdir())) == 3
+    with pytest.raises(ValueError, match=rf"a\.{suffix} holds more than 2,999,999 bytes"):
+        unpack(path, tmp_path / "other", progress=False, most=3 * 10**6 - 1)
+    assert sorted(tmp_path.iterdir()) == sorted([path, tmp_path / "home"])
+
+
+@pytest.mark.parametrize("corpus", [BEETHOVEN, YOUTUBEMIX], ids=lambda corpus: corpus.name)
+def test_archives_that_nobody_vouches_for_may_not_fill_the_disk(tmp_path: Path, corpus: Corpus) -> None:
+    assert corpus.archive is not None
+    assert 10**9 <= (corpus.archive.most or 0) <= 2 * 10**9  # what they unpack to, and somewhat more
+    bounded = replace(corpus, archive=replace(corpus.archive, most=1_000))
+    pack(tmp_path / corpus.archive.file, {"0.wav": bytes(10_000)})
+    with pytest.raises(ValueError, match="holds more than 1,000 bytes"):
+        bounded.fetch(tmp_path, progress=False)
 
 
 # --- downloads
@@ -569,6 +591,35 @@ def test_a_broken_download_goes_on_where_it_stopped(tmp_path: Path, server: Serv
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_connection_that_ends_early_without_an_error_is_taken_up_again(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import requests
+
+    come = requests.Response.iter_content
+
+    def silent(self: requests.Response, size: int) -> Iterator[bytes]:  # as with urllib3 before 2
+        with suppress(requests.RequestException):
+            yield from come(self, size)
+
+    monkeypatch.setattr(requests.Response, "iter_content", silent)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    server.most = 150_000
+    archive = served(server).archive
+    assert archive is not None
+    with pytest.raises(ConnectionError, match=rf"of {len(server.content):,} bytes came.*try again"):
+        download(archive, folder, progress=False)
+    (part,) = folder.iterdir()
+    have = part.stat().st_size
+    assert part.read_bytes() == server.content[:have]
+    server.most = len(server.content)
+    assert download(archive, folder, progress=False).read_bytes() == server.content
+    assert server.asked == [None, f"bytes={have}-"]
+    assert download(archive, folder, progress=False) == folder / "a.zip"  # it is there
+    assert len(server.asked) == 2
+
+
 def test_a_download_that_was_whole_but_not_yet_named_is_taken(tmp_path: Path, server: Server) -> None:
     corpus = served(server)
     assert corpus.archive is not None
@@ -615,19 +666,164 @@ def test_a_folder_is_dealt_out_by_whole_files(tmp_path: Path) -> None:
     assert len(parts["test"][0]) == 1_600
 
 
-def test_a_folder_with_parts_keeps_them(tmp_path: Path) -> None:
-    for part, count in zip(PARTS, (1, 2, 3), strict=True):
-        (tmp_path / part).mkdir()
-        for number in range(count):
-            (tmp_path / part / f"{number}.wav").write_bytes(wav())
-    assert [len(FOLDER.codes(tmp_path, part)) for part in PARTS] == [1, 2, 3]
+def lay(folder: Path, *names: str) -> Path:
+    """A folder with recordings of these names, each another."""
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(wav(seed=number))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "folders", [("train", "valid", "test"), ("Train", "VALID", "Test"), ("training", "val", "Testing")]
+)
+def test_a_folder_with_parts_keeps_them(tmp_path: Path, folders: tuple[str, str, str]) -> None:
+    for count, folder in enumerate(folders, start=1):
+        lay(tmp_path / folder, *(f"{count}_{number}.wav" for number in range(count)))
+    with pytest.warns(UserWarning, match=r"in more than one part.*/1_0\.wav is "):
+        parts = FOLDER.paths(tmp_path)
+    for count, (part, folder) in enumerate(zip(PARTS, folders, strict=True), start=1):
+        assert parts[part] == sorted((tmp_path / folder).iterdir())
+        assert len(parts[part]) == count
+
+
+def test_parts_that_share_nothing_are_taken_without_a_word(tmp_path: Path) -> None:
+    lay(tmp_path, "train/a.wav", "train/deep/b.wav", "dev/c.wav", "test/d.wav")
+    with nothing_to_warn_of():
+        assert {part: len(paths) for part, paths in FOLDER.paths(tmp_path).items()} == {
+            "train": 2,
+            "valid": 1,
+            "test": 1,
+        }
+
+
+@pytest.mark.parametrize("missing", PARTS)
+def test_two_parts_of_three_are_refused(tmp_path: Path, missing: str) -> None:
+    there = [part.capitalize() for part in PARTS if part != missing]
+    lay(tmp_path, *(f"{part}/{n}.wav" for part in there for n in range(3)))
+    with pytest.raises(ValueError, match=rf"it has {there[0]} and {there[1]}, but no {missing}\."):
+        FOLDER.paths(tmp_path)
+    (tmp_path / there[0]).rename(tmp_path / "other")
+    with pytest.raises(ValueError, match=rf"it has {there[1]}, but no \w+ and no \w+\."):
+        FOLDER.paths(tmp_path)
+    (tmp_path / there[1]).rename(tmp_path / "another")
+    assert sum(map(len, FOLDER.paths(tmp_path).values())) == 6  # now no part is meant
+
+
+def test_two_folders_of_a_kind_are_refused(tmp_path: Path) -> None:
+    lay(tmp_path, "train/a.wav", "val/b.wav", "validation/c.wav", "test/d.wav")
+    with pytest.raises(ValueError, match="must have one folder for valid, got val and validation"):
+        FOLDER.paths(tmp_path)
+
+
+def test_recordings_beside_the_parts_are_named(tmp_path: Path) -> None:
+    lay(tmp_path, "train/a.wav", "valid/b.wav", "test/c.wav", "loose.wav", "more/deep.wav")
+    with pytest.warns(UserWarning, match=r"2 recordings beside the folders.*: loose\.wav, more/deep\.wav"):
+        paths = FOLDER.paths(tmp_path)
+    assert sum(map(len, paths.values())) == 3
+
+
+def test_a_recording_that_is_added_moves_no_other(tmp_path: Path) -> None:
+    lay(tmp_path, *(f"{number}.wav" for number in range(200)))
+    before = FOLDER.paths(tmp_path)
+    (tmp_path / "new.wav").write_bytes(wav(seed=1_000))
+    after = FOLDER.paths(tmp_path)
+    assert [set(after[part]) - {tmp_path / "new.wav"} for part in PARTS] == [
+        set(before[part]) for part in PARTS
+    ]
+
+
+def test_unusable_recordings_are_no_part_of_a_small_folder(tmp_path: Path) -> None:
+    for damaged in range(6):
+        folder = lay(tmp_path / str(damaged), *(f"{number}.wav" for number in range(6)))
+        (folder / f"{damaged}.wav").write_bytes(b"RIFF")
+        with pytest.warns(UserWarning, match=rf"left out 1 of 6 files: .*/{damaged}\.wav") as caught:
+            parts = FOLDER.parts(folder)
+        assert len(caught) == 1
+        assert sum(map(len, parts.values())) == 5
+        assert all(parts.values())
+
+
+def test_silent_and_spoilt_recordings_are_left_out_by_name_and_clipped_ones_counted(tmp_path: Path) -> None:
+    sounds = {
+        "a": np.random.default_rng(0).uniform(-0.5, 0.5, 400),
+        "clipped": np.full(400, 1.1) * np.sign(np.arange(400) % 2 - 0.5),
+        "constant": np.full(400, 0.25),
+        "integers": np.arange(400.0),
+        "nan": np.full(400, np.nan),
+        "silent": np.zeros(400),
+    }
+    for name, x in sounds.items():
+        soundfile.write(tmp_path / f"{name}.wav", x, 16_000, subtype="FLOAT")
+    files, remarks = look_at(sorted(tmp_path.iterdir()))
+    assert remarks == []
+    with pytest.warns(UserWarning) as caught:
+        codes = FOLDER.codes_of(files)
+    left_out, clipped = (str(warning.message) for warning in caught)
+    assert left_out.startswith("left out 4 of 6 recordings: ")
+    for name in (
+        "constant.wav is silent",
+        "integers.wav must lie in",
+        "nan.wav holds NaN",
+        "silent.wav is silent",
+    ):
+        assert name in left_out
+    assert re.fullmatch(r"clipped samples beyond full scale: .*clipped\.wav \(400\)", clipped)
+    assert codes.recordings == (tmp_path / "a.wav", tmp_path / "clipped.wav")
+    with pytest.raises(ValueError, match=r"none of 1 recordings can be used: .*silent\.wav is silent"):
+        FOLDER.codes_of(files[-1:])
+
+
+def test_silence_of_a_published_corpus_stays_where_it_is(tmp_path: Path) -> None:
+    for number in range(20):
+        soundfile.write(tmp_path / f"{number}.wav", np.zeros(400), 16_000)
+    with nothing_to_warn_of():
+        assert len(replace(BEETHOVEN, recordings=None).codes(tmp_path, "train")) == 17
+
+
+def test_every_piece_knows_its_recording(tmp_path: Path) -> None:
+    for number, length in enumerate((1_000, 100, 500)):
+        (tmp_path / f"{number}.wav").write_bytes(wav(length, seed=number))
+    files, _ = look_at(sorted(tmp_path.iterdir()))
+    codes = replace(FOLDER, length=400).codes_of(files)
+    assert [path.name for path in codes.recordings or ()] == ["0.wav"] * 3 + ["1.wav"] + ["2.wav"] * 2
+    assert [len(codes[n]) for n in range(len(codes))] == [400, 400, 200, 100, 400, 100]
+    assert Codes([torch.zeros(3, dtype=torch.long)], 256).recordings is None
+    with pytest.raises(ValueError, match="recordings must be 1, one for each sequence, got 2"):
+        Codes([torch.zeros(3, dtype=torch.long)], 256, [Path("a"), Path("b")])
+
+
+def test_a_piece_of_a_labelled_recording_has_its_class(tmp_path: Path) -> None:
+    (tmp_path / "recordings").mkdir()
+    for take in range(10):
+        (tmp_path / "recordings" / f"{take % 2 + 3}_theo_{take}.wav").write_bytes(
+            wav(900, rate=8_000, seed=take)
+        )
+    fsdd = replace(FSDD, recordings=None, length=400)
+    for part, takes in (("test", range(5)), ("valid", range(5, 8)), ("train", range(8, 10))):
+        pairs = fsdd.labelled(tmp_path, part)
+        labels = sorted(take % 2 + 3 for take in takes for _ in range(3))  # in the order of names
+        assert [label for _, label in pairs] == labels
+        assert [len(piece) for piece, _ in pairs] == [400, 400, 100] * len(takes)
+
+
+def test_long_pieces_are_encoded_in_parts_without_a_seam(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(1_000))
+    files, _ = look_at([tmp_path / "a.wav"])
+    for corpus in (FOLDER, replace(FOLDER, quantizer=CoarseFine()), replace(FOLDER, scaled=True)):
+        at_once = corpus.codes_of(files)[0]
+        with monkeypatch.context() as patch:
+            patch.setattr("sashimi_lib.data.corpora.corpus.AT_ONCE", 300)
+            assert torch.equal(corpus.codes_of(files)[0], at_once)
 
 
 def test_folders_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="missing, or empty"):
         FOLDER.codes(tmp_path / "missing", "train")
     (tmp_path / "a.wav").write_bytes(wav())
-    with pytest.raises(ValueError, match=r"at least three recordings \(\.wav.*got 1"):
+    with pytest.raises(ValueError, match=r"at least three recordings.*got a\.wav"):
         FOLDER.codes(tmp_path, "train")
     with pytest.raises(ValueError, match="nothing to fetch"):
         FOLDER.fetch(tmp_path)

@@ -9,6 +9,7 @@ Chapter: 10.
 
 import hashlib
 import lzma
+import math
 import os
 import shutil
 import stat
@@ -33,7 +34,8 @@ class Archive:
     """A zip or tar file that a corpus is published as: where it is, and its SHA-256, by which it is known.
 
     Without a ``sha256`` it is never downloaded, but to be fetched by hand, and ``url`` is the page to get it
-    from. ``only`` names what is unpacked, where that is not all: the top of its paths.
+    from. ``only`` names what is unpacked, where that is not all: the top of its paths; and ``most`` is how
+    many bytes that may be, of an archive that nobody vouches for.
 
     Chapter: 10.
     """
@@ -43,6 +45,7 @@ class Archive:
     size: str  # in words
     sha256: str | None
     only: tuple[str, ...] = ()
+    most: int | None = None
 
 
 def download(archive: Archive, folder: str | Path, progress: bool = True) -> Path:
@@ -83,6 +86,8 @@ def download(archive: Archive, folder: str | Path, progress: bool = True) -> Pat
                 have = have if goes_on else 0
                 total = have + int(answer.headers.get("Content-Length", 0))
                 _append(answer.iter_content(CHUNK), part, have, total, progress)
+                if part.stat().st_size < total:  # not every version of urllib3 says so
+                    raise requests.ConnectionError(f"{part.stat().st_size:,} of {total:,} bytes came")
         os.replace(part, output_file)
 
     try:
@@ -120,12 +125,18 @@ def _check(path: Path, sha256: str | None) -> None:
         )
 
 
-def unpack(path: str | Path, home: str | Path, only: tuple[str, ...] = (), progress: bool = True) -> None:
+def unpack(
+    path: str | Path,
+    home: str | Path,
+    only: tuple[str, ...] = (),
+    progress: bool = True,
+    most: int | None = None,
+) -> None:
     """Unpack a zip or tar file into a new folder ``home``; of some only what lies in the folders ``only``.
 
     All or nothing: the folder takes its name when everything is there. Raises ValueError, naming archive and
-    member, for one that is damaged, holds nothing of use, wants to lie outside the folder, or is a link or
-    anything else that is neither file nor folder.
+    member, for one that is damaged, holds nothing of use or more than ``most`` bytes, wants to lie outside
+    the folder, or is a link or anything else that is neither file nor folder.
 
     Chapter: 10.
     """
@@ -133,6 +144,7 @@ def unpack(path: str | Path, home: str | Path, only: tuple[str, ...] = (), progr
     part = home.with_name(f"{home.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
+    left = math.inf if most is None else most
     try:
         for name, data in tqdm(_members(path), desc=home.name, unit="file", disable=not progress):
             target = (part / name).resolve()
@@ -142,7 +154,10 @@ def unpack(path: str | Path, home: str | Path, only: tuple[str, ...] = (), progr
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
-                shutil.copyfileobj(data, file, CHUNK)
+                while left >= 0 and (chunk := data.read(CHUNK)):
+                    left -= file.write(chunk)
+            if left < 0:
+                raise ValueError(f"{path} holds more than {most:,} bytes, so it is not what it should be")
         if not any(part.iterdir()):
             raise ValueError(f"{path} holds nothing of use; expected {', '.join(only) or 'files'}")
         part.replace(home)

@@ -4,22 +4,25 @@ Chapter: 10.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from sashimi_lib.audio import check_waveform, read, resample
+from sashimi_lib.audio import check_waveform, decode
 from sashimi_lib.data.clips import AudioFile, look_at
 from sashimi_lib.data.corpora.archive import Archive, download, unpack
-from sashimi_lib.data.corpora.layouts import PARTS, Split, named
+from sashimi_lib.data.split import PARTS, Split, summary
 from sashimi_lib.quantize import Quantizer
+
+AT_ONCE = 1 << 20  # samples that are turned into codes together
+SILENCE = 2**-15  # the range of a recording of nothing: a step of 16 bits
 
 
 def stretched(waveform: Float[Tensor, " length"]) -> Float[Tensor, " length"]:
@@ -44,25 +47,40 @@ class Codes(Dataset[Tensor]):
     Ten hours at 16 kHz take half a gigabyte so, and four and a half as int64. ``recordings`` has the path of
     the recording that each sequence is a piece of, where they are known: pieces of one are not independent.
 
-    >>> codes = Codes([torch.tensor([1, 2, 255])], levels=256)
-    >>> len(codes), codes[0]
-    (1, tensor([  1,   2, 255]))
+    >>> codes = Codes([torch.tensor([1, 2, 255])], levels=256, recordings=[Path("a.wav")])
+    >>> len(codes), codes[0], codes.recordings
+    (1, tensor([  1,   2, 255]), (PosixPath('a.wav'),))
 
-    Chapter: 10.
+    Chapter: 10. Raises ValueError for another number of recordings than of sequences.
     """
 
     def __init__(
-        self, sequences: Iterable[Int[Tensor, "..."]], levels: int, recordings: Iterable[Path] | None = None
+        self,
+        sequences: Iterable[Integer[Tensor, "..."]],
+        levels: int,
+        recordings: Iterable[Path] | None = None,
     ) -> None:
-        kept = torch.uint8 if levels <= 256 else torch.int32
-        self.sequences = [sequence.to(kept) for sequence in sequences]
+        self.sequences = [sequence.to(kept_as(levels)) for sequence in sequences]
         self.recordings = None if recordings is None else tuple(recordings)
+        if self.recordings is not None and len(self.recordings) != len(self.sequences):
+            raise ValueError(
+                f"recordings must be {len(self.sequences)}, one for each sequence, got {len(self.recordings)}"
+            )
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def __getitem__(self, index: int) -> Int[Tensor, "..."]:
         return self.sequences[index].long()
+
+
+def kept_as(levels: int) -> torch.dtype:
+    """The smallest type that `Codes` keeps so many codes in.
+
+    >>> kept_as(256)
+    torch.uint8
+    """
+    return torch.uint8 if levels <= 256 else torch.int32
 
 
 @dataclass(frozen=True)
@@ -116,7 +134,7 @@ class Corpus:
         home = Path(folder) / self.name
         if not home.is_dir():  # it has this name only when it is whole
             path = download(self.archive, folder, progress)
-            unpack(path, home, self.archive.only, progress)
+            unpack(path, home, self.archive.only, progress, self.archive.most)
         return home
 
     def root(self, folder: str | Path) -> Path:
@@ -163,18 +181,25 @@ class Corpus:
         """
         if part not in PARTS:
             raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
-        paths = self.paths(folder)[part]
-        found, bad = look_at(paths)
+        return self._usable(folder, part, self.paths(folder)[part])
+
+    def parts(self, folder: str | Path) -> dict[str, list[AudioFile]]:
+        """The same for all parts, of which every file is looked at once. Raises and warns as `files` does."""
+        split = self.paths(folder)
+        return {part: self._usable(folder, part, paths) for part, paths in split.items()}
+
+    def _usable(self, folder: str | Path, part: str, paths: list[Path]) -> list[AudioFile]:
+        found, remarks = look_at(paths)
         if not found:
             raise ValueError(
-                f"{self.name} in {folder} has no usable audio for {part}{': ' if bad else ''}{named(bad)}"
+                f"{self.name} in {folder} has no usable audio for {part}{': ' if remarks else ''}"
+                f"{'; '.join(remarks)}"
             )
-        if bad:
-            warnings.warn(f"left out {len(bad)} of {len(paths)} files: {named(bad)}", stacklevel=2)
         if self.archive is not None:
             odd = [f"{file.path} ({what})" for file in found if (what := self._oddity(file))]
-            if odd:
-                warnings.warn(f"not as published, but read all the same: {named(odd)}", stacklevel=2)
+            remarks += [f"not as published, but read all the same: {summary(odd)}"] if odd else []
+        for remark in remarks:
+            warnings.warn(remark, stacklevel=3)
         return found
 
     def _oddity(self, file: AudioFile) -> str:
@@ -194,9 +219,9 @@ class Corpus:
         """One part in pieces of ``length`` samples at ``sample_rate``, mono, as loud as they are.
 
         What is left at the end of a recording is a shorter piece, as in the published configurations of 2022.
-        Raises and warns as `files` does.
+        Raises and warns as `files` and `pieces` do.
         """
-        return [piece for piece, _ in self._pieces(folder, part, progress)]
+        return [piece for piece, _ in self.pieces(self.files(folder, part), progress)]
 
     def labelled(
         self, folder: str | Path, part: str, progress: bool = False
@@ -205,20 +230,64 @@ class Corpus:
         classes."""
         if self.label is None:
             raise ValueError(f"{self.name} must have classes, and has none")
-        return [(piece, self.label(path)) for piece, path in self._pieces(folder, part, progress)]
+        return [(x, self.label(path)) for x, path in self.pieces(self.files(folder, part), progress)]
 
     def codes(self, folder: str | Path, part: str, progress: bool = False) -> Codes:
         """The same as codes of ``quantizer``, each piece `stretched` on its own where ``scaled`` says so."""
+        return self.codes_of(self.files(folder, part), progress)
+
+    def codes_of(self, files: Sequence[AudioFile], progress: bool = False) -> Codes:
+        """The codes of some files. Raises and warns as `pieces` does."""
         sequences, recordings = [], []
-        for piece, path in self._pieces(folder, part, progress):
-            sequences.append(self.quantizer.encode(stretched(piece) if self.scaled else piece))
+        for piece, path in self.pieces(files, progress):  # one at a time, for together they take much room
+            sequences.append(self._encoded(piece))
             recordings.append(path)
         return Codes(sequences, self.quantizer.levels, recordings)
 
-    def _pieces(self, folder: str | Path, part: str, progress: bool) -> Iterator[tuple[Tensor, Path]]:
-        files = self.files(folder, part)
-        for file in tqdm(files, desc=f"{self.name} {part}", unit="file", disable=not progress):
-            waveform, rate = read(file.path)
-            whole = resample(waveform, rate, self.sample_rate)
-            for piece in whole.split(self.length or len(whole)):
+    def _encoded(self, piece: Float[Tensor, " length"]) -> Integer[Tensor, "length *two"]:
+        waveform, kept = stretched(piece) if self.scaled else piece, kept_as(self.quantizer.levels)
+        return torch.cat([self.quantizer.encode(part).to(kept) for part in waveform.split(AT_ONCE)])
+
+    def pieces(
+        self, files: Sequence[AudioFile], progress: bool = False
+    ) -> Iterator[tuple[Float[Tensor, " _"], Path]]:
+        """Pieces of some files, as `waveforms` has them, each with the path of its recording.
+
+        Recordings that turn out unusable (see `sashimi_lib.audio.decode`) are left out and named in a warning
+        at the end; so are silent ones, but of published corpora, which stay as they are. Those with clipped
+        samples are named too. Raises ValueError where nothing is left.
+        """
+        bad: list[str] = []
+        clipped: dict[Path, int] = {}
+        for file in tqdm(files, desc=self.name, unit="file", disable=not progress):
+            try:
+                sound = decode(file.path, self.sample_rate)
+                if self.archive is None:
+                    check_sound(sound.waveform, file.path)
+            except ValueError as error:
+                bad.append(str(error))
+                continue
+            if sound.clipped:
+                clipped[file.path] = sound.clipped
+            for piece in sound.waveform.split(self.length or len(sound.waveform)):
                 yield piece, file.path
+        if len(bad) == len(files):
+            raise ValueError(f"none of {len(files):,} recordings can be used: {summary(bad)}")
+        if bad:
+            warnings.warn(f"left out {len(bad):,} of {len(files):,} recordings: {summary(bad)}", stacklevel=2)
+        if clipped:
+            counts = [f"{path} ({count:,})" for path, count in clipped.items()]
+            warnings.warn(f"clipped samples beyond full scale: {summary(counts)}", stacklevel=2)
+
+
+def check_sound(waveform: Float[Tensor, " length"], path: Path) -> None:
+    """Raise ValueError, naming the file, for silence.
+
+    >>> check_sound(torch.zeros(10), Path("a.wav"))
+    Traceback (most recent call last):
+        ...
+    ValueError: a.wav is silent
+    """
+    low, high = torch.aminmax(waveform)
+    if high - low <= SILENCE:
+        raise ValueError(f"{path} is silent")

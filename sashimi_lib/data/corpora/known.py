@@ -24,6 +24,7 @@ from sashimi_lib.data.corpora.layouts import (
 )
 from sashimi_lib.quantize import Linear, MuLaw
 
+GB = 10**9
 SC09 = Corpus(
     name="sc09",
     about="the words zero to nine, at most a second each, thousands of voices: Speech Commands, version 0.02",
@@ -58,13 +59,19 @@ BEETHOVEN = Corpus(
     marker="[0-9]*.wav",
     split=in_order,  # 3,808, 260 and 260
     archive=Archive(
-        "https://huggingface.co/datasets/krandiash/beethoven", "beethoven.zip", "1.1 GB unpacked", None
+        "https://huggingface.co/datasets/krandiash/beethoven",
+        "beethoven.zip",
+        "1.1 GB unpacked",
+        None,
+        most=2 * GB,
     ),
     recordings=4_328,
 )
 YOUTUBEMIX = Corpus(
     name="youtubemix",
-    about="four hours of piano, one video, cut into 241 clips of a minute",
+    about="four hours of piano, one video, cut into 241 clips of a minute. One public report says that it "
+    "repeats the same 45 minutes, so that its test part would lie in its training part; it could not be "
+    "checked here",
     page="https://huggingface.co/datasets/krandiash/youtubemix",
     licence="the uploader's copyright; for academic use only, say the authors of the paper",
     sample_rate=16_000,
@@ -74,7 +81,11 @@ YOUTUBEMIX = Corpus(
     marker="out[0-9]*.wav",
     split=in_order,  # 212, 14 and 15
     archive=Archive(
-        "https://huggingface.co/datasets/krandiash/youtubemix", "youtubemix.zip", "0.5 GB unpacked", None
+        "https://huggingface.co/datasets/krandiash/youtubemix",
+        "youtubemix.zip",
+        "0.5 GB unpacked",
+        None,
+        most=GB,
     ),
     recordings=241,
 )
@@ -119,7 +130,7 @@ LJSPEECH = Corpus(
 )
 FOLDER = Corpus(
     name="folder",
-    about="recordings of your own: WAV, FLAC, MP3 or OGG, of any rate, in any folders below",
+    about="recordings of your own: WAV, FLAC, MP3, OGG, AIFF and more, of any rate, in any folders below",
     page="",
     licence="yours",
     sample_rate=16_000,

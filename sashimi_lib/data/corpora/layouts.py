@@ -2,6 +2,7 @@
 
 Each function takes the folder that a corpus was unpacked into, and returns paths under "train", "valid" and
 "test". Only names are looked at here: what a file holds makes no difference to where it, or the next, goes.
+(Of one's own recordings those that cannot be used are left out first.)
 
 Chapter: 10.
 """
@@ -10,21 +11,15 @@ import re
 import warnings
 from pathlib import Path
 
-from sashimi_lib.data.clips import SUFFIXES, audio_paths, split_files
+from sashimi_lib.data.clips import audio_paths, find_audio
+from sashimi_lib.data.split import PARTS, Split, relative_name, same, split_files, summary
 
-Split = dict[str, list[Path]]
-PARTS = ("train", "valid", "test")
+NAMES = {  # of folders that are the parts, whether in capitals or not
+    "train": ("train", "training"),
+    "valid": ("valid", "validation", "val", "dev"),
+    "test": ("test", "testing"),
+}
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-
-def named(paths: list[str], most: int = 10) -> str:
-    """The first few of a list in words, and how many more.
-
-    >>> named(["a", "b", "c"], most=2)
-    'a, b and 1 more'
-    """
-    more = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return ", ".join(paths[:most]) + more
 
 
 def natural(path: Path) -> list[str | int]:
@@ -62,7 +57,7 @@ def listed(root: Path) -> Split:
         for path in _wavs(root / word):
             split[held.pop(f"{word}/{path.name}", "train")].append(path)
     if held:
-        warnings.warn(f"{root}: listed, but not there: {named(sorted(held))}", stacklevel=2)
+        warnings.warn(f"{root}: listed, but not there: {summary(sorted(held))}", stacklevel=2)
     return split
 
 
@@ -92,7 +87,7 @@ def by_take(root: Path) -> Split:
         else:
             other.append(path.name)
     if other:
-        warnings.warn(f"{root}: left out, not DIGIT_SPEAKER_TAKE.wav: {named(other)}", stacklevel=2)
+        warnings.warn(f"{root}: left out, not DIGIT_SPEAKER_TAKE.wav: {summary(other)}", stacklevel=2)
     return split
 
 
@@ -129,20 +124,58 @@ def by_chapter(root: Path) -> Split:
 
 
 def of_ones_own(root: Path) -> Split:
-    """Any recordings: folders ``train``, ``valid`` and ``test`` if there are such, else whole files, dealt.
+    """Any recordings: folders ``train``, ``valid`` and ``test`` as they are, if there are such; else whole
+    files by `sashimi_lib.data.split.split_files`, about 88, 6 and 6 %, each by a hash of its path.
 
-    The deal is `sashimi_lib.data.clips.split_files`: 88, 6 and 6 % in an order known from a seed. Raises
-    ValueError for fewer than three files.
+    The folders may be called ``Train``, ``validation``, ``val``, ``dev`` and the like, too. Warns of
+    recordings beside them, and of such as are in two of them. Raises ValueError where some of the three are
+    there but not all, for two of the same kind, and for fewer than three recordings that can be used.
 
     Chapter: 10.
     """
-    given = all((root / part).is_dir() for part in PARTS)
-    if given:
-        return {part: audio_paths(root / part) for part in PARTS}
-    paths = audio_paths(root)
-    if len(paths) < len(PARTS):
-        raise ValueError(
-            f"{root} must hold at least three recordings ({', '.join(SUFFIXES)}), for some are held out and "
-            f"some are the test; got {len(paths)}. Cut a long one into pieces"
+    folders = parts_given(root)
+    if not folders:
+        return split_files([file.path for file in find_audio(root)], root)
+    split = {part: audio_paths(folder) for part, folder in folders.items()}
+    within = {path for paths in split.values() for path in paths}
+    loose = [relative_name(path, root) for path in audio_paths(root) if path not in within]
+    if loose:
+        names = ", ".join(folder.name for folder in folders.values())
+        warnings.warn(
+            f"{root}: {len(loose):,} recordings beside the folders {names} are not used: {summary(loose)}",
+            stacklevel=2,
         )
-    return split_files(paths)
+    part_of = {path: part for part, paths in split.items() for path in paths}
+    twice = [
+        " is ".join(relative_name(path, root) for path in group)
+        for group in same(sorted(within))
+        if len({part_of[path] for path in group}) > 1
+    ]
+    if twice:
+        warnings.warn(
+            f"{root}: the same recordings are in more than one part: {summary(twice)}", stacklevel=2
+        )
+    return split
+
+
+def parts_given(root: Path) -> dict[str, Path]:
+    """The folders in a folder that are the parts, or none. Raises ValueError, as `of_ones_own` says.
+
+    >>> parts_given(Path("."))
+    {}
+    """
+    below = sorted(path for path in root.iterdir() if path.is_dir())
+    found = {part: [path for path in below if path.name.casefold() in NAMES[part]] for part in PARTS}
+    for part, folders in found.items():
+        if len(folders) > 1:
+            names = " and ".join(folder.name for folder in folders)
+            raise ValueError(f"{root} must have one folder for {part}, got {names}")
+    there = [folders[0] for folders in found.values() if folders]
+    missing = [part for part in PARTS if not found[part]]
+    if there and missing:
+        raise ValueError(
+            f"{root} must have three folders train, valid and test, or none of them: it has "
+            f"{' and '.join(folder.name for folder in there)}, but no {' and no '.join(missing)}. Make what "
+            "is missing; or give the others another name, and all files are split by a hash of their paths"
+        )
+    return {part: found[part][0] for part in PARTS} if there else {}

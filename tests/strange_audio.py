@@ -1,0 +1,40 @@
+"""Audio files as users have them: of which the header is missing, says nothing, or says something else."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+
+def tune(seconds: float = 1.0, rate: int = 44_100, seed: int = 0) -> np.ndarray:
+    """Quiet for its first half, then loud: so the bit rate at its beginning says little about the rest."""
+    t = np.arange(round(seconds * rate)) / rate
+    noise = np.random.default_rng(seed).standard_normal(len(t))
+    x = 0.3 * np.sin(2 * np.pi * 220 * t) + 0.03 * noise
+    return (x * np.where(t < seconds / 2, 0.001, 1)).astype("float32")
+
+
+def write_mp3(path: Path, x: np.ndarray, rate: int = 44_100, mode: str = "VARIABLE") -> Path:
+    soundfile.write(
+        path, x, rate, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode=mode, compression_level=0.3
+    )
+    return path
+
+
+def without_info_frame(path: Path) -> Path:
+    """An MP3 file that begins with its first frame of sound."""
+    data = path.read_bytes()
+    start = next(k for k in range(len(data)) if data[k] == 0xFF and data[k + 1] & 0xE0 == 0xE0)
+    after = data.index(data[start : start + 2], start + 100)
+    assert any(tag in data[start:after] for tag in (b"Info", b"Xing"))
+    path.write_bytes(data[after:])
+    return path
+
+
+def of_unknown_length(path: Path) -> Path:
+    """A FLAC file as one gets it from a pipe: its header does not say how many samples there are."""
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # STREAMINFO: the low four bits of byte 21, and bytes 22 to 25
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    return path
