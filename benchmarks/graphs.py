@@ -5,9 +5,9 @@
     python benchmarks/graphs.py --quick         two tiny models, on a CPU too, to see that it runs
 
 At the paper's sizes, with random weights (times do not depend on what has been learnt): samples per second of
-both, by batch, and how many samples of one sequence graphs draw as the same steps do unrecorded. A CPU records no
-graphs: the same steps are made there one by one. Writes ``book/results/generation_gpu.json``, anew after each
-model and batch, so that what was measured is kept whatever comes then; ``--quick`` writes
+both, by batch, and how many samples of one sequence graphs draw as the same steps do unrecorded. A CPU
+records no graphs: the same steps are made there one by one. Writes ``book/results/generation_gpu.json``, anew
+after each model and batch, so that what was measured is kept whatever comes then; ``--quick`` writes
 ``generation_quick.json``.
 """
 
@@ -39,7 +39,7 @@ TINY: dict[str, Make] = {
 BATCHES, REPEATS, SECONDS, DRAWN = (1, 8, 32, 128, 512), 5, 0.25, 320
 UNITS = {
     "samples_per_second": "drawn samples, of all sequences, over the median seconds of a turn",
-    "equal_samples": "of those drawn from the same seed, one sequence by graphs and by the same steps unrecorded",
+    "equal_samples": "of those drawn from one seed, by graphs and by the same steps unrecorded",
 }
 
 

@@ -62,7 +62,9 @@ def in_words(estimate: Estimate) -> str:
     """
     bits = f"{estimate.mean:.3f} bits per sample"
     if estimate.interval is None:
-        return f"{bits}, no confidence interval for fewer than {FEWEST} recordings, here {estimate.recordings}"
+        return (
+            f"{bits}, no confidence interval for fewer than {FEWEST} recordings, here {estimate.recordings}"
+        )
     low, high = estimate.interval
     return f"{bits}, 95 % confidence interval over {estimate.recordings:,} recordings {low:.3f} to {high:.3f}"
 
