@@ -28,10 +28,12 @@ import datetime
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,10 +44,10 @@ sys.path += [str(ROOT), str(ROOT / "tools")]
 from gpu_processes import GRACE, Part, Told, run
 
 CODES = ROOT / "runs" / "data" / "codes.safetensors"
-LIBRARY = ("torch", "numpy", "scipy", "soundfile", "safetensors", "jaxtyping", "tqdm")
-TESTING = (*LIBRARY, "pytest", "hypothesis", "beartype")
+UNUSED = {"matplotlib", "pillow", "ipywidgets", "ipython", "tyro"}  # by notebooks and the command line alone
+TESTING = ("pytest", "hypothesis", "beartype")
 LEAST = 3.0  # seconds: for less, no part is begun
-INNER = 0.6  # share of a benchmark's limit after which it begins nothing new
+INNER = 0.5  # share of a benchmark's limit after which it begins nothing new
 END, WRITING = 2.0, 10.0  # seconds: of this process, after its parts; of the last part, after its last step
 PROBE = """
 import json, torch
@@ -69,16 +71,22 @@ def parts(options: argparse.Namespace) -> list[Part]:
 
     trace = str(options.out / "trace.json.gz")
     learn = ["tools/gpu_train.py", options.recipe, "--codes", str(options.codes), "--out", str(options.out)]
+    needs = library()
     return [
-        Part("tests", lambda s: tests(quick), TESTING, 0.2 if quick else 0.15, 180),
-        Part("same_training", lambda s: benchmark("same_training"), LIBRARY, 0.15 if quick else 0.075, 90),
-        Part("throughput", lambda s: limited("throughput", s), LIBRARY, 0.25, 300),
-        Part(
-            "profile", lambda s: benchmark("profiled", "--trace", trace), LIBRARY, 0.1 if quick else 0.05, 60
-        ),
-        Part("generation", lambda s: limited("graphs", s), LIBRARY, 0.1, 180),
-        Part("training", lambda s: script(*learn, "--seconds", f"{max(0.0, s - WRITING):.1f}"), LIBRARY),
+        Part("tests", lambda s: tests(quick), (*needs, *TESTING), 0.2 if quick else 0.15, 180),
+        Part("same_training", lambda s: benchmark("same_training"), needs, 0.15 if quick else 0.075, 90),
+        Part("throughput", lambda s: limited("throughput", s), needs, 0.3 if quick else 0.35, 360),
+        Part("profile", lambda s: benchmark("profiled", "--trace", trace), needs, 0.1 if quick else 0.05, 60),
+        Part("generation", lambda s: limited("graphs", s), needs, 0.1, 180),
+        Part("training", lambda s: script(*learn, "--seconds", f"{max(0.0, s - WRITING):.1f}"), needs),
     ]
+
+
+def library() -> tuple[str, ...]:
+    """The packages that the library needs to train and to draw: those of its own list that are used there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = [re.split(r"[^\w-]", entry, maxsplit=1)[0] for entry in project["dependencies"]]
+    return tuple(name for name in names if name not in UNUSED)
 
 
 def tests(quick: bool) -> list[str]:
@@ -144,7 +152,7 @@ def run_all(options: argparse.Namespace, began: float) -> int:
         "recipe": options.recipe,
         "minutes": options.minutes,
         "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "missing": missing(TESTING),
+        "missing": missing((*library(), *TESTING)),
         "parts": {},
     }
     print(

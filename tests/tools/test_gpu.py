@@ -180,6 +180,30 @@ def test_the_parts_come_in_order_and_fit_into_the_time(tmp_path):
             assert ("--quick" in command) == (device == "cpu" and each.name not in ("tests", "training"))
 
 
+@pytest.mark.slow
+def test_no_part_needs_other_packages_than_it_says():
+    """A machine that is lent has few: what is not named has to stay unused."""
+    assert {"torch", "numpy", "soundfile"} <= set(gpu.library())
+    others = [
+        *gpu.UNUSED,
+        *gpu.TESTING,
+        "IPython",
+        "PIL",
+        "numba",
+        "librosa",
+        "pooch",
+        "tensorboard",
+        "psutil",
+    ]
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({others}))  # to import any of them fails
+sys.path += ["benchmarks", "tools", "."]
+import same_training, throughput, profiled, graphs, gpu_train
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=gpu.ROOT, check=True)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_one_line_says_so(tmp_path):
     command = [sys.executable, gpu.ROOT / "tools" / "gpu.py", "--out", tmp_path]
