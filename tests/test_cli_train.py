@@ -138,7 +138,8 @@ def test_more_recordings_are_another_run(trained, capsys):
     audio.write("recordings/4.wav", tone(4), RATE)
     assert main([*MY_WAVS, "--steps", "6"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("sashimi: runs/my-wavs/run.pt is of a run with other recordings: 4.wav is new")
+    assert said.startswith("sashimi: runs/my-wavs/run.pt is of a run with other recordings: ")
+    assert "4.wav is new. Give the same ones to go on" in said
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
