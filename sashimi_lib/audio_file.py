@@ -2,8 +2,8 @@
 
 An hour of sound never lies in memory as it was recorded. libsndfile, which decodes, stops where a header says
 that a file ends. Two kinds of files need more than that: FLAC from a pipe or a killed program, whose header
-knows no length; and MP3 without the frame that holds it, or several joined into one file, of which libsndfile
-guesses the length from the number of bytes.
+knows no length; and MP3 without the frame that holds it, whose length libsndfile guesses from the number of
+bytes, or joined of several files, of which it sees the first.
 
 Chapter: 1.
 """
@@ -98,7 +98,7 @@ def lie(path: Path, header: Header, found: int) -> str:
 def blocks(path: Path, start: int = 0, frames: int | None = None) -> Iterator[Block]:
     """Samples ``start`` to ``start + frames - 1`` of a file, or all from there, one block after the other.
 
-    A file whose header does not promise them is decoded from its beginning, wherever ``start`` is.
+    A file whose header cannot be believed is decoded from its beginning, wherever ``start`` is.
 
     >>> from sashimi_lib.data.bundled import AUDIO
     >>> [block.shape for block in blocks(AUDIO / "piano.flac", 1000, 50)]
@@ -109,7 +109,7 @@ def blocks(path: Path, start: int = 0, frames: int | None = None) -> Iterator[Bl
     header = header_of(path)
     with _errors_named(path), soundfile.SoundFile(path) as file:
         is_mp3 = file.format == "MP3"
-        if frames is not None and header.whole and start + frames <= (header.frames or 0):
+        if header.whole and start <= (header.frames or 0):
             lead = min(start, MP3_LEAD) if is_mp3 else 0
             file.seek(start - lead)
             yield from _cut(_read_on(file), lead, frames)

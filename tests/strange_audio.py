@@ -1,5 +1,9 @@
-"""Audio files as users have them: of which the header is missing, says nothing, or says something else."""
+"""Audio files for tests: small ones; and such as users have, whose header says nothing or something else."""
 
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +42,19 @@ def of_unknown_length(path: Path) -> Path:
     data[22:26] = bytes(4)
     path.write_bytes(data)
     return path
+
+
+def wav(
+    length: int = 400, rate: int = 16_000, channels: int = 1, kind: str = "PCM_16", seed: int = 0
+) -> bytes:
+    noise = np.random.default_rng(seed).uniform(-0.3, 0.5, (length, channels))
+    file = io.BytesIO()
+    soundfile.write(file, noise, rate, subtype=kind, format="WAV")
+    return file.getvalue()
+
+
+@contextmanager
+def nothing_to_warn_of() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield

@@ -144,7 +144,9 @@ def test_damaged_settings_are_named(trained, capsys):
 def test_more_recordings_are_another_run(trained, capsys):
     audio.write("recordings/4.wav", tone(4), RATE)
     assert main([*MY_WAVS, "--steps", "6"]) == 1
-    assert "samples of train is 4000 there and 6000 here" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("sashimi: runs/my-wavs/run.pt is of a run with other recordings: ")
+    assert "4.wav is new. Give the same ones to go on" in said
 
 
 @pytest.mark.parametrize(
@@ -345,11 +347,11 @@ def test_the_corpora_that_can_be_named_are_those_there_are():
 
 
 def test_the_rate_is_that_of_most_of_the_sound_up_to_sixteen_thousand(folder):
-    assert usual_rate(FOLDER, folder / "recordings") == RATE
+    assert usual_rate(FOLDER.parts(folder / "recordings")) == RATE
     audio.write("recordings/long.wav", tone(1, 48_000, 8_000), 8_000)
-    assert usual_rate(FOLDER, folder / "recordings") == 8_000
+    assert usual_rate(FOLDER.parts(folder / "recordings")) == 8_000
     audio.write("recordings/longer.wav", tone(1, 400_000, 44_100), 44_100)
-    assert usual_rate(FOLDER, folder / "recordings") == 16_000
+    assert usual_rate(FOLDER.parts(folder / "recordings")) == 16_000
 
 
 def test_some_of_the_data_comes_from_all_over_it():
@@ -419,8 +421,8 @@ def test_the_interval_of_many_recordings_is_over_recordings(trained, capsys):
     [
         (["train", "my-wavs", "--data", "missing"], "missing must be a folder of recordings"),
         (["train", "my-wavs", "--data", "two"], "two must hold at least three recordings"),
-        (["train", "my-wavs", "--data", "texts"], "texts must hold at least three recordings"),
-        (["train", "my-wavs", "--data", "damaged"], "damaged has no usable audio"),
+        (["train", "my-wavs", "--data", "texts"], "found none in texts"),
+        (["train", "my-wavs", "--data", "damaged"], "folder damaged holds no usable audio"),
         (["train", "sc09_sashimi_8", "--data", "recordings"], "sc09 is not in recordings: no zero/*.wav"),
         (["train", "my-wavs", "--data", "recordings", "--length", "0"], "--length must be at least 1 sample"),
         (["train", "my-wavs", "--data", "recordings", "--device", "cuda"], "PyTorch finds no GPU here"),

@@ -3,7 +3,6 @@
 import math
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,9 @@ def run(command: EvaluateCommand) -> None:
     if part == "all":
         corpus, part = replace(corpus, split=everything), "test"
     elif corpus.archive is None:
-        corpus = replace(corpus, split=split_of_run(command.model, pretrained.card.recordings, part))
+        recorded = pretrained.card.recordings
+        split = partial(as_now, command.model) if recorded is None else partial(as_recorded, recorded)
+        corpus = replace(corpus, split=partial(split, part))
     seconds = judged_length(corpus, rate) / rate if command.seconds is None else command.seconds
     if not 1 <= seconds * rate < math.inf or command.batch_size < 1:
         raise ValueError(
@@ -69,19 +70,14 @@ def in_words(estimate: Estimate) -> str:
     return f"{bits}, 95 % confidence interval over {estimate.recordings:,} recordings {low:.3f} to {high:.3f}"
 
 
-def split_of_run(model: str, recorded: FileLists | None, part: str) -> Callable[[Path], Split]:
-    """How a folder is split for a model: as its file says that it was in training.
-
-    Warns where the file says nothing of it, for then recordings may be judged that the model has learnt from.
-    """
-    if recorded is not None:
-        return partial(as_recorded, recorded, part)
+def as_now(model: str, part: str, root: Path) -> Split:
+    """A folder as it would be split now, with a warning: part of it may be what the model has learnt from."""
     warnings.warn(
         f"{model} does not say which recordings it learnt from: {part} is what sashimi train would now take "
         "for it, by folders train, valid and test, or else by a hash of each file's path",
         stacklevel=2,
     )
-    return FOLDER.split
+    return FOLDER.split(root)
 
 
 def as_recorded(recorded: FileLists, part: str, root: Path) -> Split:
@@ -99,7 +95,9 @@ def as_recorded(recorded: FileLists, part: str, root: Path) -> Split:
     new = sorted(set(there).difference(*lists.values()))
     if new:
         warnings.warn(
-            f"{root} has {len(new):,} recordings more than in training: {summary(new)}", stacklevel=2
+            f"{root}: {len(new):,} recordings are in none of the lists of the training run, and so left out: "
+            f"{summary(new)}",
+            stacklevel=2,
         )
     return {part: [there[name] for name in lists[part]]}
 

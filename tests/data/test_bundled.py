@@ -48,6 +48,13 @@ def test_the_piano_is_long_enough_and_its_held_out_part_is_apart() -> None:
     assert len(clip.test) == 16 * clip.sample_rate
 
 
+def test_a_piano_clip_is_divided_where_it_says() -> None:
+    clip = bundled.PianoClip(torch.arange(50.0), sample_rate=10, title="t", credit="c", test_seconds=2)
+    assert clip.seconds == 5
+    assert torch.equal(clip.train, torch.arange(30.0))
+    assert torch.equal(clip.test, torch.arange(30.0, 50.0))
+
+
 def test_the_held_out_music_is_not_in_the_training_part() -> None:
     clip = bundled.piano()
     step = 160  # a loudness value each 10 ms: a repeat, even replayed, would correlate
