@@ -103,3 +103,35 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match="--nproc-per-node must be at most 2"), joined(torch.device("cuda")):
         pass
+
+
+FAILING = """
+import sys, time
+import torch
+from sashimi_lib.training.team import joined
+
+try:
+    with joined(torch.device("cpu")) as team:
+        team.total(torch.ones(1))
+        if not team.leads:
+            raise ValueError("of one process alone")
+        {waits}
+        print("got through", file=sys.stderr)
+except ValueError:
+    time.sleep(8)  # torchrun, which would kill the other one, does not know yet
+    raise
+"""
+
+
+@pytest.mark.parametrize("waits", ["team.total(torch.ones(1))", "time.sleep(6)"])
+def test_where_one_fails_the_others_end_at_once_and_say_why(tmp_path, root, waits):
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING.replace("{waits}", waits))
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["--redirects", "3", "--log-dir", str(tmp_path / "logs"), str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode != 0
+    (said,) = (path.read_text() for path in (tmp_path / "logs").rglob("0/stderr.log"))
+    assert "sashimi_lib: process 1 ended by ValueError: of one process alone" in said
+    assert "got through" not in said
