@@ -50,9 +50,19 @@ LEAST = 3.0  # seconds: for less, no part is begun
 INNER = 0.5  # share of a benchmark's limit after which it begins nothing new
 END, WRITING = 2.0, 10.0  # seconds: of this process, after its parts; of the last part, after its last step
 PROBE = """
-import json, torch
+import json, sys, torch
+from pathlib import Path
+sys.path.append("tools")
 cuda = torch.cuda.is_available()
-print(json.dumps({"torch": torch.__version__, "name": torch.cuda.get_device_name() if cuda else None}))
+found = {"torch": torch.__version__, "name": torch.cuda.get_device_name() if cuda else None}
+try:
+    import gpu_train
+    gpu_train.chosen(sys.argv[1], Path(sys.argv[2]))
+except ImportError:
+    pass  # what is missing is named elsewhere
+except ValueError as error:
+    found["wrong"] = str(error)
+print(json.dumps(found))
 """
 
 
@@ -114,15 +124,23 @@ def missing(names: Sequence[str]) -> list[str]:
 
 
 def probe(options: argparse.Namespace) -> dict[str, Any]:
-    """Which PyTorch and GPU there are, asked in a process of its own, which lets the GPU go again."""
+    """Which PyTorch and GPU there are, asked in a process of its own, which lets the GPU go again.
+
+    ValueError where there is none, no such recipe, or no codes for it: better now than at the end.
+    """
+    command = [sys.executable, "-c", PROBE, options.recipe, str(options.codes)]
     answer = subprocess.run(
-        [sys.executable, "-c", PROBE], env=environment(options), capture_output=True, text=True, check=False
+        command, env=environment(options), cwd=ROOT, capture_output=True, text=True, check=False
     )
     if answer.returncode:
-        raise ValueError(f"PyTorch does not start here: {answer.stderr.strip().splitlines()[-1:]}")
-    found = json.loads(answer.stdout)
+        raise ValueError(f"PyTorch does not start here: {(answer.stderr.splitlines() or ['no word'])[-1]}")
+    *said, last = answer.stdout.splitlines()
+    found = json.loads(last)
+    if "wrong" in found:
+        raise ValueError(found["wrong"])
     if options.device == "cuda" and found["name"] is None:
         raise ValueError("PyTorch finds no GPU here; --device cpu runs all in miniature")
+    print(*said, sep="\n")
     name = found["name"]
     return {"device": f"GPU, {name}" if name else "CPU, in miniature", "torch": found["torch"]}
 

@@ -55,8 +55,16 @@ def tasks() -> dict[str, Task]:
     }
 
 
-def chosen(task: Task, codes: Path) -> Packed:
-    """The packed set of a recipe's rate. ValueError where there is none."""
+def chosen(name: str, codes: Path) -> tuple[Task, Packed]:
+    """A recipe by its name, and the packed set of its rate. ValueError where one of them is not there."""
+    every = tasks()
+    if name not in every:
+        raise ValueError(f"recipe must be one of {', '.join(sorted(every))}, got {name}")
+    return every[name], packed_for(every[name], codes)
+
+
+def packed_for(task: Task, codes: Path) -> Packed:
+    """The packed set of a recipe's rate, or without a file the piano that ships."""
     if not codes.exists():
         print(f"no packed codes in {codes}: the piano that ships is learnt from, which is 64 seconds")
     sets, name = unpack(codes) if codes.exists() else shipped(), SET_OF_RATE[task.sample_rate]
@@ -130,16 +138,17 @@ def session(name: str, task: Task, packed: Packed, runs: Path, device: str, unti
 
 def main() -> None:
     """Train, and write the result."""
-    every = tasks()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("recipe", choices=sorted(every), metavar="RECIPE")
+    parser.add_argument("recipe")
     parser.add_argument("--codes", type=Path, default=ROOT / "runs" / "data" / "codes.safetensors")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, required=True, help="from the start to the last step")
     options = parser.parse_args()
     gpu = torch.cuda.is_available()
-    task = every[options.recipe]
-    packed = chosen(task, options.codes)
+    try:
+        task, packed = chosen(options.recipe, options.codes)
+    except ValueError as error:
+        parser.error(str(error))
     figures = session(
         options.recipe,
         task,

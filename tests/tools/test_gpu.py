@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -204,12 +205,22 @@ import same_training, throughput, profiled, graphs, gpu_train
     subprocess.run([sys.executable, "-c", code], cwd=gpu.ROOT, check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_one_line_says_so(tmp_path):
-    command = [sys.executable, gpu.ROOT / "tools" / "gpu.py", "--out", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ([], "gpu.py: PyTorch finds no GPU here; --device cpu runs all in miniature"),
+        (["--recipe", "violin"], "gpu.py: recipe must be one of digits_isotropic, .*, got violin"),
+        (["--recipe", "tunes"], r"gpu.py: codes must hold the set tunes, got piano: .*"),
+    ],
+    ids=["no GPU", "no such recipe", "no such codes"],
+)
+def test_what_would_come_to_nothing_is_said_in_one_line_at_the_start(tmp_path, options, line):
+    command = [sys.executable, gpu.ROOT / "tools" / "gpu.py", "--out", tmp_path, "--codes", tmp_path / "none"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "gpu.py: PyTorch finds no GPU here; --device cpu runs all in miniature\n"
+    assert re.fullmatch(line + "\n", done.stderr)
 
 
 # Training
@@ -223,7 +234,7 @@ TINY = replace(
 
 
 def trained(folder, seconds, codes):
-    packed = gpu_train.chosen(TINY, codes)
+    packed = gpu_train.packed_for(TINY, codes)
     short = {split: {"a": next(iter(files.values()))[:400]} for split, files in packed.recordings.items()}
     packed = replace(packed, recordings=short)
     return gpu_train.session("tiny", TINY, packed, folder, "cpu", time.monotonic() + seconds)
@@ -253,7 +264,7 @@ def test_it_learns_from_packed_codes(tmp_path, capsys):
 
 def test_a_set_that_is_not_in_the_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="codes must hold the set tunes, got piano"):
-        gpu_train.chosen(TASKS["tunes"], tmp_path / "none")
+        gpu_train.chosen("tunes", tmp_path / "none")
 
 
 def test_the_librarys_recipes_on_8_bits_can_be_trained_and_no_others():
