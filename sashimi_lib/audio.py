@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -169,19 +170,54 @@ def writing(path: str | Path, sample_rate: int) -> Iterator[Callable[[Float[Tens
     def write_on(waveform: Float[Tensor, " length"]) -> None:
         nonlocal length
         check_waveform(waveform)
-        file.write(_pcm(waveform))
+        with output.reasons(path):
+            file.write(_pcm(waveform))
         length += len(waveform)
 
     try:
-        with soundfile.SoundFile(partial, "w", sample_rate, 1, "PCM_16", format=file_format.upper()) as file:
+        output = _Output(partial, "w")
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        with (
+            output,
+            soundfile.SoundFile(output, "w", sample_rate, 1, "PCM_16", format=file_format.upper()) as file,
+        ):
             yield write_on
+            with output.reasons(path):
+                file.close()  # the header too may find the disk full
         if length:
             os.replace(partial, path)  # atomic: a reader sees the old file or the new one
-    except soundfile.SoundFileError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         if not length:
             partial.unlink(missing_ok=True)
+
+
+class _Output(io.FileIO):
+    """A file for libsndfile to write to, which tells of a failed write that it failed, but not why."""
+
+    failed: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of it; returns how much of it there was room for."""
+        left, done = memoryview(data), 0
+        try:
+            while done < len(left):
+                done += super().write(left[done:])
+        except OSError as error:
+            self.failed = error
+        return done
+
+    @contextmanager
+    def reasons(self, path: Path) -> Iterator[None]:
+        """Raise OSError with the reason where something is not written. (Of a write that was cut short
+        soundfile says so by an assertion.)"""
+        try:
+            yield
+        except (AssertionError, soundfile.SoundFileError) as error:
+            self.failed = self.failed or OSError(0, str(error))
+        if self.failed is not None:
+            raise OSError(f"{path} cannot be written: {self.failed.strerror}") from self.failed
 
 
 def resample(

@@ -29,7 +29,7 @@ def write_tensors(path: str | Path, kind: str, header: str, tensors: Mapping[str
     ``kind`` names what is in it and the version of that. Chapter: 7. Raises OSError, naming the file, where
     it cannot be written.
     """
-    metadata = {"sashimi_lib": kind, "header": header, "sha256": _digest(header, tensors)}
+    metadata = {"sashimi_lib": kind, "header": header, "sha256": digest(header, tensors)}
     with replacing(path) as file:
         file.write(to_bytes(dict(tensors), metadata))
 
@@ -47,14 +47,22 @@ def read_tensors(
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata.get("sashimi_lib") != kind:
         raise ValueError(f"its format must be {kind}, got {metadata.get('sashimi_lib')}")
-    if metadata.get("sha256") != _digest(metadata["header"], tensors):
+    if metadata.get("sha256") != digest(metadata["header"], tensors):
         raise ValueError("it is damaged: its checksum is another")
     return json.loads(metadata["header"], object_hook=object_hook), tensors
 
 
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """A checksum (SHA-256) of a text and of tensors, with their names, types and shapes.
+
+    >>> import torch
+    >>> digest("", {"x": torch.zeros(1)}) == digest("", {"x": torch.zeros(1, 1)})
+    False
+
+    Chapter: 7.
+    """
     sha = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
+        tensor = tensors[name].detach().cpu().contiguous()
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
     return sha.hexdigest()

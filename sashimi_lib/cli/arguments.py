@@ -16,7 +16,8 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class StreamCommand:
-    """Make sound, and write it or play it as it comes, until there is enough or Ctrl-C ends it."""
+    """Make sound, and write it or play it as it comes, until there is enough, or until Ctrl-C, SIGTERM or a
+    closed terminal ends it."""
 
     model: Model
     """The name of a model that ships, such as piano, or the file of one."""
@@ -26,10 +27,11 @@ class StreamCommand:
     """Where to write it: a .wav or .flac file, whole after Ctrl-C too."""
     play: bool = False
     """Play it (pip install sashimi_lib[play])."""
-    temperature: float = 1.0
-    """Below 1 likely samples become likelier, above 1 the others."""
-    top_p: float = 1.0
-    """Draw from the fewest samples that are this likely together."""
+    temperature: float | None = None
+    """Softmax temperature: below 1 more conservative. 1 unless said, or that of --state-in."""
+    top_p: float | None = None
+    """Nucleus sampling: draw from the fewest values whose probability reaches it. 1 unless said, or that of
+    --state-in."""
     seed: int | None = None
     """Which random numbers; 0 unless said, or those that --state-in holds."""
     prompt: Path | None = None
@@ -38,19 +40,20 @@ class StreamCommand:
     """Go on from where --state-out left off."""
     state_out: Path | None = None
     """Where to keep what it takes to go on from the end."""
-    chunk: float = 0.1
-    """Seconds to make at once."""
+    chunk: float | None = None
+    """Seconds to make at once: 0.1 unless said, or those of --state-in."""
 
-    def run(self) -> None:
-        """Make the sound. Raises ValueError for what cannot be."""
+    def run(self) -> int:
+        """Make the sound; returns the exit code. Raises ValueError for what cannot be."""
         from sashimi_lib.cli.stream import run
 
-        run(self)
+        return run(self)
 
 
 @dataclass(frozen=True)
 class GenerateCommand:
-    """Make sounds with a trained model, and write them: one, or several side by side."""
+    """Make sounds with a trained model, and write them: one, or several side by side. After Ctrl-C or SIGTERM
+    what is there of them is kept, where a model makes them sample by sample."""
 
     model: Model
     """The name of a model that ships, such as piano, or the file that sashimi train wrote."""
@@ -63,9 +66,9 @@ class GenerateCommand:
     prompt: Path | None = None
     """A recording to go on from. It is not written again."""
     temperature: float = 1.0
-    """Below 1 likely samples become likelier, above 1 the others."""
+    """Softmax temperature: below 1 more conservative."""
     top_p: float = 1.0
-    """Draw from the fewest samples that are this likely together."""
+    """Nucleus sampling: draw from the fewest values whose probability reaches it."""
     label: int | None = None
     """Which class of sound, where a diffusion model knows classes: a digit, of digits_diffusion."""
     seed: int = 0
@@ -73,11 +76,11 @@ class GenerateCommand:
     device: Device = "auto"
     """Where to compute; auto takes the GPU if there is one."""
 
-    def run(self) -> None:
-        """Make the sounds. Raises ValueError for what cannot be."""
+    def run(self) -> int:
+        """Make the sounds; returns the exit code. Raises ValueError for what cannot be."""
         from sashimi_lib.cli.generate import run
 
-        run(self)
+        return run(self)
 
 
 @dataclass(frozen=True)

@@ -5,68 +5,94 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sashimi_lib.audio import read, resample, writing
 from sashimi_lib.autoregressive import Autoregressive
 from sashimi_lib.cli.arguments import GenerateCommand
 from sashimi_lib.cli.device import device_of
+from sashimi_lib.cli.stop import Stop
+from sashimi_lib.cli.stream import pour
 from sashimi_lib.diffusion.model import DiffusionModel
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
+from sashimi_lib.models.autoregression import SoundModel
 from sashimi_lib.pretrained import load
-from sashimi_lib.streaming import fastest
+from sashimi_lib.streaming import Stream, stream
+from sashimi_lib.streaming.live import whole_samples
 
+CHUNK = 0.1  # seconds: what is still made after a signal
 STEPS = 20  # of a diffusion model's schedule: with this sampler, more are not heard
 
 
-def run(command: GenerateCommand) -> None:
-    """Make the sounds, and write them. Raises ValueError for what cannot be."""
+def run(command: GenerateCommand) -> int:
+    """Make the sounds, and write them; returns the exit code. Raises ValueError for what cannot be."""
     pretrained = load(command.model)
     rate = pretrained.sample_rate
-    length = round(command.seconds * rate)
-    if command.count < 1 or length < 1:
-        raise ValueError(
-            f"--count must be at least 1 and --seconds above 0, got {command.count}, {command.seconds}"
-        )
+    length = whole_samples("--seconds", command.seconds, rate)
+    if command.count < 1:
+        raise ValueError(f"--count must be at least 1, got {command.count}")
     model = pretrained.model.to(device_of(command.device))
     paths = numbered(command.out, command.count)
-    with ExitStack() as files:  # opened first: hours of work must not end at a folder that is not there
-        sinks = [files.enter_context(writing(path, rate)) for path in paths]
-        if isinstance(model, DiffusionModel):
-            sounds = all_at_once(model, length, command)
-        else:
-            sounds = one_by_one(model, length, rate, command)
-        for sink, sound in zip(sinks, sounds.cpu(), strict=True):
-            sink(sound)
-    print(f"{length / rate:.2f} s of sound in {', '.join(map(str, paths))}")
-
-
-def one_by_one(
-    model: Autoregressive, length: int, rate: int, command: GenerateCommand
-) -> Float[Tensor, "count length"]:
-    """Sounds drawn sample by sample."""
-    if command.label is not None:
-        raise ValueError(f"--label is for diffusion models, {command.model} is none")
-    prompt = None
-    if command.prompt is not None:
-        heard = resample(*read(command.prompt), rate)
-        prompt = model.quantizer.encode(heard.expand(command.count, -1).to(model.device))
-    codes = fastest(model).generate(
-        length,
-        command.count,
-        prompt,
-        command.temperature,
-        command.top_p,
-        command.seed,
-        progress=sys.stderr.isatty(),
+    check_writable(paths, rate)
+    sounds = (
+        one_by_one(model, rate, command)
+        if isinstance(model, Autoregressive)
+        else all_at_once(model, length, rate, command)
     )
-    return model.quantizer.decode(codes)
+    with Stop() as stop, ExitStack() as files:
+        sinks = [files.enter_context(writing(path, rate)) for path in paths]
+
+        def write(chunk: Tensor) -> None:
+            for sink, sound in zip(sinks, chunk.cpu(), strict=True):
+                sink(sound)
+
+        if isinstance(sounds, Stream):
+            length, _ = pour(sounds, write, stop)
+        else:
+            write(sounds)
+    print(f"{length / rate:.2f} s of sound in {', '.join(map(str, paths))}")
+    return stop.exit_code
+
+
+def check_writable(paths: list[Path], rate: int) -> None:
+    """Raise as `writing` does, before hours of work: it leaves no file of no samples."""
+    for path in paths:
+        with writing(path, rate):
+            pass
+
+
+def one_by_one(model: Autoregressive, rate: int, command: GenerateCommand) -> Stream:
+    """Sounds drawn sample by sample, before the first."""
+    prompt = prompt_of(model, rate, command)
+    settings = command.temperature, command.top_p, command.seed, command.count
+    return stream(model, command.seconds, CHUNK, rate, prompt, *settings)
 
 
 def all_at_once(
-    model: DiffusionModel, length: int, command: GenerateCommand
+    model: SoundModel | DiffusionModel, length: int, rate: int, command: GenerateCommand
 ) -> Float[Tensor, "count length"]:
+    """Sounds of a model that makes all their samples together."""
+    if isinstance(model, DiffusionModel):
+        return denoised(model, length, command)
+    prompt = prompt_of(model, rate, command)
+    settings = command.temperature, command.top_p, command.seed, sys.stderr.isatty()
+    return model.quantizer.decode(model.generate(length, command.count, prompt, *settings))
+
+
+def prompt_of(
+    model: SoundModel, rate: int, command: GenerateCommand
+) -> Int[Tensor, "count prompt *two"] | None:
+    """The codes to go on from, for each sound. Raises ValueError for a label: no model of codes takes one."""
+    if command.label is not None:
+        raise ValueError(f"--label is for diffusion models, {command.model} is none")
+    if command.prompt is None:
+        return None
+    waveform = resample(*read(command.prompt), rate)
+    return model.quantizer.encode(waveform.expand(command.count, -1).to(model.device))
+
+
+def denoised(model: DiffusionModel, length: int, command: GenerateCommand) -> Float[Tensor, "count length"]:
     """Sounds of a diffusion model."""
     if command.prompt is not None or command.temperature != 1 or command.top_p != 1:
         raise ValueError(

@@ -1,8 +1,10 @@
 """``sashimi stream``: sound as it is made."""
 
+import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,14 +13,16 @@ from tqdm import tqdm
 from sashimi_lib.audio import read, resample, writing
 from sashimi_lib.autoregressive import Autoregressive
 from sashimi_lib.cli.arguments import StreamCommand
+from sashimi_lib.cli.stop import Stop
 from sashimi_lib.pretrained import load
 from sashimi_lib.streaming import Stream, stream
+from sashimi_lib.streaming.live import whole_samples
 
 Outlet = Callable[[Float[Tensor, " samples"]], None]
 
 
-def run(command: StreamCommand) -> None:
-    """Make the sound. Raises ValueError for what cannot be."""
+def run(command: StreamCommand) -> int:
+    """Make the sound; returns the exit code. Raises ValueError for what cannot be."""
     if command.out is None and not command.play:
         raise ValueError("--out or --play must be given: nobody would hear it")
     pretrained = load(command.model)
@@ -27,44 +31,52 @@ def run(command: StreamCommand) -> None:
             f"model must be drawn sample by sample, {command.model} makes all samples together: use generate"
         )
     sound = begin(command, pretrained.model, pretrained.sample_rate)
-    with ExitStack() as outlets:
+    with Stop() as stop, ExitStack() as outlets:
         sinks: list[Outlet] = []
         if command.play:
             sinks.append(outlets.enter_context(playing(sound.sample_rate)))
         if command.out is not None:
             sinks.append(outlets.enter_context(writing(command.out, sound.sample_rate)))
-        samples, seconds = pour(sound, sinks)
-    if command.state_out is not None:
-        sound.save(command.state_out)
+
+        def write(chunk: Tensor) -> None:
+            for sink in sinks:
+                sink(chunk[0])
+
+        samples, seconds = pour(sound, write, stop)
+        if command.state_out is not None:
+            sound.save(command.state_out)
     print(f"{samples / sound.sample_rate:.2f} s of sound, {speed(samples, seconds, sound.sample_rate)}")
+    return 0 if stop.came == signal.SIGINT else stop.exit_code  # Ctrl-C is how one without end is ended
 
 
 def begin(command: StreamCommand, model: Autoregressive, rate: int) -> Stream:
-    """The stream, before its first sample."""
-    sound = stream(
-        model,
-        command.seconds,
-        command.chunk,
-        rate,
-        None,
-        command.temperature,
-        command.top_p,
-        command.seed or 0,
+    """The stream, before its first sample: what is not said is as the state has it that it goes on from."""
+    if command.state_in is None:
+        sound = stream(model, sample_rate=rate, seed=command.seed or 0)
+    else:
+        sound = Stream.load(model, command.state_in, command.seed)
+        if len(sound.past[0]) != 1:
+            raise ValueError(f"--state-in must be of one sound, got {len(sound.past[0])} at once")
+    rate = sound.sample_rate
+    sound = replace(
+        sound,
+        temperature=sound.temperature if command.temperature is None else command.temperature,
+        top_p=sound.top_p if command.top_p is None else command.top_p,
+        chunk=sound.chunk if command.chunk is None else whole_samples("--chunk", command.chunk, rate),
+        left=None if command.seconds is None else whole_samples("--seconds", command.seconds, rate),
     )
-    if command.state_in is not None:
-        earlier = Stream.load(sound.model, command.state_in, command.seed)
-        if len(earlier.past[0]) != 1:
-            raise ValueError(f"--state-in must be of one sound, got {len(earlier.past[0])} at once")
-        sound.past, sound.generator = earlier.past, earlier.generator
     if command.prompt is not None:
         waveform = resample(*read(command.prompt), rate)
         sound.hear(model.quantizer.encode(waveform[None].to(model.device)))
     return sound
 
 
-def pour(sound: Stream, sinks: Sequence[Outlet]) -> tuple[int, float]:
-    """All of a stream into some outlets, under a bar that shows how fast it is made; until Ctrl-C, if it
-    comes. Returns how many samples there were and how many seconds it took to make them."""
+def pour(
+    sound: Stream, write: Callable[[Float[Tensor, "batch samples"]], None], stop: Stop
+) -> tuple[int, float]:
+    """Write all of a stream, chunk by chunk, under a bar that shows how fast it is made; or, where a signal
+    comes, up to the end of the chunk that is being made. Returns how many samples there were of each
+    sequence, and how many seconds it took to make them."""
     samples, seconds, rate = 0, 0.0, sound.sample_rate
     total = None if sound.left is None else sound.left / rate
     layout = "{n:.1f} s" if total is None else "{l_bar}{bar}| {n:.1f} of {total:.1f} s"
@@ -74,16 +86,15 @@ def pour(sound: Stream, sinks: Sequence[Outlet]) -> tuple[int, float]:
             first = sound.copy()
             first.chunk = 1
             next(first)
-            while sound.left != 0:
+            while sound.left != 0 and not stop():
                 start = time.perf_counter()
-                chunk = next(sound)[0]
+                chunk = next(sound)
                 seconds += time.perf_counter() - start
-                samples += len(chunk)
-                for sink in sinks:
-                    sink(chunk)
-                bar.set_postfix_str(speed(samples, seconds, rate), refresh=False)
-                bar.update(len(chunk) / rate)
-        except KeyboardInterrupt:
+                samples += chunk.shape[1]
+                write(chunk)
+                bar.set_postfix_str(speed(samples * len(chunk), seconds, rate), refresh=False)
+                bar.update(chunk.shape[1] / rate)
+        except KeyboardInterrupt:  # a second Ctrl-C does not wait for the chunk
             pass
     return samples, seconds
 

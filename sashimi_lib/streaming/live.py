@@ -1,7 +1,8 @@
 """The live stream: sound as it is made, for as long as anybody listens.
 
 Nothing is kept of the past but the model's state, so a stream takes the same memory after an hour as after a
-second; and that state can be copied, to go on in many ways, or saved, to go on another day.
+second; and that state can be copied, to go on in many ways, or saved, to go on another day. A saved one knows
+its model by a checksum of the weights.
 """
 
 import dataclasses
@@ -20,11 +21,12 @@ from sashimi_lib.audio import check_sample_rate
 from sashimi_lib.models.autoregression import Autoregressive
 from sashimi_lib.models.sampling import Sampler
 from sashimi_lib.models.trainable import Past
+from sashimi_lib.streaming.base import Engine
 from sashimi_lib.streaming.engine import fastest
 from sashimi_lib.streaming.states import state_of, tensors_of
-from sashimi_lib.tensor_file import read_tensors, write_tensors
+from sashimi_lib.tensor_file import digest, read_tensors, write_tensors
 
-KIND = "stream 1"  # of a file, and the version of that
+KIND = "stream 2"  # of a file, and the version of that
 SETTINGS = ("sample_rate", "chunk", "left", "temperature", "top_p")
 
 
@@ -42,7 +44,7 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
     >>> [chunk.shape for chunk in one], [chunk.shape for chunk in other]
     ([torch.Size([1, 160])], [torch.Size([1, 160])])
 
-    Chapter: 7.
+    Chapter: 7. Raises ValueError for settings out of range, at the next chunk where they were changed.
     """
 
     model: Autoregressive
@@ -54,8 +56,12 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
     temperature: float = 1.0
     top_p: float = 1.0
 
+    def __post_init__(self) -> None:
+        self._check()
+
     def __next__(self) -> Float[Tensor, "batch samples"]:
         """The next chunk, whole; where it is interrupted, it is as if it had not been begun."""
+        self._check()
         if self.left == 0:
             raise StopIteration
         length = self.chunk if self.left is None else min(self.chunk, self.left)
@@ -102,6 +108,7 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
         """
         code, state = self.past
         header = {
+            "model": _checksum(self.model),
             "quantizer": repr(self.model.quantizer),
             "device": self.generator.device.type,
             **{name: getattr(self, name) for name in SETTINGS},
@@ -115,17 +122,26 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
     def load(cls, model: Autoregressive, path: str | Path, seed: int | None = None) -> "Stream":
         """The stream that `save` wrote, as it was; with a seed, its random numbers are new ones.
 
-        Raises ValueError, naming the file and what is wrong, for one that is damaged or of another kind, and
-        for the state of another model than this: of other tensors, or over other codes.
+        Raises ValueError, naming the file and what is wrong, for one that is damaged or of another kind,
+        whose settings are out of range, and for the state of another model than this: of other tensors, over
+        other codes, with other weights.
         """
+        engine = fastest(model)
         try:
             header, tensors = read_tensors(path, KIND)
             past = _past_of(model, header, tensors)
             generator = _generator_of(model, header, tensors) if seed is None else model.generator(seed)
-            settings = {name: header[name] for name in SETTINGS}
+            return cls(engine, past, generator, **{name: header[name] for name in SETTINGS})
         except Exception as error:  # a foreign file may fail anywhere, and a reader asks which it was
             raise ValueError(f"path must be a stream of such a model, got {path}: {error}") from error
-        return cls(fastest(model), past, generator, **settings)
+
+    def _check(self) -> None:
+        """Raise ValueError for settings out of range."""
+        check_sample_rate(self.sample_rate)
+        Sampler(self.temperature, self.top_p)
+        for name, value, least in (("chunk", self.chunk, 1), ("left", self.left or 0, 0)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number of samples, at least {least}, got {value!r}")
 
 
 def stream(
@@ -142,8 +158,8 @@ def stream(
     """A model's sound as it is made, by its `fastest` engine: so many seconds of it, in chunks of so many;
     or, where ``seconds`` is None, without end.
 
-    ``prompt`` is what it goes on from, in codes; it is heard first, not given back. All chunks together are
-    what `Autoregressive.generate` draws with the same seed.
+    ``prompt`` is what it goes on from, in codes; it is not given back. All chunks together are what
+    `Autoregressive.generate` of the same engine draws with the same seed.
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
     >>> model = WaveRNN(WaveRNNConfig(d_hidden=32))
@@ -156,22 +172,37 @@ def stream(
     Chapter: 7. Raises ValueError for settings out of range, and for a prompt that is no codes of this model.
     """
     check_sample_rate(sample_rate)
-    Sampler(temperature, top_p)  # checks them
-    left = None if seconds is None else _samples("seconds", seconds, sample_rate)
+    left = None if seconds is None else whole_samples("seconds", seconds, sample_rate)
     engine = fastest(model)
     past = engine.beginning(batch_size if prompt is None else len(prompt))
-    settings = sample_rate, _samples("chunk", chunk, sample_rate), left, temperature, top_p
+    settings = sample_rate, whole_samples("chunk", chunk, sample_rate), left, temperature, top_p
     begun = Stream(engine, past, engine.generator(seed), *settings)
     if prompt is not None and prompt.shape[1] > 0:
         begun.hear(prompt)
     return begun
 
 
-def _samples(name: str, seconds: float | int, sample_rate: int) -> int:
+def whole_samples(name: str, seconds: float | int, sample_rate: int) -> int:
+    """How many samples last so many seconds. ``name`` is what an error calls the argument.
+
+    >>> whole_samples("seconds", 0.25, 16_000)
+    4000
+
+    Chapter: 7. Raises ValueError unless they are finite and last one sample or more.
+    """
     samples = seconds * sample_rate
     if not 0.5 < samples < math.inf:
-        raise ValueError(f"{name} must be at least a sample's at {sample_rate} Hz, got {seconds}")
+        raise ValueError(
+            f"{name} must be finite and last at least one sample (1/{sample_rate} s), got {seconds}"
+        )
     return round(samples)
+
+
+def _checksum(model: Autoregressive) -> str:
+    """What a state knows its model by: its weights, and the settings that no tensor tells, as dilations."""
+    model = model.model if isinstance(model, Engine) else model
+    settings = [repr(module.config) for module in model.modules() if hasattr(module, "config")]
+    return digest("\n".join(settings), model.state_dict())
 
 
 def _numbered(state: Any) -> dict[str, Tensor]:
@@ -187,7 +218,9 @@ def _past_of(model: Autoregressive, header: dict[str, Any], tensors: dict[str, T
     wanted = {"code": code} | _numbered(state)
     found = {name: x for name, x in tensors.items() if name != "random"}
     if _shapes(found) != _shapes(wanted):
-        raise ValueError("it is the state of a model of another shape")
+        raise ValueError("it was saved for a model with other layer sizes")
+    if header["model"] != _checksum(model):
+        raise ValueError("it was saved for a model with other weights or settings")
     code, *parts = (found[name].to(x.device) for name, x in wanted.items())
     return code, state_of(parts, like=state)
 
