@@ -13,9 +13,10 @@ At the paper's sizes, with random weights (times do not depend on what has been 
 - starting: seconds to the first sample in a fresh process, compiled there or found on disk.
 - minutes: whether the state stays bounded for ten minutes, and whether their last second agrees.
 
-A part that is done is kept until all are, so that the same command goes on where it stopped. Writes
-``book/results/generation.json``. Where there is a GPU, it measures the eager step beside recorded graphs
-there instead, in minutes, and writes ``generation_gpu.json``.
+A part that is done is kept until all are, so that the same command goes on where it stopped, and a part that
+fails costs itself alone. Writes ``book/results/generation.json``. Where there is a GPU, it measures the eager
+step beside recorded graphs there instead, in minutes, and writes ``generation_gpu.json``; what is kept there
+is each model at each batch.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from typing import Any
 
 import torch
 from agreement import agreement, long_run
-from rates import COMPILED, SEED, gpu_rates, rates
+from rates import COMPILED, SEED, gpu_rates, rates, tried
 from result import kept, save_result
 
 from sashimi_lib.models.autoregression import Autoregressive
@@ -148,7 +149,7 @@ UNITS = {
     "share_of_reading": "bytes a second, of weights and state, over those of reading the resident bytes",
     "whole": "norm of the difference of logits over the norm of the expected ones",
     "worst_sample": "the same, of the sample where it is largest",
-    "equal_samples": "of those drawn from the same seed, one sequence by each of two engines",
+    "equal_samples": "of those drawn by the same random numbers, one sequence by each of two engines",
     "compiled": "seconds to the first sample, compiling what makes it",
     "found": "seconds to the first sample, finding that on disk",
     "import_numba": "seconds, before these",
@@ -159,9 +160,12 @@ UNITS = {
 def on_gpu(effort: Effort, quick: bool) -> None:
     """The same question of a GPU."""
     effort = effort if quick else replace(effort, batches=GPU_BATCHES)
-    figures = gpu_rates(effort.batches, effort.repeats, effort.turn, effort.drawn)
+    settings = effort.batches, effort.repeats, effort.turn, effort.drawn
     if quick:
+        gpu_rates(*settings)
         return
+    runs = RUNS / "gpu"
+    figures = gpu_rates(*settings, keep=lambda name, job: kept(runs / f"{name}.json", job))
     save_result(
         "generation_gpu",
         question="Samples per second of the eager step and of recorded graphs on a GPU, by batch",
@@ -171,6 +175,7 @@ def on_gpu(effort: Effort, quick: bool) -> None:
         repeats=effort.repeats,
         seed=SEED,
     )
+    shutil.rmtree(runs)
 
 
 def main() -> None:
@@ -197,7 +202,13 @@ def main() -> None:
     runs = RUNS / f"{options.minutes}_minutes"
     if options.only:
         (runs / f"{options.only}.json").unlink(missing_ok=True)
-    figures = {name: kept(runs / f"{name}.json", partial(part, effort)) for name, part in parts.items()}
+    figures, failed = tried(
+        {name: partial(kept, runs / f"{name}.json", partial(part, effort)) for name, part in parts.items()}
+    )
+    if failed:
+        raise SystemExit(
+            f"failed: {', '.join(failed)}; the other parts are kept, and the same command goes on"
+        )
     if options.only:
         return
     save_result(

@@ -14,10 +14,15 @@ from wavernn_speed import pruned, random_weights
 from sashimi_lib.models.autoregression import Autoregressive
 from sashimi_lib.models.sparse import sparse
 from sashimi_lib.streaming import compiled, graphed
+from sashimi_lib.streaming.engine import Compiled
+from sashimi_lib.streaming.graph import Graphed
 from sashimi_lib.training import recipes
 
 SEED, THREADS = 0, (1, 2)
 FRAME = 32  # samples after which every tier of every model has stepped: turns are of whole frames
+# A compiled loop packs the state before its first sample and unpacks it after the last: at 32 sequences that
+# takes as long as some 40 samples of each, which must not count for much.
+LEAST = 2_048
 SIZES = (2**19, 2**22, 2**24, 2**26)  # bytes that are read over and over, beside those of each model
 
 SASHIMI_8 = recipes.YOUTUBEMIX_SASHIMI_8
@@ -53,19 +58,33 @@ class Turn(NamedTuple):
 
 
 def turns(engines: dict[str, Autoregressive], batches: tuple[int, ...], seconds: float) -> list[Turn]:
-    """A turn of each engine at each batch, of as many samples as take about so many seconds."""
+    """A turn of each engine at each batch, of as many samples as take about so many seconds; and of at least
+    `LEAST` of a compiled loop."""
     every = []
     for engine, model in engines.items():
+        least = LEAST if isinstance(model, Compiled) else FRAME
         for batch in batches:
-            turn = Turn(engine, batch, FRAME, model.generate)
+            turn = Turn(engine, batch, least, model.generate)
             turn()  # compiles, and makes constants
             for _ in range(2):
                 start = time.perf_counter()
                 turn()
                 frames = turn.samples / FRAME * seconds / (time.perf_counter() - start)
-                turn = turn._replace(samples=FRAME * max(1, round(frames)))
+                turn = turn._replace(samples=max(least, FRAME * round(frames)))
             every.append(turn)
     return every
+
+
+def tried(jobs: dict[str, Callable[[], Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What each job gives; and, of those that failed, why: one must not cost what the others measured."""
+    done, failed = {}, {}
+    for name, job in jobs.items():
+        try:
+            done[name] = job()
+        except Exception as error:  # out of memory, say
+            failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            print(f"{name} failed: {failed[name]}", flush=True)
+    return done, failed
 
 
 def timed(
@@ -103,7 +122,9 @@ def rates(batches: tuple[int, ...], repeats: int, seconds: float) -> dict[str, A
 
     models = {name: make() for name, make in {**COMPILED, **EAGER}.items()}
     costs = {name: cost(model) for name, model in models.items()}
-    contest = {name: turns(engines(name, model), batches, seconds) for name, model in models.items()}
+    contest, failed = tried(
+        {name: partial(contestants, name, model, batches, seconds) for name, model in models.items()}
+    )
     sizes = sorted({*SIZES, *(BYTES * each.resident for each in costs.values())})
     rows, best = [], []
     for threads in THREADS:
@@ -126,7 +147,13 @@ def rates(batches: tuple[int, ...], repeats: int, seconds: float) -> dict[str, A
         )
         print(best[-1], flush=True)
     torch.set_num_threads(1)
-    return {"rates": rows, "machine": best, "models": {name: figures(models[name]) for name in models}}
+    made = {name: figures(models[name]) for name in contest}
+    return {"rates": rows, "machine": best, "models": made, "failed": failed}
+
+
+def contestants(name: str, model: Autoregressive, batches: tuple[int, ...], seconds: float) -> list[Turn]:
+    """The turns of all engines of a model."""
+    return turns(engines(name, model), batches, seconds)
 
 
 def shares(row: dict[str, Any], cost: Cost, machine: dict[str, float]) -> dict[str, float]:
@@ -151,23 +178,45 @@ def figures(model: Autoregressive) -> dict[str, float]:
     }
 
 
-def gpu_rates(batches: tuple[int, ...], repeats: int, seconds: float, drawn: int) -> dict[str, Any]:
+def gpu_rates(
+    batches: tuple[int, ...],
+    repeats: int,
+    seconds: float,
+    drawn: int,
+    keep: Callable[[str, Callable[[], Any]], Any] = lambda name, job: job(),
+) -> dict[str, Any]:
     """The eager step beside recorded graphs, on a GPU: samples per second; each one's batch of the highest
-    throughput; and how many of ``drawn`` samples are the same."""
-    contest, equal = {}, {}
+    throughput; and how many of ``drawn`` samples the same steps give unrecorded, by the same random numbers.
+    ``keep`` does each job, of one model and batch, or has done it before."""
+    jobs: dict[str, Callable[[], Any]] = {}
     for name, make in {**DENSE, **EAGER}.items():
-        model = make().cuda()
-        same = model.generate(drawn, seed=SEED) == graphed(model).generate(drawn, seed=SEED)
-        equal[name] = int(same.reshape(drawn, -1).all(1).sum())
-        contest[name] = [
-            turn
-            for batch in batches  # an engine for each: graphs are of one batch
-            for turn in turns({"eager": model, "graph": graphed(model)}, (batch,), seconds)
-        ]
-    rows, _ = timed(contest, repeats, {})
-    best: dict[str, dict[str, Any]] = {name: {} for name in contest}
+        jobs[name] = partial(equal_samples, make, drawn)
+        for batch in batches:  # an engine for each: graphs are of one batch
+            jobs[f"{name}, batch {batch}"] = partial(gpu_rows, name, make, batch, repeats, seconds)
+    done, failed = tried({name: partial(keep, name, job) for name, job in jobs.items()})
+    equal = {name: done.pop(name) for name in {**DENSE, **EAGER} if name in done}
+    rows = [row for rows in done.values() for row in rows]
+    best: dict[str, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: row["samples_per_second"]):
-        best[row["model"]][row["engine"]] = row
+        best.setdefault(row["model"], {})[row["engine"]] = row
+    return {"rates": rows, "highest_throughput": best, "equal_samples": equal, "failed": failed}
+
+
+def equal_samples(make: Callable[[], Autoregressive], drawn: int) -> int:
+    """How many samples replayed graphs and the same steps, one kernel after the other, draw alike."""
+    model = make().cuda()
+    engines = graphed(model), Graphed(model, record=False)
+    one, other = (engine.generate(drawn, seed=SEED) for engine in engines)
+    return int((one == other).reshape(drawn, -1).all(1).sum())
+
+
+def gpu_rows(
+    name: str, make: Callable[[], Autoregressive], batch: int, repeats: int, seconds: float
+) -> list[dict[str, Any]]:
+    """Samples per second of a model's two engines at one batch."""
+    model = make().cuda()
+    engines = {"eager": model, "graph": graphed(model)}
+    rows, _ = timed({name: turns(engines, (batch,), seconds)}, repeats, {})
     for row in rows:
         print(row, flush=True)
-    return {"rates": rows, "highest_throughput": best, "equal_samples": equal}
+    return rows

@@ -14,6 +14,7 @@ import torch
 from sashimi_lib import audio
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.cli import main
+from sashimi_lib.cli.stop import SIGNALS
 from sashimi_lib.cli.stream import speed
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.models import DiffWaveConfig, SampleRNN, SampleRNNConfig, WaveRNN, WaveRNNConfig
@@ -91,7 +92,62 @@ def test_it_goes_on_from_where_it_stopped(model):
     assert not torch.equal(written("d.wav"), parts[2])
 
 
+def test_what_is_not_said_is_as_the_state_has_it(model):
+    settings = {"temperature": 0.7, "top_p": 0.8}
+    said = ["--temperature", 0.7, "--top-p", 0.8, "--chunk", 0.03, "--seed", 4]
+    assert run("--seconds", 0.2, "--out", "a.wav", "--state-out", "here", *said) == 0
+    assert run("--seconds", 0.2, "--out", "b.wav", "--state-in", "here", "--state-out", "there") == 0
+    wanted = waveform(model, 800, **settings, seed=4)
+    assert torch.equal(torch.cat([written("a.wav"), written("b.wav")]), wanted)
+    assert Stream.load(model, "there").chunk == 60
+    said = ["--temperature", 1, "--chunk", 0.05, "--state-out", "there"]
+    assert run("--seconds", 0.2, "--out", "c.wav", "--state-in", "here", *said) == 0
+    there = Stream.load(model, "there")
+    assert (there.temperature, there.top_p, there.chunk) == (1, 0.8, 100)
+    assert not torch.equal(written("c.wav"), written("b.wav"))
+
+
+def test_a_state_has_its_own_rate(model):
+    stream(model, 0.1, sample_rate=2 * RATE).save("here")
+    assert run("--seconds", 0.1, "--out", "a.wav", "--state-in", "here") == 0
+    sound, rate = audio.read("a.wav")
+    assert (len(sound), rate) == (400, 4_000)
+
+
+def test_a_state_of_another_model_is_refused(model, capsys):
+    assert run("--seconds", 0.1, "--out", "a.wav", "--state-out", "here") == 0
+    save("one.safetensors", WaveRNN(model.config), RATE, Card("another of that shape"))
+    capsys.readouterr()
+    assert run("--seconds", 0.1, "--out", "b.wav", "--state-in", "here") == 1
+    assert "got here: it was saved for a model with other weights" in capsys.readouterr().err
+
+
 # While it runs
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=str)
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_a_signal_lets_the_chunk_be_finished_and_keeps_it(model, number, suffix, monkeypatch, tmp_path):
+    make, made = Stream.__next__, []
+
+    def signalled(self):
+        made.append(make(self))
+        if len(made) == 4:  # the first is not for hearing
+            signal.raise_signal(number)
+        return made[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "__next__", signalled)
+        code = run("--seconds", "None", "--out", f"a.{suffix}", "--state-out", "here", "--chunk", 0.05)
+    assert code == (0 if number == signal.SIGINT else 128 + number)
+    assert run("--seconds", 0.1, "--out", "b.wav", "--state-in", "here") == 0
+    assert torch.equal(torch.cat([written(f"a.{suffix}"), written("b.wav")]), waveform(model, 500))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"a.{suffix}",
+        "b.wav",
+        "here",
+        "one.safetensors",
+    ]
 
 
 def interrupt_after(monkeypatch, chunks):
@@ -205,7 +261,14 @@ def failing(*arguments):
         failing("--out or --play must be given"),
         failing("--out", "a.mp3", "path must end in .wav or .flac, got a.mp3"),
         failing("--out", "no/such/a.wav", "no/such/a.wav cannot be written"),
-        failing("--out", "a.wav", "--seconds", "0", "seconds must be at least"),
+        failing("--out", "a.wav", "--seconds", "0", "--seconds must be finite and last at least one sample"),
+        failing("--out", "a.wav", "--seconds", "inf", "--seconds must be finite and last"),
+        failing("--out", "a.wav", "--seconds", "nan", "--seconds must be finite and last at"),
+        failing(
+            "--out", "a.wav", "--seconds", "-1", "--seconds must be finite and last at least one sample (1"
+        ),
+        failing("--out", "a.wav", "--chunk", "0", "--chunk must be finite and last at least one sample"),
+        failing("--out", "a.wav", "--top-p", "nan", "top_p must lie in"),
         failing("--out", "a.wav", "--temperature", "0", "temperature must be positive"),
         failing("--out", "a.wav", "--prompt", "none.wav", "no such audio file: none.wav"),
         failing("--out", "a.wav", "--state-in", "none", "path must be a stream of such a model, got none"),

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from sashimi_lib.official import load_audio_lm, load_s4, load_sashimi
+from sashimi_lib.quantize import Linear, MuLaw
 from sashimi_lib.ssm.discretize import bilinear_dplr, zoh_diagonal
 from sashimi_lib.ssm.kernels import (
     kernel,
@@ -16,6 +17,7 @@ from sashimi_lib.ssm.kernels import (
     untruncate,
 )
 from sashimi_lib.ssm.systems import DPLR
+from tests.awkward import as_a_reader
 from tests.streaming import by_steps, error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -123,7 +125,7 @@ def test_standalone_sashimi_computes_what_was_published(golden, name, dtype):
 @torch.no_grad()
 def test_training_code_sashimi_computes_what_was_published(golden, name, dtype):
     weights, inputs, out = golden(name)
-    model = load_audio_lm(weights, step="softplus" if "softplus" in name else "exp", dtype=dtype)
+    model = load_audio_lm(weights, "mu-law", step="softplus" if "softplus" in name else "exp", dtype=dtype)
     codes = inputs["codes"]
     assert error(model(codes)[0], out["logits"]) < TOLERANCE[dtype]
     assert error(by_steps(model, codes)[0], out["logits"]) < TOLERANCE[dtype]
@@ -160,6 +162,49 @@ def test_the_two_sided_u_net_computes_what_was_published(golden, dtype):
     weights, inputs, out = golden("sashimi_standalone_unet_bidirectional")
     backbone = load_sashimi(weights, dtype=dtype)
     assert error(backbone(inputs["x"].to(dtype))[0], out["y"]) < TOLERANCE[dtype]
+
+
+def of_groups(weights, n, which=None):
+    """The weights of a layer whose channels share n systems, made from one that all shared; or with the
+    ``which``-th of them for all."""
+    torch.manual_seed(n)
+    grouped = dict(weights)
+    for key, axis in (("A_real", 0), ("A_imag", 0), ("B", 1), ("P", 1)):
+        if (name := f"layer.kernel.{key}") in weights:
+            first = weights[name].narrow(axis, 0, 1)
+            every = [first * (1 + 0.1 * torch.rand(first.shape)) for _ in range(n)]
+            grouped[name] = torch.cat(every if which is None else [every[which]], dim=axis)
+    return grouped
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@torch.no_grad()
+def test_channels_that_share_systems_in_turn_compute_what_each_would_alone(golden, name):
+    """Channel h has the system h mod n, as the published code repeats them; C and the step are its own."""
+    weights, inputs, _ = golden(name)
+    weights["layer.kernel.l_kernel"] = torch.tensor(0)
+    x = inputs["x"]
+    H, n = x.shape[-1], 2
+    y = load_s4(of_groups(weights, n), dtype=torch.float64).ssm(x)[0]
+    alone = [load_s4(of_groups(weights, n, which), dtype=torch.float64).ssm(x)[0] for which in range(n)]
+    assert error(alone[0], alone[1]) > 1e-3
+    for h in range(H):
+        assert error(y[..., h], alone[h % n][..., h]) < 1e-12
+
+
+def test_systems_that_do_not_divide_the_channels_are_refused(golden):
+    weights, _, _ = golden("s4_layer_dplr")
+    with pytest.raises(ValueError, match=r"groups of equal size of the \d+ channels, got 4"):
+        load_s4(of_groups(weights, 4))
+
+
+@pytest.mark.parametrize("quantization", ["mu-law", "linear"])
+def test_the_quantizer_is_the_one_that_is_named(golden, quantization):
+    weights, _, _ = golden("sashimi_training_code")
+    expected = {"mu-law": MuLaw(256), "linear": Linear(256)}[quantization]
+    assert load_audio_lm(weights, quantization).quantizer == expected
+    with as_a_reader(), pytest.raises(TypeError, match="quantization"):
+        load_audio_lm(weights)
 
 
 def test_a_layer_of_more_kernels_is_refused(golden):

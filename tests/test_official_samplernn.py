@@ -5,22 +5,33 @@ import torch
 from safetensors.torch import load_file
 
 from sashimi_lib.official import load_samplernn
+from tests.awkward import as_a_reader
 from tests.streaming import error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 BOTH = pytest.mark.parametrize("dtype", TOLERANCE)
-LOOKBACK, CHUNK = 32, 64
+LOOKBACK = 32
+CASES = {"mu-law": "samplernn", "linear": "samplernn_linear"}
 
 
-@pytest.fixture
-def golden(shared):
-    """The case: (weights, codes, outputs), outputs in float64."""
-    tensors = load_file(shared / "golden" / "samplernn.safetensors")
+def case(shared, quantization):
+    """(weights, codes, outputs), outputs in float64."""
+    tensors = load_file(shared / "golden" / f"{CASES[quantization]}.safetensors")
 
     def part(prefix):
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
     return part("state."), part("in.")["codes"], part("out.")
+
+
+@pytest.fixture(params=CASES)
+def quantization(request):
+    return request.param
+
+
+@pytest.fixture
+def golden(shared):
+    return case(shared, "mu-law")
 
 
 def after(model, codes):
@@ -31,9 +42,10 @@ def after(model, codes):
 
 
 def chunk_of(codes, i):
-    """The codes that the predictions of chunk i hear, one for each."""
-    start = LOOKBACK - 1 + i * CHUNK
-    return codes[:, start : start + CHUNK]
+    """The codes that the predictions of chunk i, of two, are made from: one for each."""
+    chunk = (codes.shape[1] - LOOKBACK) // 2
+    start = LOOKBACK - 1 + i * chunk
+    return codes[:, start : start + chunk]
 
 
 def assert_states(tiers, out, i, dtype):
@@ -43,9 +55,9 @@ def assert_states(tiers, out, i, dtype):
 
 @BOTH
 @torch.no_grad()
-def test_chunks_with_carried_state_compute_what_was_published(golden, dtype):
-    weights, codes, out = golden
-    model = load_samplernn(weights, dtype)
+def test_chunks_with_carried_state_compute_what_was_published(shared, quantization, dtype):
+    weights, codes, out = case(shared, quantization)
+    model = load_samplernn(weights, quantization, dtype)
     state = after(model, codes[:, : LOOKBACK - 1])
     for i in range(2):
         logits, state = model(chunk_of(codes, i), state)
@@ -55,9 +67,9 @@ def test_chunks_with_carried_state_compute_what_was_published(golden, dtype):
 
 @BOTH
 @torch.no_grad()
-def test_steps_compute_what_was_published(golden, dtype):
-    weights, codes, out = golden
-    model = load_samplernn(weights, dtype)
+def test_steps_compute_what_was_published(shared, quantization, dtype):
+    weights, codes, out = case(shared, quantization)
+    model = load_samplernn(weights, quantization, dtype)
     state = after(model, codes[:, : LOOKBACK - 1])
     for i in range(2):
         logits = []
@@ -68,21 +80,34 @@ def test_steps_compute_what_was_published(golden, dtype):
         assert_states(state[-1], out, i, dtype)
 
 
-def test_the_table_of_amplitudes_is_what_the_quantizer_decodes(golden):
-    model = load_samplernn(golden[0])
+@torch.no_grad()
+def test_the_other_quantizer_computes_something_else(shared, quantization):
+    """By no tensor could a wrong one be told."""
+    weights, codes, out = case(shared, quantization)
+    (other,) = CASES.keys() - {quantization}
+    model = load_samplernn(weights, other)
+    logits, _ = model(chunk_of(codes, 0), after(model, codes[:, : LOOKBACK - 1]))
+    assert error(logits, out["logits_0"]) > 0.01
+    with as_a_reader(), pytest.raises(TypeError, match="quantization"):
+        load_samplernn(weights)
+
+
+def test_the_table_of_amplitudes_is_what_the_quantizer_decodes(golden, quantization):
+    model = load_samplernn(golden[0], quantization)
     codes = torch.arange(model.quantizer.levels)
     assert torch.allclose(model.embedding.amplitude, 2 * model.quantizer.decode(codes), rtol=1e-6, atol=0)
 
 
 def test_the_shape_is_read_off_the_tensors(golden):
-    config = load_samplernn(golden[0]).backbone.config
+    config = load_samplernn(golden[0], "mu-law").backbone.config
     assert (config.frame_sizes, config.n_rnn) == ((8, 2, 2), 1)
     assert (config.d_hidden, config.d_embedding) == (24, 16)
 
 
 def test_a_prefix_of_the_training_code_is_dropped(golden):
     weights, codes, _ = golden
-    model, same = load_samplernn(weights), load_samplernn({f"model.{key}": w for key, w in weights.items()})
+    prefixed = {f"model.{key}": w for key, w in weights.items()}
+    model, same = (load_samplernn(x, "mu-law") for x in (weights, prefixed))
     assert torch.equal(model(codes)[0], same(codes)[0])
 
 
@@ -107,16 +132,16 @@ def test_a_missing_tensor_is_named(golden, key):
 def test_a_tensor_of_another_shape_is_refused(golden, key):
     weights = golden[0]
     with pytest.raises(ValueError, match="weights must fit"):
-        load_samplernn(weights | {key: weights[key][:-1]})
+        load_samplernn(weights | {key: weights[key][:-1]}, "mu-law")
 
 
 def test_a_missing_matrix_of_a_gru_is_refused(golden):
     weights = golden[0]
     del weights["frame_level_rnns.1.rnn.weight_hh_l0"]
     with pytest.raises(ValueError, match=r"tiers\.1\.rnn\.weight_hh_l0"):
-        load_samplernn(weights)
+        load_samplernn(weights, "mu-law")
 
 
 def test_a_tensor_too_many_is_named(golden):
     with pytest.raises(ValueError, match=r"nothing unknown.*stranger"):
-        load_samplernn(golden[0] | {"stranger": torch.zeros(1)})
+        load_samplernn(golden[0] | {"stranger": torch.zeros(1)}, "mu-law")

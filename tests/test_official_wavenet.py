@@ -5,6 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from sashimi_lib.official import load_wavenet
+from sashimi_lib.quantize import Linear, MuLaw
+from tests.awkward import as_a_reader
 from tests.streaming import by_steps, error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -23,7 +25,7 @@ def weights(tensors):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @torch.no_grad()
 def test_wavenet_computes_what_was_published(tensors, weights, dtype):
-    model = load_wavenet(weights, layers=4, dtype=dtype)
+    model = load_wavenet(weights, "mu-law", layers=4, dtype=dtype)
     codes, last, everything = (tensors[key] for key in ("in.codes", "out.logits", "out.logits_step_all"))
     whole, _ = model(codes)
     assert error(whole, everything) < TOLERANCE[dtype]
@@ -32,7 +34,7 @@ def test_wavenet_computes_what_was_published(tensors, weights, dtype):
 
 
 def test_the_receptive_field_is_the_published_one(weights):
-    assert load_wavenet(weights, layers=4).backbone.config.receptive_field == 31
+    assert load_wavenet(weights, "mu-law", layers=4).backbone.config.receptive_field == 31
 
 
 @pytest.mark.parametrize(
@@ -49,27 +51,37 @@ def test_the_receptive_field_is_the_published_one(weights):
 def test_a_missing_tensor_is_named(weights, key):
     del weights[key]
     with pytest.raises(ValueError, match="weights must hold") as caught:
-        load_wavenet(weights, layers=4)
+        load_wavenet(weights, "mu-law", layers=4)
     assert key in str(caught.value)
 
 
 def test_a_tensor_too_many_is_named(weights):
     with pytest.raises(ValueError, match=r"nothing unknown.*stranger"):
-        load_wavenet(weights | {"stranger": torch.zeros(1)}, layers=4)
+        load_wavenet(weights | {"stranger": torch.zeros(1)}, "mu-law", layers=4)
 
 
 def test_a_tensor_of_another_shape_is_refused(weights):
     with pytest.raises(ValueError, match=r"must fit the model(.|\n)*end\.1\.bias"):
-        load_wavenet(weights | {"model.end_conv_1.bias": torch.zeros(25)}, layers=4)
+        load_wavenet(weights | {"model.end_conv_1.bias": torch.zeros(25)}, "mu-law", layers=4)
 
 
 @pytest.mark.parametrize("layers", [0, 3, 10])
 def test_a_stack_length_that_does_not_divide_the_convolutions_is_refused(weights, layers):
     with pytest.raises(ValueError, match=f"layers must divide the 8 convolutions .* got {layers}"):
-        load_wavenet(weights, layers)
+        load_wavenet(weights, "mu-law", layers)
 
 
 def test_loading_leaves_the_dict_as_it_was(weights):
     before = set(weights)
-    load_wavenet(weights, layers=4)
+    load_wavenet(weights, "mu-law", layers=4)
     assert set(weights) == before
+
+
+def test_the_quantizer_is_the_one_that_is_named(weights):
+    named = [load_wavenet(weights, name, layers=4).quantizer for name in ("mu-law", "linear")]
+    assert named == [MuLaw(256), Linear(256)]
+    with as_a_reader():
+        with pytest.raises(ValueError, match=r"quantization must be one of \('mu-law', 'linear'\), got 4"):
+            load_wavenet(weights, 4)
+        with pytest.raises(TypeError, match="quantization"):
+            load_wavenet(weights)

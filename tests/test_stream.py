@@ -1,10 +1,12 @@
 """The live stream gives what one draw gives, from any past, for ever; it can be branched and carried over."""
 
+import copy
 import itertools
 import json
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,7 +31,9 @@ from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 from sashimi_lib.streaming import Stream, fastest, stream
 from sashimi_lib.streaming.base import Engine
 from sashimi_lib.streaming.engine import Compiled, _warn_once
+from sashimi_lib.streaming.live import KIND, _checksum
 from sashimi_lib.streaming.states import tensors_of
+from sashimi_lib.tensor_file import read_tensors, write_tensors
 
 RATE = 1_000  # so that seconds are few samples
 MODELS = {
@@ -112,8 +116,9 @@ def test_what_is_heard_in_between_is_as_a_prompt(shapes_unchecked):
 
 @pytest.mark.parametrize(
     ("settings", "because"),
-    [({"seconds": 0}, "seconds must be at least"), ({"chunk": -1}, "chunk must be at least"),
-     ({"seconds": float("nan")}, "seconds must be at least"), ({"sample_rate": 0}, "sample_rate must be"),
+    [({"seconds": 0}, "seconds must be finite and last"), ({"chunk": -1}, "chunk must be finite and last"),
+     ({"seconds": float("nan")}, "seconds must be finite"),
+     ({"seconds": float("inf")}, "seconds must be finite"), ({"sample_rate": 0}, "sample_rate must be"),
      ({"temperature": 0.0}, "temperature must be positive"), ({"top_p": 1.5}, "top_p must lie in"),
      ({"prompt": torch.full((1, 5, 2), 256)}, "codes must lie in")],
 )  # fmt: skip
@@ -197,9 +202,15 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert (tmp_path / "live").read_bytes() == before
 
 
+def the_model():
+    """The one whose state is `saved`."""
+    torch.manual_seed(7)
+    return MODELS["wavernn"]()
+
+
 @pytest.fixture
 def saved(tmp_path):
-    live = stream(uncompiled(MODELS["wavernn"]()), sample_rate=RATE)
+    live = stream(uncompiled(the_model()), sample_rate=RATE)
     live.save(tmp_path / "live")
     return tmp_path / "live"
 
@@ -222,9 +233,10 @@ def test_half_a_file_and_none_are_refused(saved):
 
 @pytest.mark.parametrize(
     ("model", "because"),
-    [(lambda: WaveRNN(WaveRNNConfig(18)), "another shape"), (MODELS["wavenet"], "another shape"),
+    [(lambda: WaveRNN(WaveRNNConfig(18)), "other layer sizes"), (MODELS["wavenet"], "other layer sizes"),
      (MODELS["sashimi"], "its codes are those of CoarseFine"),
-     (lambda: MODELS["wavernn"]().double(), "another shape"),
+     (MODELS["wavernn"], "other weights or settings"),
+     (lambda: the_model().double(), "other layer sizes"),
      (lambda: WaveRNN(WaveRNNConfig(16, levels=16)), "its codes are those of")],
 )  # fmt: skip
 def test_the_state_of_another_model_is_refused(saved, model, because):
@@ -232,12 +244,46 @@ def test_the_state_of_another_model_is_refused(saved, model, because):
         Stream.load(model(), saved)
 
 
+def test_other_settings_of_the_same_weights_make_another_model(tmp_path):
+    """Dilations, which no tensor tells."""
+    config = WaveNetConfig(stacks=2, layers=2, d_residual=4, d_dilation=4, d_skip=8, d_end=8, d_model=4)
+    one = AudioLM(MuLaw(), WaveNet(config))
+    other = AudioLM(MuLaw(), WaveNet(replace(config, stacks=1, layers=4)))
+    other.load_state_dict(one.state_dict())
+    assert _checksum(one) != _checksum(other)
+    assert _checksum(one) == _checksum(copy.deepcopy(one)) == _checksum(uncompiled(one))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "because"),
+    [("chunk", 0, "chunk must be a whole number of samples, at least 1, got 0"), ("chunk", 1.5, "got 1.5"),
+     ("chunk", None, "chunk must be a whole"), ("left", -1, "left must be a whole .* at least 0, got -1"),
+     ("left", "x", "left must be"), ("temperature", 0, "temperature must be positive"),
+     ("top_p", 2, "top_p must"),
+     ("sample_rate", -1, "sample_rate must"), ("sample_rate", 1.5, "sample_rate must")],
+)  # fmt: skip
+def test_every_setting_in_a_file_is_checked(setting, value, because, saved, shapes_unchecked):
+    header, tensors = read_tensors(saved, KIND)
+    write_tensors(saved, KIND, json.dumps(header | {setting: value}), tensors)
+    with pytest.raises(ValueError, match=f"got {saved}: .*{because}"):
+        Stream.load(the_model(), saved)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("chunk", 0), ("left", -5), ("chunk", 2.5)])
+def test_a_setting_that_was_changed_to_nonsense_is_refused_at_the_next_chunk(setting, value):
+    live = stream(uncompiled(MODELS["wavernn"]()), seconds=1, sample_rate=RATE)
+    next(live)
+    setattr(live, setting, value)
+    with pytest.raises(ValueError, match=f"{setting} must be a whole number"):
+        next(live)
+
+
 def test_files_of_other_kinds_are_refused(tmp_path):
     model = MODELS["wavernn"]()
     save(tmp_path / "model.safetensors", model, RATE, Card("one"))
     save_file({"code": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     for path in tmp_path.iterdir():
-        with pytest.raises(ValueError, match="its format must be stream 1"):
+        with pytest.raises(ValueError, match="its format must be stream 2"):
             Stream.load(model, path)
 
 
@@ -245,8 +291,8 @@ def test_random_numbers_of_another_device_need_a_seed(saved, monkeypatch):
     real = json.loads
     monkeypatch.setattr(json, "loads", lambda *a, **k: real(*a, **k) | {"device": "cuda"})
     with pytest.raises(ValueError, match="give a seed for new ones"):
-        Stream.load(MODELS["wavernn"](), saved)
-    assert next(Stream.load(MODELS["wavernn"](), saved, seed=1)).shape == (1, 100)
+        Stream.load(the_model(), saved)
+    assert next(Stream.load(the_model(), saved, seed=1)).shape == (1, 100)
 
 
 def test_a_file_holds_tensors_and_text_alone(saved):

@@ -41,22 +41,35 @@ def s4_state(weights: Weights, prefix: str, step: StepTransform) -> Weights:
     """One layer: the state space, and the linear map with or without its gate."""
     kernel = f"{prefix}layer.kernel."
     dt = STEPS[step](take(weights, f"{kernel}inv_dt").double().flatten())
-    A_real, A_imag = (take(weights, f"{kernel}A_{part}").double() for part in ("real", "imag"))
     C = take(weights, f"{kernel}C")
+
+    def systems(name: str) -> Tensor:
+        return _by_channel(take(weights, kernel + name), C.shape[1])
+
     state = {
-        "ssm.Lambda": torch.stack([A_real, -A_imag], dim=-1),
-        "ssm.B": take(weights, f"{kernel}B")[0],
+        "ssm.Lambda": torch.stack([systems("A_real").double(), -systems("A_imag").double()], dim=-1),
+        "ssm.B": systems("B")[0],
         "ssm.C": C[0] if len(C) == 1 else C,
         "ssm.D": take(weights, f"{prefix}layer.D")[0],
         "ssm.log_dt": dt.log(),
     }
     if f"{kernel}P" in weights:
-        state["ssm.p"] = take(weights, f"{kernel}P").permute(1, 2, 0, 3)  # (r, n, M, 2) -> (n, M, r, 2)
+        state["ssm.p"] = systems("P").permute(1, 2, 0, 3)  # (r, n, M, 2) -> (n, M, r, 2)
     length = int(weights.pop(f"{kernel}l_kernel", torch.tensor(0)))
     if length and "ssm.p" in state:  # the diagonal class stores the plain C whatever its length
         state["ssm.C"] = _plain_C(state, dt, length)
     linear = _linear(weights, prefix)
     return state | {f"output.{part}": matrix(take(weights, linear + part)) for part in ("weight", "bias")}
+
+
+def _by_channel(systems: Tensor, H: int) -> Tensor:
+    """Systems (n, M), or (rank, n, M, 2), that channels share: one for each of H, where h has the published
+    h mod n. One that all share stays one. Raises ValueError where H is no multiple of n."""
+    axis = 0 if systems.ndim == 2 else 1
+    n = systems.shape[axis]
+    if H % n:
+        raise ValueError(f"weights must hold systems for groups of equal size of the {H} channels, got {n}")
+    return systems if n == 1 else torch.cat([systems] * (H // n), dim=axis)
 
 
 def _linear(weights: Weights, prefix: str) -> str:

@@ -1,11 +1,14 @@
 """What every loader does with a published state dict: take each tensor once, leave none, name what is off."""
 
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
+from sashimi_lib.quantize import Linear, MuLaw
+
 Weights = dict[str, Tensor]
+Quantization = Literal["mu-law", "linear"]  # as the published configurations call it
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -31,6 +34,19 @@ def take(weights: Weights, key: str) -> Tensor:
 def matrix(tensor: Tensor) -> Tensor:
     """A 1 x 1 convolution's weight as a matrix; a matrix or a bias, also of shape (H, 1), as it is."""
     return tensor.squeeze(-1) if tensor.ndim == 3 else tensor
+
+
+def quantizer_of(quantization: Quantization, levels: int) -> MuLaw | Linear:
+    """The quantizer that a published configuration names.
+
+    >>> quantizer_of("linear", 256)
+    Linear(levels=256)
+
+    Raises ValueError for another name.
+    """
+    if quantization not in get_args(Quantization):
+        raise ValueError(f"quantization must be one of {get_args(Quantization)}, got {quantization!r}")
+    return Linear(levels) if quantization == "linear" else MuLaw(levels)
 
 
 def ends(weights: Weights) -> Weights:

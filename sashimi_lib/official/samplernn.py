@@ -3,6 +3,7 @@
 Reads the state dict of the SampleRNN baseline in the ``state-spaces/s4`` repository. What differs there and
 here:
 
+- no tensor tells mu-law levels (YouTubeMix, SC09) from linear ones (Beethoven), which its inputs depend on;
 - amplitudes are computed there in the model's precision; here they are a table, filled in double;
 - maps are convolutions of length 1 there, matrices here.
 
@@ -16,26 +17,32 @@ from torch import Tensor
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
-from sashimi_lib.official._weights import Weights, finish, look, matrix, take
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.official._weights import Quantization, Weights, finish, look, matrix, quantizer_of, take
+from sashimi_lib.quantize import Linear, Quantizer
 
 
-def load_samplernn(weights: Weights, dtype: torch.dtype = torch.float32) -> AudioLM:
-    """A whole SampleRNN of the training code, with mu-law levels; its shape is read off the tensors.
+def load_samplernn(
+    weights: Weights, quantization: Quantization, dtype: torch.dtype = torch.float32
+) -> AudioLM:
+    """A whole SampleRNN of the training code; its shape is read off the tensors.
 
-    >>> load_samplernn({})
+    ``quantization`` is how its levels divide the amplitudes, which tensors do not tell: "mu-law" for the
+    models of YouTubeMix and SC09, "linear" for those of Beethoven.
+
+    >>> load_samplernn({}, "mu-law")
     Traceback (most recent call last):
         ...
     ValueError: weights must hold 'frame_level_rnns.0.upsampling.bias', and do not
 
-    Chapter: 12. Raises ValueError for a tensor that is missing, left over, or of an unexpected shape.
+    Chapter: 12. Raises ValueError for a tensor that is missing, left over, or of an unexpected shape, and for
+    another quantization.
     """
     weights = {key.removeprefix("model."): tensor for key, tensor in weights.items()}
     backbone = SampleRNN(_config(weights))
     vectors = take(weights, "sample_level_mlp.embedding.weight")
-    model = AudioLM(MuLaw(len(vectors)), backbone)
+    model = AudioLM(quantizer_of(quantization, len(vectors)), backbone)
     state = {
-        "embedding.amplitude": 2 * _mu_law(len(vectors)),
+        "embedding.amplitude": 2 * _amplitudes(model.quantizer),
         "embedding.embedding.weight": vectors,
         **_normed("head", *_norm(weights, "sample_level_mlp.output.")),
         "head.bias": take(weights, "sample_level_mlp.output.bias"),
@@ -56,9 +63,12 @@ def _config(weights: Weights) -> SampleRNNConfig:
     )
 
 
-def _mu_law(levels: int) -> Tensor:
-    """`MuLaw.decode` of every code, in double precision (its own answer is float32)."""
+def _amplitudes(quantizer: Quantizer) -> Tensor:
+    """What a quantizer decodes every code to, in double precision (its own answer is float32)."""
+    levels = quantizer.levels
     y = torch.arange(levels).double() / (levels // 2) - 1
+    if isinstance(quantizer, Linear):
+        return y
     return y.sign() * torch.expm1(y.abs() * math.log(levels)) / (levels - 1)
 
 

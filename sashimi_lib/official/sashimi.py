@@ -7,7 +7,9 @@ model:
 - a truncated C, tied to the length ``l_kernel``, becomes the plain C (`untruncate`);
 - a step size behind a softplus becomes its logarithm;
 - weight norm and plain weights become whichever this library's pools have;
-- ``Lambda = -exp(A_real) - i A_imag`` keeps its meaning, with the sign written into the imaginary part.
+- ``Lambda = -exp(A_real) - i A_imag`` keeps its meaning, with the sign written into the imaginary part;
+- systems that several channels share (``n_ssm`` between 1 and H, where channel h has system h mod n_ssm)
+  become one for each channel: the same function, but further training unties them.
 
 Every tensor is taken out of a copy of the dict once; one that is missing or left over is named.
 
@@ -24,8 +26,16 @@ from sashimi_lib.models.blocks import S4Block
 from sashimi_lib.models.pooling import DownPool, UpPool
 from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig, Tier, UNetTier
 from sashimi_lib.official._s4 import StepTransform, directions, has_glu, s4_state, ssm_config
-from sashimi_lib.official._weights import Weights, ends, finish, look, matrix, take
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.official._weights import (
+    Quantization,
+    Weights,
+    ends,
+    finish,
+    look,
+    matrix,
+    quantizer_of,
+    take,
+)
 from sashimi_lib.ssm.s4 import S4
 
 
@@ -66,17 +76,24 @@ def load_sashimi(
 
 
 def load_audio_lm(
-    weights: Weights, step: StepTransform = "exp", dtype: torch.dtype = torch.float32
+    weights: Weights,
+    quantization: Quantization,
+    step: StepTransform = "exp",
+    dtype: torch.dtype = torch.float32,
 ) -> AudioLM:
-    """A whole autoregressive model of the training code: embedding, backbone, head, mu-law levels.
+    """A whole autoregressive model of the training code: embedding, backbone, head.
 
-    Chapter: 12. Raises ValueError as `load_s4` does.
+    Tensors tell neither the ``quantization`` ("mu-law" for the models of YouTubeMix and SC09, "linear" for
+    those of Beethoven) nor how step sizes were stored.
+
+    Chapter: 12. Raises ValueError as `load_s4` does, and for another quantization.
     """
     weights = {key.removeprefix("model."): tensor for key, tensor in weights.items()}
     state = ends(weights)
     backbone = SaShiMi(_sashimi_config(weights))
     state |= {f"backbone.{key}": tensor for key, tensor in _sashimi(backbone, weights, step).items()}
-    return finish(AudioLM(MuLaw(len(state["embedding.weight"])), backbone), state, weights, dtype)
+    quantizer = quantizer_of(quantization, len(state["embedding.weight"]))
+    return finish(AudioLM(quantizer, backbone), state, weights, dtype)
 
 
 # The shape of a model, read off its tensors

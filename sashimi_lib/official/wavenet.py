@@ -11,27 +11,39 @@ import torch
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models.wavenet import WaveNet, WaveNetConfig
-from sashimi_lib.official._weights import Weights, ends, finish, look, matrix, take
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.official._weights import (
+    Quantization,
+    Weights,
+    ends,
+    finish,
+    look,
+    matrix,
+    quantizer_of,
+    take,
+)
 
 
-def load_wavenet(weights: Weights, layers: int = 10, dtype: torch.dtype = torch.float32) -> AudioLM:
-    """A whole WaveNet of the training code: embedding, backbone, head, mu-law levels.
+def load_wavenet(
+    weights: Weights, quantization: Quantization, layers: int = 10, dtype: torch.dtype = torch.float32
+) -> AudioLM:
+    """A whole WaveNet of the training code: embedding, backbone, head.
 
-    ``layers`` says after how many of them dilations start again, which tensors do not tell.
+    Tensors tell neither the ``quantization``, "mu-law" or "linear", nor after how many ``layers`` dilations
+    start again.
 
-    >>> load_wavenet({})
+    >>> load_wavenet({}, "mu-law")
     Traceback (most recent call last):
         ...
     ValueError: weights must hold 'model.start_conv.weight', and do not
 
     Chapter: 12. Raises ValueError for a tensor that is missing, left over, or of an unexpected shape, and for
-    a number of convolutions that ``layers`` does not divide.
+    a number of convolutions that ``layers`` does not divide or another quantization.
     """
     weights = dict(weights)
     backbone = WaveNet(_config(weights, layers))
     state = {f"backbone.{key}": tensor for key, tensor in _wavenet(backbone, weights).items()} | ends(weights)
-    return finish(AudioLM(MuLaw(len(state["embedding.weight"])), backbone), state, weights, dtype)
+    quantizer = quantizer_of(quantization, len(state["embedding.weight"]))
+    return finish(AudioLM(quantizer, backbone), state, weights, dtype)
 
 
 def _config(weights: Weights, layers: int) -> WaveNetConfig:

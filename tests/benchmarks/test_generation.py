@@ -145,7 +145,39 @@ def test_every_engine_of_a_contest_has_its_row(benchmark, monkeypatch):
     for (_, engine, *_), row in rows.items():
         assert ("share_of_reading" in row) == (engine == "compiled")
     assert [each["threads"] for each in figures["machine"]] == [1, 2]
+    assert figures["failed"] == {}
     assert json.loads(json.dumps(figures)) == figures
+
+
+def test_turns_of_a_loop_that_packs_its_state_are_long_enough(benchmark, monkeypatch):
+    rates = benchmark("rates")
+    monkeypatch.setattr(rates, "LEAST", 96)
+    model = rates.random_weights(16)
+    quick = rates.turns({"eager": model, "compiled": rates.compiled(model)}, (1, 32), seconds=0.0)
+    assert {(turn.engine, turn.batch): turn.samples for turn in quick} == {
+        ("eager", 1): 32, ("eager", 32): 32, ("compiled", 1): 96, ("compiled", 32): 96
+    }  # fmt: skip
+    (longer,) = rates.turns({"compiled": rates.compiled(model)}, (1,), seconds=0.1)
+    assert longer.samples > 96
+    assert longer.samples % rates.FRAME == 0
+
+
+def out_of_memory(*_, **__):
+    raise RuntimeError("out of memory\nof some GPU")
+
+
+def test_a_model_that_fails_is_named_and_costs_no_other(benchmark, monkeypatch, capsys):
+    rates = benchmark("rates")
+    monkeypatch.setattr(rates, "COMPILED", {"a": partial(rates.random_weights, 32)})
+    monkeypatch.setattr(rates, "EAGER", {"b": partial(rates.random_weights, 4)})
+    monkeypatch.setattr("peaks.READ", 2**20)
+    monkeypatch.setattr(rates, "compiled", out_of_memory)
+    threads = torch.get_num_threads()
+    figures = rates.rates((1,), repeats=1, seconds=0.0)
+    torch.set_num_threads(threads)
+    assert figures["failed"] == {"a": "RuntimeError: out of memory"}
+    assert "a failed: RuntimeError: out of memory\n" in capsys.readouterr().out
+    assert {row["model"] for row in figures["rates"]} == {"b"}
 
 
 def test_every_batch_on_a_gpu_has_graphs_of_its_own(benchmark, monkeypatch):
@@ -174,6 +206,36 @@ def test_every_batch_on_a_gpu_has_graphs_of_its_own(benchmark, monkeypatch):
             ]
             assert len(speeds) == 2
             assert row["samples_per_second"] == max(speeds)
+
+
+def test_on_a_gpu_one_batch_that_fails_costs_no_other_and_is_tried_again(benchmark, monkeypatch, tmp_path):
+    rates, generation = benchmark("rates"), benchmark("generation")
+    turns, failing = rates.turns, [3]
+
+    def some_fail(engines, batches, seconds):
+        return out_of_memory() if batches[0] in failing else turns(engines, batches, seconds)
+
+    monkeypatch.setattr(rates, "DENSE", {"a": sashimi})
+    monkeypatch.setattr(rates, "EAGER", {})
+    monkeypatch.setattr(rates, "graphed", partial(Graphed, record=False))
+    monkeypatch.setattr(rates, "turns", some_fail)
+    monkeypatch.setattr(nn.Module, "cuda", lambda model: model)
+    jobs = []
+
+    def keep(name, job):
+        jobs.append(name)
+        return generation.kept(tmp_path / name, job)
+
+    figures = rates.gpu_rates((1, 3), repeats=1, seconds=0.0, drawn=20, keep=keep)
+    assert figures["failed"] == {"a, batch 3": "RuntimeError: out of memory"}
+    assert [row["batch"] for row in figures["rates"]] == [1, 1]
+    before = (tmp_path / "a, batch 1").read_text()
+    failing.clear()
+    figures = rates.gpu_rates((1, 3), repeats=1, seconds=0.0, drawn=20, keep=keep)
+    assert figures["failed"] == {}
+    assert [row["batch"] for row in figures["rates"]] == [1, 1, 3, 3]
+    assert (tmp_path / "a, batch 1").read_text() == before
+    assert jobs == ["a", "a, batch 1", "a, batch 3"] * 2
 
 
 # Agreement
@@ -222,6 +284,30 @@ def test_a_long_run_tells_of_its_state_and_its_last_second(benchmark):
 
 
 # The whole
+
+
+def test_a_part_that_fails_costs_itself_alone(benchmark, monkeypatch, tmp_path):
+    generation, broken = benchmark("generation"), [True]
+
+    def rates(effort):
+        if broken:
+            raise RuntimeError("no")
+        return {"time": 2.0}
+
+    monkeypatch.setattr(generation, "PARTS", {"rates": rates, "minutes": lambda effort: {"time": 1.0}})
+    monkeypatch.setattr(generation, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr("result.RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["benchmarks/generation.py"])
+    threads = torch.get_num_threads()
+    with pytest.raises(SystemExit, match="failed: rates; the other parts are kept"):
+        generation.main()
+    assert not (tmp_path / "generation.json").exists()
+    broken.clear()
+    monkeypatch.setattr(generation, "PARTS", generation.PARTS | {"minutes": None})  # which is there already
+    generation.main()
+    torch.set_num_threads(threads)
+    result = json.loads((tmp_path / "generation.json").read_text())
+    assert result["figures"] == {"rates": {"time": 2.0}, "minutes": {"time": 1.0}}
 
 
 def test_parts_are_kept_until_all_are_there(benchmark, monkeypatch, tmp_path):
