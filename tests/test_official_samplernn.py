@@ -124,7 +124,7 @@ def test_a_missing_tensor_is_named(golden, key):
     weights = golden[0]
     del weights[key]
     with pytest.raises(ValueError, match="weights must hold") as caught:
-        load_samplernn(weights)
+        load_samplernn(weights, "mu-law")
     assert key in str(caught.value)
 
 

@@ -81,7 +81,9 @@ def test_the_quantizer_is_the_one_that_is_named(weights):
     named = [load_wavenet(weights, name, layers=4).quantizer for name in ("mu-law", "linear")]
     assert named == [MuLaw(256), Linear(256)]
     with as_a_reader():
-        with pytest.raises(ValueError, match=r"quantization must be one of \('mu-law', 'linear'\), got 4"):
-            load_wavenet(weights, 4)
+        with pytest.raises(
+            ValueError, match=r"quantization must be one of \('mu-law', 'linear'\), got 'u-law'"
+        ):
+            load_wavenet(weights, "u-law", layers=4)
         with pytest.raises(TypeError, match="quantization"):
             load_wavenet(weights)

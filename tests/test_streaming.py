@@ -1,5 +1,6 @@
 """The compiled loop draws what the model itself draws, from any past, with zeros left out or not."""
 
+import copy
 import importlib.abc
 import subprocess
 import sys
@@ -12,12 +13,16 @@ from hypothesis import strategies as st
 from numba import njit
 
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
+from sashimi_lib.models.autoregression import preceded
 from sashimi_lib.models.sampling import Sampler, distribution, invert
 from sashimi_lib.models.sparse import LAYERS
+from sashimi_lib.pretrained import load
 from sashimi_lib.streaming import compiled, fastest
 from sashimi_lib.streaming.engine import _warn_once
 from sashimi_lib.streaming.kernels import HOW, Blocks, add_product, choose, exp, pack, room
 from sashimi_lib.training.pruning import Pruner, Pruning
+
+ROUNDING = 1e-4  # of a cumulative probability in single precision, where logits go up to a hundred
 
 
 def a_wavernn(d_hidden=32, levels=256, seed=0):
@@ -134,6 +139,40 @@ def test_a_thousand_samples_after_a_prompt_with_zeros_left_out():
     assert isinstance(engine.loop.R, Blocks)
     prompt = torch.randint(0, 256, (2, 100, 2))
     assert torch.equal(engine.generate(1_000, prompt=prompt), model.generate(1_000, prompt=prompt))
+
+
+def edges(logits, codes):
+    """The cumulative probabilities between which a random number has to lie for a code to be drawn."""
+    upper = logits.softmax(-1).cumsum(-1)
+    high = upper.gather(-1, codes[..., None])[..., 0]
+    return high - logits.softmax(-1).gather(-1, codes[..., None])[..., 0], high
+
+
+@torch.no_grad()
+def test_twenty_thousand_samples_are_the_same_until_rounding_decides_one(shapes_unchecked):
+    """Given its own past, either engine draws the code that its random number falls on in double precision,
+    or is within rounding of: so both draw from the model's distribution all along. They part where a number
+    falls within rounding of an edge, and nowhere else."""
+    model, length = load("wavernn").model, 20_000
+    double = copy.deepcopy(model).double()
+    uniform = torch.rand(length, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    stepped, ours = model.generate(length, seed=0), compiled(model).generate(length, seed=0)
+    missed = {}
+    for name, codes in {"steps": stepped, "compiled": ours}.items():
+        before, state = double.beginning(1)
+        h, _ = double(preceded(codes, before), codes[..., 0], state)
+        logits = torch.stack([double.coarse_logits(h), double.fine_logits(h)], dim=2)[0]
+        low, high = edges(logits, codes[0])
+        missed[name] = torch.maximum(low - uniform, uniform - high)  # below zero: well inside
+        assert float(missed[name].max()) < ROUNDING
+        assert float((missed[name] < -ROUNDING).double().mean()) > 0.9
+    forced, _ = compiled(model).forced(ours, model.beginning(1))
+    assert float((forced[0] - logits).abs().max()) < 1e-4 * float(logits.abs().max())
+    differ = (stepped != ours).any(-1)[0].nonzero()
+    if len(differ):
+        first = int(differ[0])
+        assert first > 1_000
+        assert max(float(missed[name][first].max()) for name in missed) > -ROUNDING
 
 
 @pytest.mark.parametrize("model", [a_wavernn(), pruned()], ids=["dense", "sparse"])

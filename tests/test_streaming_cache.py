@@ -31,7 +31,7 @@ def probed(folder):
     settings = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     settings |= {"PYTHONPATH": str(folder)}
     command = [sys.executable, "-c", PROBE]
-    done = subprocess.run(command, env=settings, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=settings, check=True, capture_output=True, text=True)
     total, hits = done.stdout.split()
     return float(total), int(hits)
 

@@ -303,7 +303,9 @@ def test_a_part_that_fails_costs_itself_alone(benchmark, monkeypatch, tmp_path):
         generation.main()
     assert not (tmp_path / "generation.json").exists()
     broken.clear()
-    monkeypatch.setattr(generation, "PARTS", generation.PARTS | {"minutes": None})  # which is there already
+    monkeypatch.setattr(
+        generation, "PARTS", generation.PARTS | {"minutes": out_of_memory}
+    )  # is there already
     generation.main()
     torch.set_num_threads(threads)
     result = json.loads((tmp_path / "generation.json").read_text())
