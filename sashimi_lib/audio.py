@@ -188,6 +188,8 @@ def writing(path: str | Path, sample_rate: int) -> Iterator[Callable[[Float[Tens
                 file.close()  # the header too may find the disk full
         if length:
             os.replace(partial, path)  # atomic: a reader sees the old file or the new one
+    except soundfile.SoundFileError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         if not length:
             partial.unlink(missing_ok=True)
