@@ -13,10 +13,9 @@ At the paper's sizes, with random weights (times do not depend on what has been 
 - starting: seconds to the first sample in a fresh process, compiled there or found on disk.
 - minutes: whether the state stays bounded for ten minutes, and whether their last second agrees.
 
-A part that is done is kept until all are, so that the same command goes on where it stopped, and a part that
-fails costs itself alone. Writes ``book/results/generation.json``. Where there is a GPU, it measures the eager
-step beside recorded graphs there instead, in minutes, and writes ``generation_gpu.json``; what is kept there
-is each model at each batch.
+A part that is done is kept until all are, so that the same command goes on where it stopped. Writes
+``book/results/generation.json``. Where there is a GPU, it measures the eager step beside recorded graphs
+there instead, in minutes, and writes ``generation_gpu.json``.
 """
 
 import argparse
@@ -149,7 +148,7 @@ UNITS = {
     "share_of_reading": "bytes a second, of weights and state, over those of reading the resident bytes",
     "whole": "norm of the difference of logits over the norm of the expected ones",
     "worst_sample": "the same, of the sample where it is largest",
-    "equal_samples": "of those drawn by the same random numbers, one sequence by each of two engines",
+    "equal_samples": "of those drawn from the same seed, one sequence by each of two engines",
     "compiled": "seconds to the first sample, compiling what makes it",
     "found": "seconds to the first sample, finding that on disk",
     "import_numba": "seconds, before these",
@@ -160,12 +159,9 @@ UNITS = {
 def on_gpu(effort: Effort, quick: bool) -> None:
     """The same question of a GPU."""
     effort = effort if quick else replace(effort, batches=GPU_BATCHES)
-    settings = effort.batches, effort.repeats, effort.turn, effort.drawn
+    figures = gpu_rates(effort.batches, effort.repeats, effort.turn, effort.drawn)
     if quick:
-        gpu_rates(*settings)
         return
-    runs = RUNS / "gpu"
-    figures = gpu_rates(*settings, keep=lambda name, job: kept(runs / f"{name}.json", job))
     save_result(
         "generation_gpu",
         question="Samples per second of the eager step and of recorded graphs on a GPU, by batch",
@@ -175,7 +171,6 @@ def on_gpu(effort: Effort, quick: bool) -> None:
         repeats=effort.repeats,
         seed=SEED,
     )
-    shutil.rmtree(runs)
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ from sashimi_lib.models.autoregression import Autoregressive
 from sashimi_lib.models.sparse import sparse
 from sashimi_lib.streaming import compiled, graphed
 from sashimi_lib.streaming.engine import Compiled
-from sashimi_lib.streaming.graph import Graphed
 from sashimi_lib.training import recipes
 
 SEED, THREADS = 0, (1, 2)
@@ -178,45 +177,23 @@ def figures(model: Autoregressive) -> dict[str, float]:
     }
 
 
-def gpu_rates(
-    batches: tuple[int, ...],
-    repeats: int,
-    seconds: float,
-    drawn: int,
-    keep: Callable[[str, Callable[[], Any]], Any] = lambda name, job: job(),
-) -> dict[str, Any]:
+def gpu_rates(batches: tuple[int, ...], repeats: int, seconds: float, drawn: int) -> dict[str, Any]:
     """The eager step beside recorded graphs, on a GPU: samples per second; each one's batch of the highest
-    throughput; and how many of ``drawn`` samples the same steps give unrecorded, by the same random numbers.
-    ``keep`` does each job, of one model and batch, or has done it before."""
-    jobs: dict[str, Callable[[], Any]] = {}
+    throughput; and how many of ``drawn`` samples are the same."""
+    contest, equal = {}, {}
     for name, make in {**DENSE, **EAGER}.items():
-        jobs[name] = partial(equal_samples, make, drawn)
-        for batch in batches:  # an engine for each: graphs are of one batch
-            jobs[f"{name}, batch {batch}"] = partial(gpu_rows, name, make, batch, repeats, seconds)
-    done, failed = tried({name: partial(keep, name, job) for name, job in jobs.items()})
-    equal = {name: done.pop(name) for name in {**DENSE, **EAGER} if name in done}
-    rows = [row for rows in done.values() for row in rows]
-    best: dict[str, dict[str, Any]] = {}
+        model = make().cuda()
+        same = model.generate(drawn, seed=SEED) == graphed(model).generate(drawn, seed=SEED)
+        equal[name] = int(same.reshape(drawn, -1).all(1).sum())
+        contest[name] = [
+            turn
+            for batch in batches  # an engine for each: graphs are of one batch
+            for turn in turns({"eager": model, "graph": graphed(model)}, (batch,), seconds)
+        ]
+    rows, _ = timed(contest, repeats, {})
+    best: dict[str, dict[str, Any]] = {name: {} for name in contest}
     for row in sorted(rows, key=lambda row: row["samples_per_second"]):
-        best.setdefault(row["model"], {})[row["engine"]] = row
-    return {"rates": rows, "highest_throughput": best, "equal_samples": equal, "failed": failed}
-
-
-def equal_samples(make: Callable[[], Autoregressive], drawn: int) -> int:
-    """How many samples replayed graphs and the same steps, one kernel after the other, draw alike."""
-    model = make().cuda()
-    engines = graphed(model), Graphed(model, record=False)
-    one, other = (engine.generate(drawn, seed=SEED) for engine in engines)
-    return int((one == other).reshape(drawn, -1).all(1).sum())
-
-
-def gpu_rows(
-    name: str, make: Callable[[], Autoregressive], batch: int, repeats: int, seconds: float
-) -> list[dict[str, Any]]:
-    """Samples per second of a model's two engines at one batch."""
-    model = make().cuda()
-    engines = {"eager": model, "graph": graphed(model)}
-    rows, _ = timed({name: turns(engines, (batch,), seconds)}, repeats, {})
+        best[row["model"]][row["engine"]] = row
     for row in rows:
         print(row, flush=True)
-    return rows
+    return {"rates": rows, "highest_throughput": best, "equal_samples": equal}

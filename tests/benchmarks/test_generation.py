@@ -208,36 +208,6 @@ def test_every_batch_on_a_gpu_has_graphs_of_its_own(benchmark, monkeypatch):
             assert row["samples_per_second"] == max(speeds)
 
 
-def test_on_a_gpu_one_batch_that_fails_costs_no_other_and_is_tried_again(benchmark, monkeypatch, tmp_path):
-    rates, generation = benchmark("rates"), benchmark("generation")
-    turns, failing = rates.turns, [3]
-
-    def some_fail(engines, batches, seconds):
-        return out_of_memory() if batches[0] in failing else turns(engines, batches, seconds)
-
-    monkeypatch.setattr(rates, "DENSE", {"a": sashimi})
-    monkeypatch.setattr(rates, "EAGER", {})
-    monkeypatch.setattr(rates, "graphed", partial(Graphed, record=False))
-    monkeypatch.setattr(rates, "turns", some_fail)
-    monkeypatch.setattr(nn.Module, "cuda", lambda model: model)
-    jobs = []
-
-    def keep(name, job):
-        jobs.append(name)
-        return generation.kept(tmp_path / name, job)
-
-    figures = rates.gpu_rates((1, 3), repeats=1, seconds=0.0, drawn=20, keep=keep)
-    assert figures["failed"] == {"a, batch 3": "RuntimeError: out of memory"}
-    assert [row["batch"] for row in figures["rates"]] == [1, 1]
-    before = (tmp_path / "a, batch 1").read_text()
-    failing.clear()
-    figures = rates.gpu_rates((1, 3), repeats=1, seconds=0.0, drawn=20, keep=keep)
-    assert figures["failed"] == {}
-    assert [row["batch"] for row in figures["rates"]] == [1, 1, 3, 3]
-    assert (tmp_path / "a, batch 1").read_text() == before
-    assert jobs == ["a", "a, batch 1", "a, batch 3"] * 2
-
-
 # Agreement
 
 
