@@ -152,7 +152,7 @@ def test_features_that_are_none_are_named(model, features, because):
 def test_without_a_spectrogram_it_has_nothing_to_sing(model):
     with pytest.raises(ValueError, match="past must hold conditioning for the next 1 samples, got 0"):
         model.generate(5)
-    with pytest.raises(ValueError, match="past must tell of 40 samples to come, got 0"):
+    with pytest.raises(ValueError, match="past must hold conditioning for the next 40 samples, got 0"):
         model.log_likelihood_from(some_codes(40), model.beginning(2))
 
 

@@ -139,7 +139,8 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
         """Raise ValueError for settings out of range."""
         check_sample_rate(self.sample_rate)
         Sampler(self.temperature, self.top_p)
-        for name, value, least in (("chunk", self.chunk, 1), ("left", self.left or 0, 0)):
+        left = 0 if self.left is None else self.left
+        for name, value, least in (("chunk", self.chunk, 1), ("left", left, 0)):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of samples, at least {least}, got {value!r}")
 
