@@ -43,7 +43,7 @@ def check_waveform(waveform: Shaped[Tensor, "..."], name: str = "waveform") -> N
         raise ValueError(f"{name} must be floating-point audio in [-1, 1], got dtype {waveform.dtype}")
     if waveform.ndim == 0 or waveform.numel() == 0:
         raise ValueError(f"{name} must hold at least one sample, got shape {tuple(waveform.shape)}")
-    low, high = (float(v) for v in torch.aminmax(waveform.detach()))
+    low, high = torch.stack(torch.aminmax(waveform.detach())).tolist()  # one read, which a GPU is waited for
     if not (math.isfinite(low) and math.isfinite(high)):  # aminmax passes a NaN on
         bad = int((~torch.isfinite(waveform)).sum())
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite samples of {waveform.numel()}")

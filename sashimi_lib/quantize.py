@@ -43,7 +43,7 @@ def check_codes(codes: Shaped[Tensor, "..."], levels: int, name: str = "codes") 
         raise ValueError(f"{name} must be whole numbers (int64), got dtype {codes.dtype}")
     if codes.ndim == 0 or codes.numel() == 0:
         raise ValueError(f"{name} must hold at least one code, got shape {tuple(codes.shape)}")
-    low, high = (int(v) for v in torch.aminmax(codes))
+    low, high = torch.stack(torch.aminmax(codes)).tolist()  # one read, which a GPU is waited for
     if low < 0 or high >= levels:
         raise ValueError(f"{name} must lie in 0..{levels - 1}, got values from {low} to {high}")
 

@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_written_down_and_the_rest_goes_on(benchmark, tiny,
         2,
         3,
         3,
-    ]  # after each job; what failed is not tried again
+    ]  # no job that failed is tried again
     failed, made = (
         throughput.row(tiny["SaShiMi"], way, timings["SaShiMi", way], peak=1e9) for way in (large, small)
     )
