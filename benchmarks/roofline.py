@@ -156,7 +156,7 @@ def step_count(recipe: Recipe, precision: str = "float32", compute: Compute = PL
         for x in (*model.parameters(), *model.buffers()):
             ledger.watch(x)
         codes = torch.zeros(training.batch_size, training.truncate or recipe.length, dtype=torch.long)
-        step = _step(model, codes, training, precision)
+        step = _step(model, codes, training, precision, compute.recompute_kernels)
         with ledger, computed_by(model, compute):
             step()  # the optimizer makes its state
             ledger.operators.clear()
@@ -173,14 +173,16 @@ def _disguise(model: nn.Module, mode: FakeTensorMode) -> None:
             setattr(module, name, mode.from_tensor(x))
 
 
-def _step(model: AudioLM, codes: Tensor, config: TrainingConfig, precision: str) -> Callable[[], None]:
+def _step(
+    model: AudioLM, codes: Tensor, config: TrainingConfig, precision: str, recompute_kernels: bool = False
+) -> Callable[[], None]:
     """A step as training makes it, without the checks, which want numbers."""
     optimizer = new_optimizer(model, config)
 
     def step() -> None:
         silence, state = model.beginning(len(codes))
         optimizer.zero_grad()
-        with shared_kernels(model):
+        with shared_kernels(model, recompute_kernels):
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
                 y, _ = model.features(preceded(codes, silence), state if config.truncate else None)
                 loss = -model.head.log_probability(y, codes).mean()

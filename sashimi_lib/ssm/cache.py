@@ -14,15 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
 
 
 class Cache:
     """What the modules of a model made inside one scope. `cached_kernels` and `shared_kernels` open it.
 
-    Chapter: 10.
+    With ``recompute``, what a graph needs for its gradients is not kept, but made once more in the backward
+    pass. Chapter: 10.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, recompute: bool = False) -> None:
+        self._recompute = recompute
         self._made: dict[tuple, dict[int, Any]] = {}  # by what it is, then by its length
         self._copies: dict[tuple, Any] = {}
         self._leaves: list[Tensor] = []
@@ -67,6 +70,8 @@ class Cache:
         try:
             # Activation checkpointing would drop what the graph saves, and make it anew for each block.
             with saved_tensors_hooks(_same, _same):
+                if self._recompute:
+                    return checkpoint(make, use_reentrant=False, preserve_rng_state=False)
                 return make()
         finally:
             self._detached = detached
@@ -136,14 +141,14 @@ def cached_kernels(model: nn.Module) -> Iterator[None]:
 
     Chapter: 10.
     """
-    with _opened([module for module in _cached_of(model) if module._cache is None]):
+    with _opened([module for module in _cached_of(model) if module._cache is None], Cache()):
         yield
 
 
 @contextmanager
-def shared_kernels(model: nn.Module) -> Iterator[Cache]:
+def shared_kernels(model: nn.Module, recompute: bool = False) -> Iterator[Cache]:
     """Inside ``with``, a training step: a model makes its kernels once, for all parts of a batch, outside of
-    what activation checkpointing makes anew.
+    what activation checkpointing makes anew; or, with ``recompute``, twice, in less memory.
 
     All parts but the last run inside `Cache.detached`, forward and backward. The last one's backward pass
     hands on the gradients of all of them.
@@ -164,14 +169,13 @@ def shared_kernels(model: nn.Module) -> Iterator[Cache]:
     modules = list(_cached_of(model))
     if any(module._cache is not None for module in modules):
         raise ValueError("model must be outside of cached_kernels while it trains, got one inside")
-    with _opened(modules) as cache:
+    with _opened(modules, Cache(recompute)) as cache:
         yield cache
         cache.check()
 
 
 @contextmanager
-def _opened(modules: list[Cached]) -> Iterator[Cache]:
-    cache = Cache()
+def _opened(modules: list[Cached], cache: Cache) -> Iterator[Cache]:
     for module in modules:
         module._cache = cache
     try:

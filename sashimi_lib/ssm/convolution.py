@@ -119,7 +119,8 @@ class _FFTConv(torch.autograd.Function):
             alone = G.numel() == F.numel()  # a single sequence: nothing to sum
             G = G.mul_(U).reshape(F.shape) if alone else G.mul_(U).sum_to_size(F.shape)
             grad_K = torch.fft.irfft(G.conj_physical_(), ctx.n)[..., : ctx.lags]
-            grad_D = grad_K[..., 0] if ctx.needs_input_grad[2] else None
+            # A copy: gradients are summed in place, and each must have memory of its own.
+            grad_D = grad_K[..., 0].clone() if ctx.needs_input_grad[2] else None
         return grad_u, grad_K, grad_D
 
 

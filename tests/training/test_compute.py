@@ -73,11 +73,17 @@ def test_gradients_of_parts_sum_to_those_of_the_batch(model, parts):
     assert_close(gradients(model, Compute(accumulate=parts)), gradients(model, PLAIN))
 
 
-@pytest.mark.parametrize("parts", [1, 2, 4])
-@pytest.mark.parametrize("recompute", [False, True])
-def test_a_kernel_is_made_once_a_step(parts, recompute, monkeypatch):
+@pytest.fixture
+def made(monkeypatch):
+    """What kernels are made of, one after the other."""
     made, kernel = [], s4.kernel
     monkeypatch.setattr(s4, "kernel", lambda *given: (made.append(given), kernel(*given))[1])
+    return made
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_kernel_is_made_once_a_step(parts, recompute, made):
     gradients(AudioLM(MuLaw(), BACKBONES["sashimi"]()), Compute(parts, recompute))
     assert len(made) == 3  # of three tiers, a layer each
 
@@ -91,7 +97,17 @@ def test_a_kernel_s_graph_is_not_made_anew_with_the_blocks(monkeypatch):
     assert len(discretised) == 2 * 3
 
 
-@pytest.mark.parametrize("name", ["recompute", "compile"])
+@pytest.mark.parametrize("model", ["sashimi", "isotropic", "diffusion sashimi"], indirect=True)
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_kernels_computed_anew_give_the_same(model, parts, recompute, made):
+    plain = gradients(model, PLAIN)
+    layers = len(made)
+    assert_close(gradients(model, Compute(parts, recompute, recompute_kernels=True)), plain)
+    assert len(made) == layers + 2 * layers  # once forward, once backward
+
+
+@pytest.mark.parametrize("name", ["recompute", "recompute_kernels", "compile"])
 @pytest.mark.parametrize(
     ("model", "kind"),
     [
