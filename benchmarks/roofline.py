@@ -27,7 +27,7 @@ from torch.utils.flop_counter import flop_registry
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models.autoregression import preceded
 from sashimi_lib.ssm.cache import shared_kernels
-from sashimi_lib.training.compute import PLAIN, Compute, computed_by, has_blocks
+from sashimi_lib.training.compute import PLAIN, Compute, computed_by, has_blocks, has_kernels
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.optimizer import new_optimizer
 from sashimi_lib.training.recipes import Recipe
@@ -212,10 +212,14 @@ def least_seconds(
 
 
 def counted(recipe: Recipe) -> list[dict[str, object]]:
-    """What a step of a recipe computes, moves and keeps: the same on any machine."""
-    rows, blocks = [], has_blocks(recipe.build(0))  # without any, nothing is computed anew
+    """What a step of a recipe computes, moves and keeps: the same on any machine. To recompute means blocks
+    and kernels, of a model that has some."""
+    rows, model = [], recipe.build(0)
     for precision, recompute in itertools.product(("float32", "bfloat16"), (False, True)):
-        count = step_count(recipe, precision, Compute(recompute=recompute and blocks))
+        compute = Compute(
+            recompute=recompute and has_blocks(model), recompute_kernels=recompute and has_kernels(model)
+        )
+        count = step_count(recipe, precision, compute)
         rows.append(
             {
                 "precision": precision,

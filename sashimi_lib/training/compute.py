@@ -94,12 +94,23 @@ def has_blocks(model: nn.Module) -> bool:
     return any(isinstance(module, BLOCKS) for module in model.modules())
 
 
+def has_kernels(model: nn.Module) -> bool:
+    """Whether a model has state spaces, whose kernels can be computed anew.
+
+    >>> has_kernels(Bank(4)), has_kernels(FeedForward(4))
+    (True, False)
+
+    Chapter: 10.
+    """
+    return any(isinstance(module, Bank) for module in model.modules())
+
+
 def _check(model: nn.Module, compute: Compute) -> None:
     kind = type(getattr(model, "backbone", model)).__name__
     for name in ("recompute", "compile"):
         if getattr(compute, name) and not has_blocks(model):
             raise ValueError(f"{name} must be False for a model without residual blocks, got a {kind}")
-    if compute.recompute_kernels and not any(isinstance(module, Bank) for module in model.modules()):
+    if compute.recompute_kernels and not has_kernels(model):
         raise ValueError(f"recompute_kernels must be False for a model without state spaces, got a {kind}")
 
 
