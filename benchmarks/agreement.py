@@ -13,6 +13,7 @@ from sashimi_lib.models.autoregression import Autoregressive, preceded
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import Sampler
 from sashimi_lib.models.trainable import Past
+from sashimi_lib.ssm.cache import cached_kernels
 from sashimi_lib.streaming import compiled
 from sashimi_lib.streaming.states import tensors_of
 

@@ -24,6 +24,7 @@ from sashimi_lib import pretrained
 from sashimi_lib.audio import rms_db, write
 from sashimi_lib.autoregressive import AudioLM, sample
 from sashimi_lib.data import bundled
+from sashimi_lib.ssm.cache import cached_kernels
 
 TEMPERATURES, NUCLEI = (0.8, 0.9, 1.0), (0.9, 0.97, 1.0)
 LONG_TEMPERATURES = (0.9, 1.0, 1.1)

@@ -9,6 +9,7 @@ one waits for; how far each stays below the peaks; caches, which can beat the ba
 compiler, which saves reading and writing.
 """
 
+import itertools
 import math
 import weakref
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+from devices import Device
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,7 +26,8 @@ from torch.utils.flop_counter import flop_registry
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models.autoregression import preceded
-from sashimi_lib.training.compute import PLAIN, Compute, computed_by
+from sashimi_lib.ssm.cache import shared_kernels
+from sashimi_lib.training.compute import PLAIN, Compute, computed_by, has_blocks, has_kernels
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.optimizer import new_optimizer
 from sashimi_lib.training.recipes import Recipe
@@ -153,7 +156,7 @@ def step_count(recipe: Recipe, precision: str = "float32", compute: Compute = PL
         for x in (*model.parameters(), *model.buffers()):
             ledger.watch(x)
         codes = torch.zeros(training.batch_size, training.truncate or recipe.length, dtype=torch.long)
-        step = _step(model, codes, training, precision)
+        step = _step(model, codes, training, precision, compute.recompute_kernels)
         with ledger, computed_by(model, compute):
             step()  # the optimizer makes its state
             ledger.operators.clear()
@@ -170,14 +173,16 @@ def _disguise(model: nn.Module, mode: FakeTensorMode) -> None:
             setattr(module, name, mode.from_tensor(x))
 
 
-def _step(model: AudioLM, codes: Tensor, config: TrainingConfig, precision: str) -> Callable[[], None]:
+def _step(
+    model: AudioLM, codes: Tensor, config: TrainingConfig, precision: str, recompute_kernels: bool = False
+) -> Callable[[], None]:
     """A step as training makes it, without the checks, which want numbers."""
     optimizer = new_optimizer(model, config)
 
     def step() -> None:
         silence, state = model.beginning(len(codes))
         optimizer.zero_grad()
-        with shared_kernels(model):
+        with shared_kernels(model, recompute_kernels):
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
                 y, _ = model.features(preceded(codes, silence), state if config.truncate else None)
                 loss = -model.head.log_probability(y, codes).mean()
@@ -204,3 +209,44 @@ def least_seconds(
         return peak[PRECISIONS[operator.dtype]] if operator.flops else math.inf
 
     return sum(max(op.flops / rate(op), op.moved / bandwidth) for op in operators)
+
+
+def counted(recipe: Recipe) -> list[dict[str, object]]:
+    """What a step of a recipe computes, moves and keeps: the same on any machine. To recompute means blocks
+    and kernels, of a model that has some."""
+    rows, model = [], recipe.build(0)
+    for precision, recompute in itertools.product(("float32", "bfloat16"), (False, True)):
+        compute = Compute(
+            recompute=recompute and has_blocks(model), recompute_kernels=recompute and has_kernels(model)
+        )
+        count = step_count(recipe, precision, compute)
+        rows.append(
+            {
+                "precision": precision,
+                "recompute": recompute,
+                "flops": count.flops,
+                "bytes_moved": count.moved,
+                "operators": len(count.operators),
+                "mebibytes": count.peak_bytes / 2**20,
+            }
+        )
+    return rows
+
+
+def computed(recipe: Recipe, machine: Device) -> dict[str, dict[str, object]]:
+    """At least so long a step takes on a machine, and a whole run of the recipe, by precision."""
+    figures: dict[str, dict[str, object]] = {}
+    for precision in [name for name in machine.peak if name != "float64"]:
+        count = step_count(recipe, "bfloat16" if precision == "bfloat16" else "float32")
+        seconds = least_seconds(count.operators, machine.peak, machine.bandwidth, precision == "tf32")
+        hours = recipe.training.steps * seconds / 3600
+        dollars = machine.dollars_per_hour
+        figures[precision] = {
+            "seconds_per_step": seconds,
+            "samples_per_second": recipe.samples_per_step / seconds,
+            "hours": hours,
+            "dollars": None if dollars is None else dollars * hours,
+            "mebibytes": count.peak_bytes / 2**20,
+            "fits": count.peak_bytes < machine.memory,
+        }
+    return figures

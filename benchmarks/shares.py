@@ -30,7 +30,9 @@ def sashimi_shares(model: AudioLM, codes: Tensor, repeats: int) -> dict[str, flo
 
     def given_kernel(recurrence, samples: int, dtype: torch.dtype) -> Tensor:  # type: ignore[no-untyped-def]
         shape = len(recurrence.B), samples
-        return given.setdefault(shape, torch.randn(shape, dtype=dtype, device=codes.device))
+        if shape not in given:
+            given[shape] = torch.randn(shape, dtype=dtype, device=codes.device)
+        return given[shape]
 
     seconds = interleaved(
         {

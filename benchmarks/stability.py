@@ -13,12 +13,14 @@ import math
 import torch
 from result import save_result
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from sashimi_lib.audio import resample
 from sashimi_lib.autoregressive import AudioLM, sample
 from sashimi_lib.data import bundled
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
 from sashimi_lib.quantize import MuLaw
+from sashimi_lib.ssm.cache import cached_kernels
 from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
 from sashimi_lib.ssm.stability import spectral_radius
 from sashimi_lib.ssm.systems import Modes, Recurrence
@@ -115,11 +117,12 @@ def run_sashimi(model: AudioLM, steps: int) -> dict[str, object]:
     """A million samples, each drawn and fed back."""
     generator, state = torch.Generator().manual_seed(0), model.initial_state(1)
     code, decades = torch.tensor([model.quantizer.silence]), Decades(steps, 1)
-    for step in range(1, steps + 1):
-        logits, state = model.step(code, state)
-        code = sample(logits, generator=generator)
-        if step % 10 == 0 or step < 1000:
-            decades.see(step, torch.stack(norms(state)).amax()[None])
+    with parametrize.cached(), cached_kernels(model):
+        for step in range(1, steps + 1):
+            logits, state = model.step(code, state)
+            code = sample(logits, generator=generator)
+            if step % 10 == 0 or step < 1000:
+                decades.see(step, torch.stack(norms(state)).amax()[None])
     row = decades.row(0)
     print(row, flush=True)
     return row

@@ -3,12 +3,15 @@ take on others?
 
     python benchmarks/throughput.py               on 2 CPU cores, about twelve minutes
     python benchmarks/throughput.py --minutes 5   no turn begins later: on a GPU, under ten minutes in all
+    python benchmarks/throughput.py --only kernels_once   that one anew, the others as they were written
     python benchmarks/throughput.py --quick       a tiny model, to see that it runs: throughput_quick.json
 
 Whole steps of `sashimi_lib.training.trainer.train`, in turns, of SaShiMi-8, WaveNet-1024, SampleRNN and a
 flat S4: on a CPU on segments of 16,000 samples, in float32, and SaShiMi-8 in other ways; on a GPU the paper's
 batches and segments, in every precision, compiled and not. Beside them where a step of SaShiMi-8 goes, what
-its products take by themselves, and how many of the machine's operations a second are the model's.
+its products take by themselves, how many of the machine's operations a second are the model's, and what it
+is worth to make kernels once a step (`sharing`). All is written after each job, and an error costs that job
+alone.
 
 What other machines take is computed, not measured (`roofline`): at least so many seconds a step, and the
 hours and dollars that follow for the recipe's steps. The same computation for the machine at hand stands
@@ -18,19 +21,20 @@ beside what was measured. Writes ``book/results/throughput.json``, or ``throughp
 import argparse
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from autoregressive import device
 from devices import DEVICES, PRICES, PRICES_OF, Device, better, by_name, measured
 from memory import peak_of, peak_of_this_process
-from result import save_result
-from roofline import least_seconds, step_count
+from result import RESULTS, save_result
+from roofline import computed, counted, least_seconds, step_count
 from shares import sashimi_shares
+from sharing import PARTS, kernels_once
 from speed import reduced
 from timing import now
-from torch._dynamo.exc import TorchDynamoException
 
 from sashimi_lib.models import SaShiMiConfig
 from sashimi_lib.ssm.s4 import SSMConfig
@@ -53,6 +57,7 @@ TINY = {
     )
 }
 SEGMENT = 16_000  # samples of a segment on a CPU
+PART = 8_192  # samples at most of each sequence of a batch in parts
 THREADS = 2
 ROUNDS, WARM_UP, STEPS = 2, 1, 3  # steps of a turn that are not timed, and that are
 
@@ -69,7 +74,8 @@ Job = tuple[str, Way]  # a model's name, and how
 
 def jobs(models: list[str], gpu: bool) -> list[Job]:
     """What is timed, compilation last: it takes longest, and time may run out."""
-    first, compiled, recomputed = models[0], Compute(compile=True), Compute(recompute=True)
+    first, compiled = models[0], Compute(compile=True)
+    recomputed = Compute(recompute=True, recompute_kernels=True)  # the least memory
     if not gpu:
         ways = [Way("bfloat16"), Way(compute=recomputed), Way(compute=compiled)]
         return [(name, Way()) for name in models] + [(first, way) for way in ways]
@@ -113,8 +119,21 @@ class Timing(NamedTuple):
     failed: str | None = None
 
 
-def timed(models: dict[str, Recipe], todo: list[Job], until: float) -> dict[Job, Timing]:
-    """Every job, in turns, until no more may begin; on a GPU with the most memory that it took."""
+def failure(error: Exception) -> str:
+    """What is written of a job that ended in an error."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "out of memory"
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+
+
+def timed(
+    models: dict[str, Recipe],
+    todo: list[Job],
+    until: float,
+    write: Callable[[dict[Job, Timing]], None] = lambda timings: None,
+) -> dict[Job, Timing]:
+    """Every job, in turns, until no more may begin; on a GPU with the most memory that it took. What there is
+    goes to ``write`` after each."""
     gpu = torch.cuda.is_available()
     timings: dict[Job, Timing] = {}
     for _, job in itertools.product(range(ROUNDS), todo):
@@ -125,16 +144,23 @@ def timed(models: dict[str, Recipe], todo: list[Job], until: float) -> dict[Job,
             torch.cuda.reset_peak_memory_stats()
         try:
             seconds = step_seconds(models[job[0]], job[1])
-        except torch.cuda.OutOfMemoryError:
-            timings[job] = Timing([], None, "out of memory")
-        except TorchDynamoException as error:
-            timings[job] = Timing([], None, f"not compiled: {type(error).__name__}")
+        except Exception as error:  # it costs this job alone
+            timings[job] = Timing([], None, failure(error))
         else:
             timings[job] = Timing(before.seconds + seconds, peak_of_this_process() if gpu else None)
         if gpu:
             torch.cuda.empty_cache()
         print(*job, timings[job], flush=True)
+        write(timings)
     return timings
+
+
+def attempted(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was measured, or why it was not."""
+    try:
+        return measure()
+    except Exception as error:
+        return {"failed": failure(error)}
 
 
 def quickest(seconds: list[float]) -> float | None:
@@ -149,6 +175,7 @@ def row(recipe: Recipe, way: Way, timing: Timing, peak: float) -> dict[str, obje
         "precision": way.precision,
         "compile": way.compute.compile,
         "recompute": way.compute.recompute,
+        "recompute_kernels": way.compute.recompute_kernels,
         "seconds_per_step": timing.seconds,
         "samples_per_second": step and recipe.samples_per_step / step,
         "peak_mebibytes": timing.mebibytes,
@@ -182,7 +209,7 @@ def check(models: dict[str, Recipe], timings: dict[Job, Timing], machine: Device
     """What `roofline` says of the machine at hand, beside what was measured there."""
     figures = {}
     for name, recipe in models.items():
-        timing, count = timings[name, Way()], step_count(recipe)
+        timing, count = timings.get((name, Way()), Timing([], None)), step_count(recipe)
         step = quickest(timing.seconds)
         least = least_seconds(count.operators, machine.peak, machine.bandwidth)
         figures[name] = {
@@ -194,100 +221,69 @@ def check(models: dict[str, Recipe], timings: dict[Job, Timing], machine: Device
     return figures
 
 
-def counted(recipe: Recipe) -> list[dict[str, object]]:
-    """What a step of a recipe computes, moves and keeps: the same on any machine."""
-    rows = []
-    for precision, recompute in itertools.product(("float32", "bfloat16"), (False, True)):
-        count = step_count(recipe, precision, Compute(recompute=recompute))
-        rows.append(
-            {
-                "precision": precision,
-                "recompute": recompute,
-                "flops": count.flops,
-                "bytes_moved": count.moved,
-                "operators": len(count.operators),
-                "mebibytes": count.peak_bytes / 2**20,
-            }
-        )
-    return rows
+def sharing(recipe: Recipe) -> dict[str, float]:
+    """`kernels_once` of a recipe's model."""
+    model, generator = recipe.build(0).to(device()), torch.Generator().manual_seed(0)
+    shapes = (PARTS, min(PART, recipe.length)), (1, recipe.length)
+    batch, segment = (torch.randint(0, 256, shape, generator=generator) for shape in shapes)
+    return kernels_once(model, batch, segment, ROUNDS * STEPS)
 
 
-def computed(recipe: Recipe, machine: Device) -> dict[str, dict[str, object]]:
-    """At least so long a step takes on a machine, and a whole run of the recipe, by precision."""
-    figures: dict[str, dict[str, object]] = {}
-    for precision in [name for name in machine.peak if name != "float64"]:
-        count = step_count(recipe, "bfloat16" if precision == "bfloat16" else "float32")
-        seconds = least_seconds(count.operators, machine.peak, machine.bandwidth, precision == "tf32")
-        hours = recipe.training.steps * seconds / 3600
-        dollars = machine.dollars_per_hour
-        figures[precision] = {
-            "seconds_per_step": seconds,
-            "samples_per_second": recipe.samples_per_step / seconds,
-            "hours": hours,
-            "dollars": None if dollars is None else dollars * hours,
-            "mebibytes": count.peak_bytes / 2**20,
-            "fits": count.peak_bytes < machine.memory,
-        }
-    return figures
+def shared_out(recipe: Recipe) -> dict[str, float]:
+    """`sashimi_shares` of a recipe's model."""
+    codes = torch.stack(random_codes(recipe)[:1]).to(device())
+    return sashimi_shares(recipe.build(0).to(device()), codes, repeats=3)
 
 
-def main() -> None:
-    """Measure, compute, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="no turn begins after so long")
-    parser.add_argument("--quick", action="store_true", help="tiny models, to see that it runs")
-    options = parser.parse_args()
-    until = now() + 60 * options.minutes
-    gpu = torch.cuda.is_available()
-    torch.set_num_threads(THREADS)
-    paper = TINY if options.quick else MODELS
-    models = MODELS if gpu else {name: reduced(recipe, SEGMENT) for name, recipe in MODELS.items()}
-    models = TINY if options.quick else models
-    first = next(iter(models))
+def steps_figures(
+    models: dict[str, Recipe], timings: dict[Job, Timing], here: Device, shares: dict[str, Any]
+) -> dict[str, Any]:
+    """The figures that rest on timings of whole steps."""
+    whole = timings.get((next(iter(models)), Way()), Timing([], None))
+    made_for = by_name(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    return {
+        "models": table(models, timings, made_for or here),
+        "machine": dataclasses.asdict(here),
+        "makers": made_for and dataclasses.asdict(made_for),
+        "check": check(models, timings, here),
+        "products_alone": products_alone(quickest(whole.seconds), shares),
+    }
 
-    side = 256 if options.quick else 8192 if gpu else 2048
-    before = measured(side)
-    made_for = by_name(torch.cuda.get_device_name()) if gpu else None
-    codes = torch.stack(random_codes(models[first])[:1]).to(device())
-    shares = sashimi_shares(models[first].build(0).to(device()), codes, repeats=3)
-    print(shares, flush=True)
-    todo = [(first, Way()), (first, Way("bfloat16"))] if options.quick else jobs(list(models), gpu)
-    timings = timed(models, todo, until)
-    here = better(before, measured(side))
-    print(here, flush=True)
-    if not gpu and not options.quick:
-        for (name, way), timing in timings.items():
-            timings[name, way] = timing._replace(mebibytes=peak_of(learn_alone, models[name], way))
-    whole = quickest(timings[first, Way()].seconds)
+
+def computed_figures(models: dict[str, Recipe]) -> dict[str, Any]:
+    """The figures that nothing is measured for."""
+    return {
+        "counted": {name: counted(recipe) for name, recipe in models.items()},
+        "computed": {
+            name: {model: computed(recipe, machine) for model, recipe in models.items()}
+            for name, machine in DEVICES.items()
+        },
+        "devices": {name: dataclasses.asdict(machine) for name, machine in DEVICES.items()},
+    }
+
+
+def products_alone(step_seconds: float | None, shares: dict[str, Any]) -> dict[str, Any]:
+    """A step beside the products of its linear layers, by themselves."""
+    products = shares.get("products_alone_seconds")
+    ratio = step_seconds / products if step_seconds and products else None
+    return {"step_seconds": step_seconds, "products_seconds": products, "ratio": ratio}
+
+
+def write(name: str, models: dict[str, Recipe], figures: dict[str, Any]) -> None:
+    """All figures so far."""
     save_result(
-        "throughput_quick" if options.quick else "throughput_gpu" if gpu else "throughput",
+        name,
         question="Time and memory of a training step of the paper's models, here and, computed, elsewhere",
         config={
             "threads": THREADS,
             "rounds": ROUNDS,
             "steps_of_a_turn": STEPS,
             "warm_up": WARM_UP,
-            "paper_steps": {name: recipe.training.steps for name, recipe in paper.items()},
+            "part": PART,
+            "paper_steps": {name: recipe.training.steps for name, recipe in models.items()},
             "prices": {"source": PRICES, "date": PRICES_OF},
         },
-        figures={
-            "models": table(models, timings, made_for or here),
-            "shares": shares,
-            "products_alone": {
-                "step_seconds": whole,
-                "products_seconds": shares["products_alone_seconds"],
-                "ratio": whole and whole / shares["products_alone_seconds"],
-            },
-            "machine": dataclasses.asdict(here),
-            "makers": made_for and dataclasses.asdict(made_for),
-            "check": check(models, timings, here),
-            "counted": {name: counted(recipe) for name, recipe in paper.items()},
-            "computed": {
-                name: {model: computed(recipe, machine) for model, recipe in paper.items()}
-                for name, machine in DEVICES.items()
-            },
-            "devices": {name: dataclasses.asdict(machine) for name, machine in DEVICES.items()},
-        },
+        figures=figures,
         units={
             "seconds_per_step": "s of the wall, each step in turn; other figures are of the quickest",
             "peak_mebibytes": "MiB that a model and its training take",
@@ -296,10 +292,52 @@ def main() -> None:
             "computed": "not measured: least seconds of a step, by the roofline; hours and dollars of all",
             "counted": "a step at the paper's batch and segment; mebibytes of tensors",
             "share": "of a pass forward and backward",
+            "kernels_once": "s of a pass forward and backward, the least; price: share over plain",
         },
         repeats=ROUNDS * STEPS,
         seed=0,
     )
+
+
+def main() -> None:
+    """Measure, compute, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0, help="no turn begins after so long")
+    parser.add_argument("--quick", action="store_true", help="a tiny model, to see that it runs")
+    parser.add_argument("--only", choices=["kernels_once", "shares", "computed"], help="measure one part")
+    options = parser.parse_args()
+    until, gpu, quick = now() + 60 * options.minutes, torch.cuda.is_available(), options.quick
+    torch.set_num_threads(THREADS)
+    paper = TINY if quick else MODELS
+    name = "throughput_quick" if quick else "throughput_gpu" if gpu else "throughput"
+    models = paper if gpu or quick else {model: reduced(recipe, SEGMENT) for model, recipe in paper.items()}
+    first = next(iter(models.values()))
+    alone: dict[str, Callable[[], dict[str, Any]]] = {
+        "kernels_once": lambda: {"kernels_once": attempted(lambda: sharing(first))},
+        "shares": lambda: {"shares": attempted(lambda: shared_out(first))},
+        "computed": lambda: computed_figures(paper),
+    }
+    if options.only:
+        path = RESULTS / f"{name}.json"
+        figures = json.loads(path.read_text(encoding="utf-8"))["figures"] | alone[options.only]()
+        step_seconds = figures["products_alone"]["step_seconds"]
+        write(name, paper, figures | {"products_alone": products_alone(step_seconds, figures["shares"])})
+        return
+
+    side = 256 if quick else 8192 if gpu else 2048
+    before, figures = measured(side), {}
+    for part in alone.values():
+        figures |= part()
+
+    def note(timings: dict[Job, Timing], machine: Device = before) -> None:
+        write(name, paper, figures | steps_figures(models, timings, machine, figures["shares"]))
+
+    every = jobs(list(models), gpu)
+    timings = timed(models, every[:2] if quick else every, until, note)
+    if not gpu and not quick:
+        for (model, way), timing in timings.items():
+            timings[model, way] = timing._replace(mebibytes=peak_of(learn_alone, models[model], way))
+    note(timings, better(before, measured(side)))
 
 
 if __name__ == "__main__":

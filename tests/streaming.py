@@ -7,14 +7,16 @@ from torch import Tensor
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models.blocks import SequenceModel, State
+from sashimi_lib.ssm.cache import cached_kernels
 
 
 def by_steps(model: SequenceModel | AudioLM, x: Tensor, state: State = None) -> tuple[Tensor, State]:
     """Sample by sample, from a state or from silence: outputs, and the state after them."""
     state, y = model.initial_state(len(x)) if state is None else state, []
-    for x_t in x.unbind(1):
-        y_t, state = model.step(x_t, state)
-        y.append(y_t)
+    with cached_kernels(model):
+        for x_t in x.unbind(1):
+            y_t, state = model.step(x_t, state)
+            y.append(y_t)
     return torch.stack(y, dim=1), state
 
 
@@ -23,9 +25,10 @@ def in_pieces(
 ) -> tuple[Tensor, State]:
     """Piece by piece, from a state or from silence: outputs, and the state after them."""
     state, y = model.initial_state(len(x)) if state is None else state, []
-    for piece in x.split(sizes, dim=1):
-        y_piece, state = model(piece, state)
-        y.append(y_piece)
+    with cached_kernels(model):
+        for piece in x.split(sizes, dim=1):
+            y_piece, state = model(piece, state)
+            y.append(y_piece)
     return torch.cat(y, dim=1), state
 
 

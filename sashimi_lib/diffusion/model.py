@@ -163,6 +163,17 @@ class DiffusionModel(Trainable):
         Chapter: 9. Ho and Salimans (2022), equation 6, whose w is one less.
         """
         self._check_label(label, len(x))
+        return self._denoise(x, step, label, guidance, features)
+
+    def _denoise(
+        self,
+        x: Tensor,
+        step: Tensor,
+        label: Tensor | None = None,
+        guidance: float = 1.0,
+        features: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The same of labels that have been checked: sampling checks them once, not at every step."""
         if guidance == 1:
             said = self.backbone(x, step.to(x, non_blocking=True), label, features)
         elif label is None or not math.isfinite(guidance):
@@ -226,7 +237,8 @@ class DiffusionModel(Trainable):
         if length < 1:
             raise ValueError(f"length must be at least 1 sample, got {length}")
         shape = (batch_size if label is None else len(label), length)
-        denoise = partial(self.denoise, label=label, guidance=guidance)
+        self._check_label(label, shape[0])
+        denoise = partial(self._denoise, label=label, guidance=guidance)
         return self._sing(shape, denoise, sampler, self._path(steps), self.generator(seed), progress)
 
     def sing(
@@ -248,7 +260,7 @@ class DiffusionModel(Trainable):
         check_features(features, mel)
         length = (features.shape[1] - 1) * mel.hop
         more = math.ceil(self._whole(length) / mel.hop) + 1 - features.shape[1]
-        denoise = partial(self.denoise, features=F.pad(features, (0, 0, 0, more), value=-1.0))  # silence
+        denoise = partial(self._denoise, features=F.pad(features, (0, 0, 0, more), value=-1.0))  # silence
         shape = (len(features), length)
         return self._sing(shape, denoise, sampler, self._path(steps), self.generator(seed), progress)
 
@@ -291,7 +303,8 @@ class DiffusionModel(Trainable):
             level = self.config.schedule.log_snr(torch.tensor(step))
             return torch.where(mask, add_noise(given.to(x), noise, level), x)
 
-        denoise = partial(self.denoise, label=label, guidance=guidance)
+        self._check_label(label, len(waveform))
+        denoise = partial(self._denoise, label=label, guidance=guidance)
         path, shape = resampled(self._path(steps), resample), (len(waveform), waveform.shape[1])
         x = self._sing(shape, denoise, sampler, path, generator, progress, constrain)
         return torch.where(known, waveform, x.to(waveform))

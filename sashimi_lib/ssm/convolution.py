@@ -88,7 +88,8 @@ class _FFTConv(torch.autograd.Function):
     sequences of a batch are summed as spectra, before one inverse FFT. D stays out of the spectra, whose
     rounding errors are spread over all time; what D gets is what lag 0 of K gets.
 
-    Spectra are large, and new memory is slow: what is not wanted any more is written over.
+    Spectra are large, and new memory is slow: what is not wanted any more is written over. They are kept for
+    the gradient: to keep u and transform it again would take half the memory, and a third more time.
     """
 
     @staticmethod
@@ -99,7 +100,8 @@ class _FFTConv(torch.autograd.Function):
         ctx.n, ctx.lags = n, K.shape[-1]
         ctx.save_for_backward(U, F, D)
         y = torch.fft.irfft(U * F, n)[..., :length]
-        return y if D is None else y.addcmul_(D[..., None], u[..., :length])
+        # In memory of its own, or what is kept of y would hold on to its whole circle.
+        return y.contiguous() if D is None else torch.addcmul(y, D[..., None], u[..., :length])
 
     @staticmethod
     @once_differentiable
@@ -117,7 +119,8 @@ class _FFTConv(torch.autograd.Function):
             alone = G.numel() == F.numel()  # a single sequence: nothing to sum
             G = G.mul_(U).reshape(F.shape) if alone else G.mul_(U).sum_to_size(F.shape)
             grad_K = torch.fft.irfft(G.conj_physical_(), ctx.n)[..., : ctx.lags]
-            grad_D = grad_K[..., 0] if ctx.needs_input_grad[2] else None
+            # A copy: gradients are summed in place, and each must have memory of its own.
+            grad_D = grad_K[..., 0].clone() if ctx.needs_input_grad[2] else None
         return grad_u, grad_K, grad_D
 
 

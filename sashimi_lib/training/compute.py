@@ -29,8 +29,9 @@ class Compute:
     ``accumulate``: a batch goes through in so many parts, one after the other, whose gradients are summed.
     What they share is made once: kernels of state spaces, and random numbers of the whole batch.
     ``recompute``: of each block only the input is kept, and what is inside is computed once more for its
-    gradient (activation checkpointing). Kernels are made once and kept: at the paper's 128,000 samples that
-    is little beside the rest, at 16,000 it is most of what is left.
+    gradient (activation checkpointing). ``recompute_kernels``: of kernels of state spaces nothing is kept,
+    and they are made once more. That saves most where segments are short: what kernels keep hardly grows with
+    the length, what blocks keep does.
     ``compile``: blocks are compiled by ``torch.compile``, which takes a minute; state spaces, whose numbers
     are complex, stay as they are.
 
@@ -39,6 +40,7 @@ class Compute:
 
     accumulate: int = 1
     recompute: bool = False
+    recompute_kernels: bool = False
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -60,7 +62,8 @@ def computed_by(model: nn.Module, compute: Compute) -> Iterator[None]:
     >>> torch.equal(y, block(x)[0])
     True
 
-    Chapter: 10. Raises ValueError for ``recompute`` and ``compile`` where a model has no such blocks.
+    Chapter: 10. Raises ValueError for ``recompute`` and ``compile`` where a model has no such blocks, and for
+    ``recompute_kernels`` where it has no state spaces.
     """
     _check(model, compute)
     changed: list[nn.Module] = []
@@ -91,11 +94,24 @@ def has_blocks(model: nn.Module) -> bool:
     return any(isinstance(module, BLOCKS) for module in model.modules())
 
 
+def has_kernels(model: nn.Module) -> bool:
+    """Whether a model has state spaces, whose kernels can be computed anew.
+
+    >>> has_kernels(Bank(4)), has_kernels(FeedForward(4))
+    (True, False)
+
+    Chapter: 10.
+    """
+    return any(isinstance(module, Bank) for module in model.modules())
+
+
 def _check(model: nn.Module, compute: Compute) -> None:
+    kind = type(getattr(model, "backbone", model)).__name__
     for name in ("recompute", "compile"):
         if getattr(compute, name) and not has_blocks(model):
-            kind = type(getattr(model, "backbone", model)).__name__
             raise ValueError(f"{name} must be False for a model without residual blocks, got a {kind}")
+    if compute.recompute_kernels and not has_kernels(model):
+        raise ValueError(f"recompute_kernels must be False for a model without state spaces, got a {kind}")
 
 
 def _trained(forward: Forward, compute: Compute) -> Forward:

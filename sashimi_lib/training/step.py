@@ -49,6 +49,7 @@ class Step:
         self.model, self.scores = model, Scores(model)
         self.parallel: DistributedDataParallel | None = None
         self.half, self.rounds = config.precision == "bfloat16", config.precision == "tf32"
+        self.recompute_kernels = compute.recompute_kernels
         self.parts, self.batch_size, self.team = compute.accumulate, config.batch_size, team
         self.samples = 0  # that the last call has trained on, in all processes
         if team.size > 1:
@@ -68,7 +69,7 @@ class Step:
         piece, random = piece.to(self.model.device), self._random(len(piece.sequence))
         parts = min(self.parts, len(piece.sequence))
         losses, pasts = [], []
-        with rounding_factors(self.rounds), shared_kernels(self.model) as kernels:
+        with rounding_factors(self.rounds), shared_kernels(self.model, self.recompute_kernels) as kernels:
             for part in range(parts):
                 rows = share(len(piece.sequence), part, parts)
                 before, mine = (None if x is None else rows_of(x, rows) for x in (past, random))

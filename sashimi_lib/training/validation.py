@@ -38,8 +38,7 @@ def held_out(
     Chapters: 7, 9 and 10. Raises ValueError for no sequences.
     """
     numbers = range(team.rank, len(data), team.size)
-    lengths = torch.tensor([len(sequence_of(data[number])) for number in numbers], dtype=torch.float64)
-    each = _losses(model, data, numbers, batch_size, truncate or AT_ONCE)
+    each, lengths = _losses(model, data, numbers, batch_size, truncate or AT_ONCE)
     total, samples = team.total(torch.stack([each @ lengths, lengths.sum()]))
     return float(total / samples)
 
@@ -56,28 +55,31 @@ def losses(
 
     Chapters: 7 and 9. Raises ValueError for no sequences.
     """
-    return _losses(model, data, range(len(data)), batch_size, frame)
+    return _losses(model, data, range(len(data)), batch_size, frame)[0]
 
 
 @torch.no_grad()
 @rounding_factors(False)
-def _losses(model: Trainable, data: Data, numbers: range, batch_size: int, frame: int) -> Tensor:
-    """The same of some sequences, those that this process is to score."""
+def _losses(
+    model: Trainable, data: Data, numbers: range, batch_size: int, frame: int
+) -> tuple[Float[Tensor, " sequences"], Float[Tensor, " sequences"]]:
+    """The same of some sequences, those that this process is to score; and their lengths."""
     if len(data) == 0:
         raise ValueError("data must hold at least one sequence, got none")
     items = [data[number] for number in numbers]
+    lengths = [len(sequence_of(item)) for item in items]
     result = torch.zeros(len(items), dtype=torch.float64)
     whole = model.beginning(1) is None
     with torch.random.fork_rng(devices=[]), cached_kernels(model):
         torch.default_generator.manual_seed(0)
         random = model.draw_random(len(data))
-        for places in _batches([len(sequence_of(item)) for item in items], batch_size, whole):
+        for places in _batches(lengths, batch_size, whole):
             batch = collate([items[place] for place in places], model.silence)
             model.check(batch.sequence, batch.label)
             rows = [numbers[place] for place in places]
             mine = None if random is None else each_tensor(lambda x: x[rows], random)  # noqa: B023
             result[places] = _batch_losses(model, batch.to(model.device), frame, mine)
-    return result
+    return result, torch.tensor(lengths, dtype=torch.float64)
 
 
 def _batches(lengths: Sequence[int], batch_size: int, whole: bool) -> Iterator[list[int]]:

@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from torch._dynamo.exc import TorchDynamoException
 from torch.utils.flop_counter import FlopCounterMode
 
 from sashimi_lib.models import SampleRNNConfig, SaShiMiConfig, WaveNetConfig
@@ -89,8 +88,10 @@ def test_recomputation_keeps_less_and_computes_more(benchmark, tiny):
     count = benchmark("roofline").step_count
     plain = count(tiny["SaShiMi"])
     again = count(tiny["SaShiMi"], compute=Compute(recompute=True))
-    assert again.peak_bytes < 0.7 * plain.peak_bytes
-    assert 1.1 * plain.flops < again.flops < 1.4 * plain.flops
+    kernels_too = count(tiny["SaShiMi"], compute=Compute(recompute=True, recompute_kernels=True))
+    assert kernels_too.peak_bytes < 0.7 * plain.peak_bytes
+    assert kernels_too.peak_bytes < again.peak_bytes < plain.peak_bytes
+    assert plain.flops < again.flops < 1.1 * kernels_too.flops < 1.5 * plain.flops
 
 
 def test_a_step_takes_the_longer_of_arithmetic_and_memory(benchmark):
@@ -132,15 +133,22 @@ def test_what_does_not_fit_is_written_down_and_the_rest_goes_on(benchmark, tiny,
         if way.precision == "float32":
             raise torch.cuda.OutOfMemoryError
         if way.compute.compile:
-            raise TorchDynamoException
+            raise RuntimeError("cuDNN is not in the mood\nand here is a page of C++")
         return [2.0, 1.0, 4.0]
 
     monkeypatch.setattr(throughput, "step_seconds", step_seconds)
     small, large = throughput.Way("bfloat16"), throughput.Way()
     compiled = throughput.Way("bfloat16", Compute(compile=True))
     todo = [("SaShiMi", large), ("SaShiMi", compiled), ("SaShiMi", small)]
-    timings = throughput.timed(tiny, todo, until=float("inf"))
-    assert timings["SaShiMi", compiled].failed == "not compiled: TorchDynamoException"
+    written = []
+    timings = throughput.timed(tiny, todo, float("inf"), write=lambda so_far: written.append(dict(so_far)))
+    assert timings["SaShiMi", compiled].failed == "RuntimeError: cuDNN is not in the mood"
+    assert [len(so_far) for so_far in written] == [
+        1,
+        2,
+        3,
+        3,
+    ]  # no job that failed is tried again
     failed, made = (
         throughput.row(tiny["SaShiMi"], way, timings["SaShiMi", way], peak=1e9) for way in (large, small)
     )
@@ -171,6 +179,7 @@ def test_the_benchmark_in_miniature(benchmark, tiny, tmp_path, monkeypatch):
     few = {name: tiny[name] for name in ("SaShiMi", "WaveNet")}
     monkeypatch.setattr(throughput, "MODELS", few)
     monkeypatch.setattr(throughput, "SEGMENT", 128)
+    monkeypatch.setattr(throughput, "PART", 64)
     monkeypatch.setattr(throughput, "THREADS", threads)
     monkeypatch.setattr(throughput, "measured", lambda side: machine)
     monkeypatch.setattr(throughput, "peak_of", lambda *_: 1.0)
@@ -178,6 +187,7 @@ def test_the_benchmark_in_miniature(benchmark, tiny, tmp_path, monkeypatch):
         throughput, "jobs", lambda names, gpu: [(name, way) for name in names for way in ways]
     )
     monkeypatch.setattr("result.RESULTS", tmp_path)
+    monkeypatch.setattr(throughput, "RESULTS", tmp_path)
     monkeypatch.setattr("sys.argv", ["throughput.py"])
     throughput.main()
     figures = json.loads((tmp_path / "throughput.json").read_text())["figures"]
@@ -192,8 +202,42 @@ def test_the_benchmark_in_miniature(benchmark, tiny, tmp_path, monkeypatch):
     assert sum(figures["shares"][f"share_{name}"] for name in ("kernel", "fft", "linear", "rest")) == (
         pytest.approx(1, abs=0.01)
     )
+    once = figures["kernels_once"]
+    assert (
+        once["parts_times_faster"] == once["parts_kernels_each_seconds"] / once["parts_kernels_once_seconds"]
+    )
+    assert once["recompute_price"] == once["recompute_kernels_once_seconds"] / once["plain_seconds"] - 1
     assert figures["computed"]["T4"]["SaShiMi"].keys() == {"float32"}
     hopper = figures["computed"]["H100 SXM"]["SaShiMi"]
     assert hopper["tf32"]["seconds_per_step"] <= hopper["float32"]["seconds_per_step"]
     assert hopper["float32"]["dollars"] == pytest.approx(3.95 * hopper["float32"]["hours"])
     assert figures["computed"]["H200"]["SaShiMi"]["float32"]["dollars"] is None
+    monkeypatch.setattr("sys.argv", ["throughput.py", "--only", "kernels_once"])
+    monkeypatch.setattr(throughput, "kernels_once", lambda *_: {"parts": 7})
+    throughput.main()
+    again = json.loads((tmp_path / "throughput.json").read_text())["figures"]
+    assert again == figures | {"kernels_once": {"parts": 7}}
+
+
+def test_the_way_before_makes_kernels_for_each_part_and_each_block_anew(benchmark, tiny, monkeypatch):
+    sharing, s4 = benchmark("sharing"), importlib.import_module("sashimi_lib.ssm.s4")
+    made, kernel = [], s4.kernel
+    monkeypatch.setattr(s4, "kernel", lambda *given: (made.append(given), kernel(*given))[1])
+    model, codes = tiny["SaShiMi"].build(0), torch.randint(0, 256, (4, 64))
+    for compute, shared, kernels in (
+        (Compute(accumulate=4), False, 4 * 2),  # of two tiers, a layer each
+        (Compute(accumulate=4), True, 2),
+        (Compute(recompute=True), False, 2 * 2),
+        (Compute(recompute=True), True, 2),
+        (Compute(recompute=True, recompute_kernels=True), True, 2 * 2),
+    ):
+        made.clear()
+        sharing.step_of(model, codes, compute, shared)()
+        assert len(made) == kernels
+
+
+def test_kernels_that_are_given_are_drawn_once(benchmark, tiny, monkeypatch):
+    drawn, randn = [], torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *size, **how: (drawn.append(how), randn(*size, **how))[1])
+    benchmark("shares").sashimi_shares(tiny["SaShiMi"].build(0), torch.zeros(1, 64, dtype=torch.long), 2)
+    assert len([how for how in drawn if "dtype" in how]) == 2  # of two tiers; factors of products have none

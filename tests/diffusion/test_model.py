@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
-from sashimi_lib.diffusion.objective import estimates, random_steps, target
+from sashimi_lib.diffusion.objective import estimates, noise_of, random_draws, random_steps, target
 from sashimi_lib.diffusion.samplers import DDIM, DPM_SOLVER, every_step, grid, six_steps
 from sashimi_lib.diffusion.schedules import (
     CosineSchedule,
@@ -94,10 +94,27 @@ class TestScore:
         torch.manual_seed(7)
         scores, past = model.score(x)
         torch.manual_seed(7)
-        step, noise = random_steps(6, 3), torch.randn(3, 48)
+        step, _, seed = random_draws(6, 3)
+        noise = noise_of(seed, like=x)
         noisy = add_noise(x, noise, model.config.schedule.log_snr(step))
         assert torch.allclose(scores, -((model.backbone(noisy, step.float()) - noise) ** 2))
         assert past is None
+
+    def test_a_batch_may_be_split(self, new_model):
+        model, x = new_model(n_classes=3).double(), sounds(5).double()
+        label, random = torch.tensor([0, 1, 2, 1, 0]), model.draw_random(5)
+        whole, _ = model.score(x, label=label, random=random)
+        for rows in (slice(0, 2), slice(2, 5)):
+            part, _ = model.score(x[rows], None, label[rows], tuple(numbers[rows] for numbers in random))
+            assert torch.allclose(part, whole[rows], atol=1e-10)
+
+    def test_noise_is_normal_and_each_sequence_s_own(self):
+        torch.manual_seed(7)
+        noise = noise_of(random_draws(6, 200).seed, like=torch.zeros(200, 500))
+        assert float(noise.mean()) == pytest.approx(0, abs=4 / math.sqrt(noise.numel()))
+        assert float(noise.var()) == pytest.approx(1, abs=4 * math.sqrt(2 / noise.numel()))
+        correlation = noise @ noise.mT / 500 - torch.eye(200)
+        assert float(correlation.abs().max()) < 6 * math.sqrt(2 / 500)
 
     def test_any_length_goes(self, new_model):
         scores, _ = new_model().score(sounds(length=37))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from sashimi_lib.ssm.cache import cached_kernels
 from sashimi_lib.ssm.convolution import causal_conv_naive, two_sided_conv_naive
 from sashimi_lib.ssm.kernels import kernel_naive
 from sashimi_lib.ssm.s4 import S4, Concatenated, Form, SSMConfig, StateSpace, TwoSided
@@ -45,18 +46,20 @@ def difference(a, b):
 @torch.no_grad()
 def by_steps(layer, u, state):
     y = []
-    for u_t in u.unbind(1):
-        y_t, state = layer.step(u_t, state)
-        y.append(y_t)
+    with cached_kernels(layer):
+        for u_t in u.unbind(1):
+            y_t, state = layer.step(u_t, state)
+            y.append(y_t)
     return torch.stack(y, 1), state
 
 
 @torch.no_grad()
 def by_frames(layer, u, state, frame):
     y = []
-    for chunk in u.split(frame, dim=1):
-        y_t, state = layer(chunk, state)
-        y.append(y_t)
+    with cached_kernels(layer):
+        for chunk in u.split(frame, dim=1):
+            y_t, state = layer(chunk, state)
+            y.append(y_t)
     return torch.cat(y, 1), state
 
 
@@ -229,25 +232,11 @@ def test_both_directions_share_what_they_should():
     assert len(concatenated.D) == 5
 
 
-@pytest.mark.parametrize("directions", ["forward", "two-sided", "concatenated"])
-def test_kernels_kept_without_gradients_are_those_made_with_them(directions):
-    layer = S4(3, config(Form.HURWITZ), directions=directions)
-    for length in (30, 50, 30):
-        u = torch.randn(1, length, 3)
-        made = layer(u)[0]
-        with torch.no_grad():
-            assert torch.equal(layer(u)[0], made)
-            assert torch.equal(layer(u)[0], made)
-            layer.ssm.C.mul_(2)
-            assert difference(layer(u)[0], made) > 0.01
-
-
 @BOTH_WAYS
 def test_both_directions_stay_in_full_precision_under_autocast(directions):
     layer = S4(3, config(Form.HURWITZ), directions=directions).ssm
     u = torch.randn(2, 200, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(layer(u), layer(u))
         assert layer(u.bfloat16()).dtype == torch.bfloat16
         under = layer(u)
     assert torch.equal(under, layer(u))

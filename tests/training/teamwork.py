@@ -17,6 +17,7 @@ from sashimi_lib.training.batches import Pieces
 from sashimi_lib.training.compute import Compute
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.recipes import DIGITS_DIFFUSION_SASHIMI
+from sashimi_lib.training.step import Step
 from sashimi_lib.training.team import ALONE, Team, joined
 from sashimi_lib.training.trainer import train
 from tests.training.backbones import BACKBONES
@@ -64,14 +65,24 @@ def heard(team: Team) -> list[list[int]]:
     return [[int(row[0]) for row in next(pieces).sequence] for _ in range(9)]
 
 
-def diffusion(team: Team) -> dict[str, Any]:
-    """What a diffusion model learns, whose noise every process draws for itself."""
+def diffusion(team: Team = ALONE, compute: Compute = WHOLE) -> dict[str, Any]:
+    """What a diffusion model learns, whose noise is drawn for the whole batch."""
     recipe = DIGITS_DIFFUSION_SASHIMI
-    words = [(0.1 * torch.randn(64 + n), n) for n in range(4)]
-    config = dataclasses.replace(recipe.training, steps=2, batch_size=4, warmup=0)
-    model = recipe.build(0)
-    history = train(model, words, config, valid=words, progress=False, team=team)
+    torch.manual_seed(0)
+    words = [(0.1 * torch.randn(64 + n, dtype=torch.float64), n) for n in range(5)]
+    config = dataclasses.replace(recipe.training, steps=3, batch_size=5, warmup=0)
+    model = recipe.build(0).double()
+    history = train(model, words, config, valid=words, progress=False, team=team, compute=compute)
     return {**dataclasses.asdict(history), "model": model.state_dict()}
+
+
+def searched(team: Team) -> dict[str, bool]:
+    """In which experiments gradients wait for a search of parameters that got none."""
+    found = {}
+    for name, (backbone, config, compute) in EXPERIMENTS.items():
+        step = Step(AudioLM(MuLaw(), backbone()), config, compute, team)
+        found[name] = step.parallel is not None and step.parallel.find_unused_parameters
+    return found
 
 
 if __name__ == "__main__":
@@ -85,8 +96,9 @@ if __name__ == "__main__":
         torch.save(told, folder / f"taken_up.{team.rank}.pt")
         run("samplernn_in_pieces", team, shared["left"], until=STOPPED)
         torch.save(heard(team), folder / f"heard.{team.rank}.pt")
-        torch.manual_seed(0)
-        torch.save(diffusion(team), folder / f"diffusion.{team.rank}.pt")
+        for name, compute in (("diffusion", WHOLE), ("diffusion_in_parts", IN_PARTS)):
+            torch.save(diffusion(team, compute), folder / f"{name}.{team.rank}.pt")
+        torch.save(searched(team), folder / f"searched.{team.rank}.pt")
         assert team.told("news" if team.leads else None) == "news"
         few = dataclasses.replace(CONFIG, batch_size=1)
         try:

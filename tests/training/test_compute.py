@@ -10,11 +10,13 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
-from sashimi_lib.models import DiffWaveConfig
+from sashimi_lib.models import DiffWaveConfig, WaveRNN, WaveRNNConfig
 from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
 from sashimi_lib.quantize import MuLaw
+from sashimi_lib.ssm import s4
+from sashimi_lib.ssm.cache import shared_kernels
 from sashimi_lib.training.batches import collate
-from sashimi_lib.training.compute import BLOCKS, PLAIN, Compute, computed_by
+from sashimi_lib.training.compute import PLAIN, Compute, computed_by
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.step import Step
 from sashimi_lib.training.team import ALONE
@@ -25,6 +27,7 @@ SOUNDS = {
     "diffusion sashimi": SaShiMiUNetConfig(d_model=4, n_layers=1, d_step=(8, 8, 8)),
     "diffwave": DiffWaveConfig(d_residual=4, d_skip=4, n_layers=2, d_step=(8, 8, 8)),
 }
+DEEP = [name for name in (*BACKBONES, *SOUNDS) if name != "samplernn"]  # whose tiers are no stacks
 CONFIG = TrainingConfig()
 
 
@@ -60,18 +63,63 @@ def assert_close(a, b, small=1e-5):
     assert (a[1] - b[1]).norm() <= small * b[1].norm()
 
 
-@pytest.mark.parametrize("model", BACKBONES, indirect=True)
 @pytest.mark.parametrize("parts", [2, 3, 9])
 def test_gradients_of_parts_sum_to_those_of_the_batch(model, parts):
+    """Of noise too: it is drawn for all of them together."""
+    for (
+        parameter
+    ) in model.parameters():  # a new network for diffusion says nothing, and passes no gradient on
+        parameter.data += 0.05 * torch.randn_like(parameter)
     assert_close(gradients(model, Compute(accumulate=parts)), gradients(model, PLAIN))
 
 
-@pytest.mark.parametrize("model", SOUNDS, indirect=True)
-def test_parts_of_a_batch_of_sounds_draw_their_own_noise_and_learn(model):
-    loss, found = gradients(model, Compute(accumulate=2))
-    assert loss > 0
-    assert found.isfinite().all()
-    assert found.norm() > 0
+@pytest.fixture
+def made(monkeypatch):
+    """What kernels are made of, one after the other."""
+    made, kernel = [], s4.kernel
+    monkeypatch.setattr(s4, "kernel", lambda *given: (made.append(given), kernel(*given))[1])
+    return made
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_kernel_is_made_once_a_step(parts, recompute, made):
+    gradients(AudioLM(MuLaw(), BACKBONES["sashimi"]()), Compute(parts, recompute))
+    assert len(made) == 3  # of three tiers, a layer each
+
+
+def test_a_kernel_s_graph_is_not_made_anew_with_the_blocks(monkeypatch):
+    model = AudioLM(MuLaw(), BACKBONES["sashimi"]())
+    past, plain = model.beginning(5), model.beginning(5)
+    discretised, recurrence = [], s4.Bank.recurrence
+    monkeypatch.setattr(s4.Bank, "recurrence", lambda bank: (discretised.append(bank), recurrence(bank))[1])
+    assert_close(gradients(model, Compute(3, recompute=True), past), gradients(model, PLAIN, plain))
+    assert len(discretised) == 2 * 3
+
+
+@pytest.mark.parametrize("model", ["sashimi", "isotropic", "diffusion sashimi"], indirect=True)
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_kernels_computed_anew_give_the_same(model, parts, recompute, made):
+    plain = gradients(model, PLAIN)
+    layers = len(made)
+    assert_close(gradients(model, Compute(parts, recompute, recompute_kernels=True)), plain)
+    assert len(made) == layers + 2 * layers  # once forward, once backward
+
+
+@pytest.mark.parametrize("name", ["recompute", "recompute_kernels", "compile"])
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        (lambda: AudioLM(MuLaw(), BACKBONES["samplernn"]()), "SampleRNN"),
+        (lambda: WaveRNN(WaveRNNConfig(d_hidden=8)), "WaveRNN"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(name, model, kind):
+    model, compute = model(), Compute(**{name: True})
+    codes = torch.full((1, 9, 2) if kind == "WaveRNN" else (1, 40), 128)
+    with pytest.raises(ValueError, match=f"{name} must be False for a model without .* got a {kind}"):
+        train(model, codes, TrainingConfig(steps=1, batch_size=1), compute=compute, progress=False)
 
 
 @pytest.mark.parametrize("model", BACKBONES, indirect=True)
@@ -93,15 +141,16 @@ def kept_bytes(model, compute):
             kept[x.data_ptr()] = x.numel() * x.element_size()
         return x
 
-    with computed_by(model, compute), saved_tensors_hooks(keep, lambda x: x):
+    hooks = saved_tensors_hooks(keep, lambda x: x)
+    with computed_by(model, compute), shared_kernels(model), hooks:  # which keeps kernels either way
         model.score(a_batch(model).sequence)
     return sum(kept.values())
 
 
+@pytest.mark.parametrize("model", DEEP, indirect=True)
 def test_blocks_computed_anew_give_the_same_and_keep_less(model):
     assert_close(gradients(model, Compute(recompute=True)), gradients(model, PLAIN))
-    if any(isinstance(module, BLOCKS) for module in model.modules()):  # SampleRNN's tiers are no stacks
-        assert kept_bytes(model, Compute(recompute=True)) < 0.8 * kept_bytes(model, PLAIN)
+    assert kept_bytes(model, Compute(recompute=True)) < 0.8 * kept_bytes(model, PLAIN)
 
 
 @pytest.mark.parametrize("name", ["sashimi", "wavenet"])
@@ -118,6 +167,7 @@ def test_compiled_blocks_give_the_same(name, recompute, shapes_unchecked, monkey
         assert_close(gradients(model, Compute(recompute=recompute, compile=True)), plain)
 
 
+@pytest.mark.parametrize("model", DEEP, indirect=True)
 def test_afterwards_a_model_is_as_it_was(model):
     before = {name: module.forward.__func__ for name, module in model.named_modules()}
     with pytest.raises(KeyboardInterrupt), computed_by(model, Compute(recompute=True)):

@@ -8,6 +8,7 @@ from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.models import DiffWaveConfig
 from sashimi_lib.models.trainable import Trainable
 from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.team import Team
 from sashimi_lib.training.trainer import train
 from sashimi_lib.training.validation import held_out, losses
 
@@ -37,7 +38,7 @@ class Told(Trainable):
         self.weight = torch.nn.Parameter(torch.ones(()))
         self.heard = []
 
-    def score(self, x, past=None, label=None):
+    def score(self, x, past=None, label=None, random=None):
         assert past is None
         self.heard.append((x.clone(), label))
         return self.weight * x, None
@@ -78,7 +79,27 @@ def test_a_model_of_whole_sequences_hears_no_pieces(words):
         train(new_model(), words, TrainingConfig(steps=1, truncate=20), progress=False)
     model = Told()
     held_out(model, words, batch_size=7, truncate=20)
-    assert [x.shape for x, _ in model.heard] == [(7, 60)]
+    assert [x.shape for x, _ in model.heard] == [(1, 60 - 4 * n) for n in range(7)]  # none is padded
+
+
+def test_a_held_out_sound_is_judged_alike_whatever_stands_beside_it(words):
+    model = new_model().double()
+    for parameter in model.parameters():  # a new one says nothing
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    words = [(word.double(), n) for word, n in [*words, *words]]
+    alone = held_out(model, words, batch_size=1)
+    assert held_out(model, words, batch_size=5) == pytest.approx(alone, rel=1e-10)
+    sums = []  # what two processes add up
+
+    class OneOfTwo(Team):
+        def total(self, x):
+            sums.append(x)
+            return x
+
+    for rank in (0, 1):
+        held_out(model, words, batch_size=3, team=OneOfTwo(rank, 2))
+    loss, samples = sum(sums)
+    assert float(loss / samples) == pytest.approx(alone, rel=1e-10)
 
 
 def test_held_out_sounds_are_judged_among_the_same_noise(words):

@@ -1,0 +1,48 @@
+"""Every gradient that is written by hand is the one that finite differences give."""
+
+import importlib
+import pkgutil
+
+import pytest
+import torch
+from torch.autograd import Function, gradcheck
+
+import sashimi_lib
+from sashimi_lib.models.blocks import _ScalarNorm
+from sashimi_lib.ssm.convolution import _FFTConv
+from sashimi_lib.ssm.exact import _Exact, rounding_factors
+from sashimi_lib.ssm.kernels import _Strides
+
+
+def numbers(*shape):
+    torch.manual_seed(sum(shape))
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+CASES = {
+    "a batch by kernels": (_FFTConv, (numbers(2, 3, 7), numbers(3, 7), numbers(3))),
+    "one sequence": (_FFTConv, (numbers(1, 3, 7), numbers(3, 7), numbers(3))),
+    "no skip": (_FFTConv, (numbers(2, 3, 7), numbers(3, 7), None)),
+    "a kernel for each of two directions": (_FFTConv, (numbers(2, 2, 3, 7), numbers(2, 3, 7), numbers(2, 3))),
+    "a whole circle": (_FFTConv, (numbers(2, 3, 4), numbers(3, 7), numbers(3))),
+    "the input is given": (_FFTConv, (numbers(2, 3, 7).detach(), numbers(3, 7), numbers(3))),
+    "the kernel is given": (_FFTConv, (numbers(2, 3, 7), numbers(3, 7).detach(), numbers(3).detach())),
+    "norm": (_ScalarNorm, (numbers(2, 5, 4), numbers(1), numbers(1))),
+    "strides": (_Strides, (numbers(2, 3, 4), numbers(2, 4, 4), 3)),
+    "two strides": (_Strides, (numbers(2, 3, 4), numbers(2, 4, 4), 2)),
+    "product": (_Exact, (numbers(2, 3, 4), numbers(2, 4, 5))),
+}
+
+
+@pytest.mark.parametrize(("function", "inputs"), CASES.values(), ids=CASES)
+def test_it_is_the_gradient(function, inputs):
+    with rounding_factors(False):
+        assert gradcheck(function.apply, inputs)
+
+
+def test_none_is_left_out():
+    for module in pkgutil.walk_packages(sashimi_lib.__path__, "sashimi_lib."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    ours = {kind for kind in Function.__subclasses__() if kind.__module__.startswith("sashimi_lib")}
+    assert ours == {function for function, _ in CASES.values()}
