@@ -99,6 +99,7 @@ def test_a_draw_is_that_of_sample(seed, temperature, top_p, levels):
 # The engine
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from([2, 6, 30, 64]), st.sampled_from([2, 6, 256]), st.integers(1, 5), st.integers(0, 99),
     st.sampled_from([(1.0, 1.0), (0.7, 1.0), (1.2, 0.8)]),
@@ -179,6 +180,7 @@ def test_a_model_that_is_told_something_is_refused():
         compiled(WaveRNN(WaveRNNConfig(8, d_condition=3)))
 
 
+@pytest.mark.slow
 def test_importing_the_library_compiles_nothing():
     code = "import sys, sashimi_lib.streaming, sashimi_lib.pretrained; sys.exit('numba' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

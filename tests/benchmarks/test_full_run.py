@@ -26,6 +26,7 @@ def corpus():
     return {split: [torch.randint(100, 150, (640,))] for split in ("train", "valid", "test")}
 
 
+@pytest.mark.slow
 def test_stopped_after_every_step_it_is_the_same_run(full_run, corpus, tmp_path):
     *_, whole = full_run.session(TINY, corpus, tmp_path / "whole", 1, 1, steps=3)
     for _ in range(3):  # no time at all: a session ends after the step it is in
@@ -65,6 +66,7 @@ def test_the_curve_is_of_equal_stretches_and_leaves_no_step_out(full_run):
     assert full_run.stretches(3, 100) == [range(1), range(1, 2), range(2, 3)]
 
 
+@pytest.mark.slow
 def test_the_whole_in_miniature(full_run, tmp_path, monkeypatch):
     for split in ("train", "valid", "test"):
         (tmp_path / "tones" / split).mkdir(parents=True)

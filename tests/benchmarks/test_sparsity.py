@@ -28,6 +28,7 @@ def test_a_run_ends_as_sparse_as_asked_and_generates(sparsity):
     assert min(speeds.values()) > 0
 
 
+@pytest.mark.slow
 def test_a_small_dense_model_has_about_as_many_weights(sparsity):
     target = 50_000
     size = sum(p.numel() for p in WaveRNN(WaveRNNConfig(sparsity.as_small_as(target))).parameters())
