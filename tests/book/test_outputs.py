@@ -58,7 +58,7 @@ def book(executed, tmp_path):
     return Path(shutil.copytree(executed, tmp_path / "book"))
 
 
-@pytest.mark.slow  # not the test, but what it asks for: after every change of the library, minutes of execution
+@pytest.mark.slow  # what it asks for is: minutes of execution after a change of the library
 def test_stored_outputs_are_as_new_as_the_library_and_the_results(chapter):
     newer = changed(nbformat.read(chapter, 4), ROOT)
     assert newer == [], f"{chapter.name} was executed before these changed: run `make notebooks`"
