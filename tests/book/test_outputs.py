@@ -138,6 +138,14 @@ def test_a_cell_that_fails_is_named_and_what_was_stored_stays(book, capsys, cell
 
 
 @pytest.mark.slow
+def test_what_is_edited_while_a_chapter_runs_is_named(book, capsys):
+    store(book, CODE, "Path(used.__file__).write_text('')")
+    assert notebooks.main([], book) == 1
+    assert "changed while it was executed" in capsys.readouterr().err
+    assert KEY not in read(book).metadata
+
+
+@pytest.mark.slow
 def test_after_an_error_no_further_chapter_starts(book):
     store(book, "print('once', file=open('started', 'a'))\nraise OSError")
     shutil.copy(book / CHAPTER, book / "book/02_two.ipynb")
