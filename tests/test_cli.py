@@ -51,6 +51,7 @@ def waveform(model, samples, **settings):
 # What it makes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
 def test_it_writes_what_the_model_draws(model, suffix, tmp_path, capsys):
     assert (
@@ -320,6 +321,7 @@ def test_help_names_every_subcommand_and_argument(capsys):
         assert all(word in said for word in words)
 
 
+@pytest.mark.slow
 def test_as_a_program_it_ends_well_by_ctrl_c(model, tmp_path):
     command = [sys.executable, "-m", "sashimi_lib", "stream", "one.safetensors", "--out", "a.wav"]
     listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # in the background it is ignored

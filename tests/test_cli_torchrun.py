@@ -17,7 +17,8 @@ from sashimi_lib.cli import main
 from sashimi_lib.pretrained import load
 from sashimi_lib.training.checkpoint import load_checkpoint
 
-pytestmark = pytest.mark.xdist_group("torchrun")  # one after the other: each is several processes
+# One after the other: each is several processes.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("torchrun")]
 
 RATE, STEPS = 4_000, 60
 TRAIN = ["train", "my-wavs", "--data", "recordings", "--device", "cpu", "--length", "128"]

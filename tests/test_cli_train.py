@@ -83,6 +83,7 @@ def steps_done(run="runs/my-wavs"):
 # Training
 
 
+@pytest.mark.slow
 def test_from_recordings_to_a_new_sound_in_two_commands(folder, capsys):
     assert main([*MY_WAVS, "--steps", "6"]) == 0
     said = capsys.readouterr().out
@@ -114,6 +115,7 @@ def test_the_card_says_what_was_done_and_how_well(trained):
     assert model.card.data.startswith("recordings: ")
 
 
+@pytest.mark.slow
 def test_it_learns(folder):
     assert main([*MY_WAVS, "--steps", "40"]) == 0
     history = history_of()
@@ -149,6 +151,7 @@ def test_more_recordings_are_another_run(trained, capsys):
     assert "4.wav is new. Give the same ones to go on" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
 )
@@ -196,6 +199,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(trained, caps
     assert history_of("again") == history_of()
 
 
+@pytest.mark.slow
 def test_where_the_disk_is_full_it_says_so_and_goes_on_from_there_when_it_is_not(trained, unshared):
     Path("small").mkdir()
     room = Path("runs/my-wavs/run.pt").stat().st_size * 5 // 2  # for two checkpoints, and not for a third
@@ -233,6 +237,7 @@ def test_the_second_signal_does_not_wait(folder, monkeypatch):
     assert main(MY_WAVS) == 130
 
 
+@pytest.mark.slow
 def test_as_a_program_it_ends_well_by_sigterm(folder):
     command = [sys.executable, "-m", "sashimi_lib", *MY_WAVS, "--checkpoint-every", "1"]
     program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -291,6 +296,7 @@ def test_a_model_of_classes_is_told_those_of_a_corpus_that_has_them(folder, monk
     assert sorted(label for _, label in heard) == sorted(number % 10 for number in range(8, 20))
 
 
+@pytest.mark.slow
 def test_curves_and_clips_are_written_where_they_are_wanted(folder):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

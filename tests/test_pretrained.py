@@ -158,6 +158,7 @@ def test_a_shipped_model_draws_its_expected_waveform_again(name, shipped):
     assert torch.equal(copy.deepcopy(lm).double().generate(64, seed=0)[0], drawn)
 
 
+@pytest.mark.slow
 def test_the_shipped_diffusion_model_says_what_it_is_asked_for(shipped):
     model, card = shipped["digits_diffusion"].model, shipped["digits_diffusion"].card
     assert card.parameters == sum(p.numel() for p in model.parameters())
@@ -171,6 +172,7 @@ def test_the_shipped_diffusion_model_says_what_it_is_asked_for(shipped):
     assert int(right.sum()) >= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SINGERS)
 def test_a_shipped_model_gives_its_expected_bits_on_clips_that_ship(name, shipped):
     given = bundled_bits(shipped[name].model, shipped[name].sample_rate)
@@ -518,6 +520,7 @@ def test_what_cannot_be_saved_is_refused(model, tmp_path):
     assert not (tmp_path / "file").exists()
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_brings_the_models(root, tmp_path):
     pytest.importorskip("setuptools", minversion="77")
     skip = shutil.ignore_patterns("__pycache__")

@@ -71,6 +71,7 @@ def test_chunks_are_one_draw(name, shapes_unchecked):
     assert torch.equal(together(chunks), model.quantizer.decode(model.generate(100, **settings)))
 
 
+@pytest.mark.slow
 def test_it_draws_by_the_fastest_engine():
     model = MODELS["wavernn"]()
     live = stream(model, seconds=3, chunk=0.75, sample_rate=RATE, batch_size=2)

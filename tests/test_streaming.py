@@ -120,6 +120,7 @@ def test_of_equally_likely_codes_every_engine_has_the_same_in_its_nucleus(seed, 
 # The engine
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from([2, 6, 30, 64]), st.sampled_from([2, 6, 256]), st.integers(1, 5), st.integers(0, 99),
     st.sampled_from([(1.0, 1.0), (0.7, 1.0), (1.2, 0.8)]),
@@ -234,6 +235,7 @@ def test_a_model_that_is_told_something_is_refused():
         compiled(WaveRNN(WaveRNNConfig(8, d_condition=3)))
 
 
+@pytest.mark.slow
 def test_importing_the_library_compiles_nothing():
     code = "import sys, sashimi_lib.streaming, sashimi_lib.pretrained; sys.exit('numba' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,7 +16,8 @@ from sashimi_lib.ssm.s4 import Form, SSMConfig
 from sashimi_lib.streaming import compiled
 from tests.streaming import error
 
-pytestmark = pytest.mark.xdist_group("compiled SaShiMi")  # one process compiles for all of these
+# One process compiles for all of these.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("compiled SaShiMi")]
 
 # Each of these is compiled by itself: how many tiers, what channels share, the rank, the head.
 KINDS = {

@@ -15,7 +15,8 @@ from sashimi_lib.quantize import CoarseFine, MuLaw
 from sashimi_lib.streaming import compiled
 from tests.streaming import error
 
-pytestmark = pytest.mark.xdist_group("compiled WaveNet")  # one process compiles for all of these
+# One process compiles for all of these.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("compiled WaveNet")]
 
 SMALL = WaveNetConfig(stacks=2, layers=4, d_residual=20, d_dilation=12, d_skip=24, d_end=16, d_model=10)
 RECEPTIVE_FIELD = 31

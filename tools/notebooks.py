@@ -43,12 +43,12 @@ def environment(root: Path, record: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", RECORD: str(record)}
 
 
-def executed(path: Path, root: Path) -> nbformat.NotebookNode:
-    """Return a chapter with new outputs and the record of what they were made from.
+def run_cells(path: Path, notebook: nbformat.NotebookNode, root: Path) -> list[str]:
+    """Execute a chapter's cells, which fills in their outputs; return the files that its kernel opened.
 
-    Raises RuntimeError, naming chapter and cell, where a cell fails or its outputs are not for readers.
+    Raises RuntimeError, naming chapter and cell, where a cell fails.
     """
-    notebook, started = nbformat.read(path, 4), [0]
+    started = [0]
     client = NotebookClient(
         notebook,
         timeout=SECONDS_PER_CELL,
@@ -64,8 +64,29 @@ def executed(path: Path, root: Path) -> nbformat.NotebookNode:
             client.execute(env=environment(root, record))
         except (CellControlSignal, DeadKernelError) as error:  # an exception in a cell is such a signal
             raise RuntimeError(f"{place(path, notebook, started[-1])}: {error}") from error
-        notebook.metadata[KEY] = made_from(notebook, record.read_text().splitlines(), root)
+        return record.read_text().splitlines()
+
+
+def executed(path: Path, root: Path) -> nbformat.NotebookNode:
+    """Return a chapter with new outputs and the record of what they were made from.
+
+    Raises RuntimeError where a cell fails or its outputs are not for readers, and where what they are made
+    from was edited meanwhile: then nobody knows which of both they show.
+    """
+    notebook, start = nbformat.read(path, 4), time.time()
+    opened = run_cells(path, notebook, root)
+    edited = edited_since(start, opened, root)
+    if edited:
+        raise RuntimeError(f"{path.name}: changed while it was executed, so execute it again: {edited}")
+    notebook.metadata[KEY] = made_from(notebook, opened, root)
     return checked(path, without_times(notebook))
+
+
+def edited_since(start: float, opened: list[str], root: Path) -> list[str]:
+    """Return which sources and results below `root` were written after `start` (seconds since the epoch)."""
+    inside = [Path(name) for name in opened if Path(name).is_relative_to(root)]
+    read = [file for file in inside if file.suffix in (".py", ".json") and file.is_file()]
+    return [file.relative_to(root).as_posix() for file in read if file.stat().st_mtime > start]
 
 
 def without_times(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -57,12 +57,7 @@ def sources(opened: list[str], root: Path) -> list[str]:
 
 
 def code_of(source: str) -> str:
-    """Return Python source without comments and docstrings, and without the lines they leave empty.
-
-    >>> print(code_of('def f(x):\\n    "Twice."\\n    # as x + x\\n    return 2 * x  # exact'))
-    def f(x):
-        return 2 * x
-    """
+    """Return Python source without comments and docstrings, and without the lines they leave empty."""
     lines = dict(enumerate(source.splitlines(), start=1))
     tokens = tokenize.generate_tokens(StringIO(source).readline)
     comments = [token.start for token in tokens if token.type == tokenize.COMMENT]

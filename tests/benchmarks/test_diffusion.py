@@ -102,6 +102,7 @@ def test_as_many_of_every_class_are_spread_over_all_there_are(corpus):
     assert chosen.waveform[:4, 0].tolist() == [0.0, 9.0, 18.0, 27.0]
 
 
+@pytest.mark.slow
 def test_real_digits_are_heard_and_are_nowhere_but_where_they_are(judging, corpus):
     real = torch.stack([corpus.fitted(clip.waveform, 4_096) for clip in spoken_digits().values()])
     spoken = corpus.Sounds(real.repeat(2, 1), torch.arange(10).repeat(2))
@@ -128,6 +129,7 @@ def test_a_network_that_hears_no_noise_misses_all_of_it_at_every_level(judging, 
     )
 
 
+@pytest.mark.slow
 def test_the_comparison_in_miniature_goes_on_where_it_stopped(benchmark, tiny, digits, tmp_path, monkeypatch):
     command = [digits, "--steps", 2, "--seeds", 0, 5, "--each", 2, "--runs", tmp_path / "runs"]
     command += ["--ways", "every step", "6 steps, guided"]
@@ -175,6 +177,7 @@ def test_the_comparison_in_miniature_goes_on_where_it_stopped(benchmark, tiny, d
     assert len(trained) == 7  # other steps are another run
 
 
+@pytest.mark.slow
 def test_a_quick_look_keeps_nothing(benchmark, tiny, digits, tmp_path, monkeypatch, capsys):
     before = set(tmp_path.rglob("*"))
     run(benchmark, monkeypatch, digits, "--quick")

@@ -26,6 +26,7 @@ def corpus():
     return {split: [torch.randint(100, 150, (640,))] for split in ("train", "valid", "test")}
 
 
+@pytest.mark.slow
 def test_stopped_after_every_step_it_is_the_same_run(full_run, corpus, tmp_path):
     *_, whole = full_run.session(TINY, corpus, tmp_path / "whole", 1, 1, steps=3)
     for _ in range(3):  # no time at all: a session ends after the step it is in

@@ -126,6 +126,7 @@ def test_shares_of_the_best_counted_by_hand(benchmark, arithmetic):
     assert several["share_of_reading"] == 10 * 4 * (2 * 6 + 2) / 400
 
 
+@pytest.mark.slow
 def test_every_engine_of_a_contest_has_its_row(benchmark, monkeypatch):
     rates = benchmark("rates")
     monkeypatch.setattr(rates, "COMPILED", {"a": partial(rates.random_weights, 32)})
@@ -200,6 +201,7 @@ def test_how_far_two_are_apart(benchmark):
     assert apart(actual, expected) == pytest.approx({"whole": 1.3 / 13, "worst_sample": 0.1})
 
 
+@pytest.mark.slow
 def test_agreement_notices_another_model(benchmark, monkeypatch):
     module = benchmark("agreement")
     same = module.agreement(sashimi(), 40, 30, seed=0)

@@ -32,12 +32,14 @@ def test_every_model_learns_from_as_many_samples_a_step(sixteen, tiny):
     assert heads == ["NoneType", "DualSoftmax", "JointSoftmax", "Logistics", "Softmax"]
 
 
+@pytest.mark.slow
 def test_a_model_in_a_process_of_its_own_takes_at_least_its_logits(sixteen, tiny):
     corpus = {"train": [torch.randint(0, 256, (256, 2))]}
     logits = 64 * 65_536 * 4 / 2**20
     assert sixteen.peak_mebibytes(tiny["SaShiMi, joint softmax"], corpus) > 2 * logits  # and their gradients
 
 
+@pytest.mark.slow
 def test_the_comparison_in_miniature(sixteen, tiny, tmp_path, tones, monkeypatch):
     monkeypatch.setattr(sixteen, "SMALL", tiny)
     monkeypatch.setattr(sixteen, "ROUNDS", 1)

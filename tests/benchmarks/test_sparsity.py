@@ -35,6 +35,7 @@ def test_speeds_are_medians_of_turns_after_one_to_warm_up(sparsity, monkeypatch)
     assert sparsity.generation(models, length=100, rounds=3) == {"dense": 100.0, "50%": 50.0}
 
 
+@pytest.mark.slow
 def test_a_small_dense_model_has_about_as_many_weights(sparsity):
     target = 50_000
     size = sum(p.numel() for p in WaveRNN(WaveRNNConfig(sparsity.as_small_as(target))).parameters())

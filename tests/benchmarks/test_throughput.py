@@ -38,6 +38,7 @@ def tiny():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SaShiMi", "WaveNet", "SampleRNN"])
 def test_products_are_counted_as_pytorch_counts_them(benchmark, tiny, name):
     recipe = tiny[name]
@@ -171,6 +172,7 @@ def test_every_way_is_tried_on_a_gpu_and_compilation_last(benchmark):
     assert compiled == sorted(compiled)
 
 
+@pytest.mark.slow
 def test_the_benchmark_in_miniature(benchmark, tiny, tmp_path, monkeypatch):
     throughput = benchmark("throughput")
     machine = throughput.Device({"float64": 1e10, "float32": 2e10, "bfloat16": 4e10}, 1e10, 1e9, None, "")

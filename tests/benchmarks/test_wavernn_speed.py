@@ -12,6 +12,7 @@ def benchmark(root, monkeypatch):
     return importlib.import_module("wavernn_speed")
 
 
+@pytest.mark.slow
 def test_all_ways_draw_the_same_codes(benchmark):
     plain, dense, sparse, compiled_dense, compiled_sparse = benchmark.ways(160).values()
     assert type(sparse.R) is not type(dense.R)

@@ -40,7 +40,8 @@ OTHER = (
     "__pycache__",
 )
 
-pytestmark = pytest.mark.xdist_group("colab")  # one imitated runtime serves all, where tests run in parallel
+# One imitated runtime serves all, where tests run in parallel.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("colab")]
 
 FALLBACK = """
 import ipywidgets

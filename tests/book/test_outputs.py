@@ -58,6 +58,7 @@ def book(executed, tmp_path):
     return Path(shutil.copytree(executed, tmp_path / "book"))
 
 
+@pytest.mark.slow  # what it asks for is: minutes of execution after a change of the library
 def test_stored_outputs_are_as_new_as_the_library_and_the_results(chapter):
     newer = changed(nbformat.read(chapter, 4), ROOT)
     assert newer == [], f"{chapter.name} was executed before these changed: run `make notebooks`"
@@ -105,6 +106,7 @@ def test_outputs_are_out_of_date_when_a_cell_has_changed_or_a_module_is_gone(boo
     assert changed(notebook, book) == ["cells", "sashimi_lib/used.py"]
 
 
+@pytest.mark.slow
 def test_only_chapters_that_are_out_of_date_are_executed(book, capsys):
     before = (book / CHAPTER).read_bytes()
     assert notebooks.main([], book) == 0
@@ -116,6 +118,7 @@ def test_only_chapters_that_are_out_of_date_are_executed(book, capsys):
     assert read(book).cells[1].outputs[0].text == "42 9\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
@@ -134,6 +137,15 @@ def test_a_cell_that_fails_is_named_and_what_was_stored_stays(book, capsys, cell
     assert (book / CHAPTER).read_bytes() == before
 
 
+@pytest.mark.slow
+def test_what_is_edited_while_a_chapter_runs_is_named(book, capsys):
+    store(book, CODE, "Path(used.__file__).write_text('')")
+    assert notebooks.main([], book) == 1
+    assert "changed while it was executed" in capsys.readouterr().err
+    assert KEY not in read(book).metadata
+
+
+@pytest.mark.slow
 def test_after_an_error_no_further_chapter_starts(book):
     store(book, "print('once', file=open('started', 'a'))\nraise OSError")
     shutil.copy(book / CHAPTER, book / "book/02_two.ipynb")

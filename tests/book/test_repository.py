@@ -197,6 +197,7 @@ def test_every_printed_command_exists(line, repository):
             pytest.fail(f"no check for this command: {line}")
 
 
+@pytest.mark.slow
 def test_printed_commands_of_the_library_run_in_their_order(tmp_path, monkeypatch, capsys):
     ours = ("sashimi ", "torchrun ")
     lines = [line for _, code in blocks("bash") for line in code.splitlines() if line.startswith(ours)]
@@ -254,6 +255,7 @@ def test_every_make_target_can_be_planned(target):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), blocks("python"), ids=lambda value: value.splitlines()[0])
 def test_every_printed_example_runs(name, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 DECODE = """async (audio) => {
   const bytes = await (await fetch(audio.src)).arrayBuffer();
   const decoded = await new OfflineAudioContext(1, 1, 44100).decodeAudioData(bytes);

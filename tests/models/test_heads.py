@@ -40,6 +40,7 @@ def test_the_probabilities_of_all_values_sum_to_one(kind, levels):
     assert abs(float(total) - 1) < 1e-9
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(("kind", "levels"), HEADS)
 def test_a_head_draws_as_often_as_it_says(kind, levels):

@@ -61,6 +61,7 @@ def assert_counts(backbone, everything, trained):
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("n_layers", "unet"), SHAPES)
 @torch.no_grad()

@@ -11,7 +11,8 @@ import torch
 
 from tests.training import killed
 
-pytestmark = pytest.mark.xdist_group("killed")  # children die once for all of these
+# Children die once for all of these.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("killed")]
 
 NAMES = list(killed.CONFIGURATIONS)
 

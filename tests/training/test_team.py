@@ -11,7 +11,8 @@ import torch
 from sashimi_lib.training.team import ALONE, Team, joined
 from tests.training import teamwork
 
-pytestmark = pytest.mark.xdist_group("torchrun")  # one process starts the two that all look at
+# One process starts the two that all look at.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("torchrun")]
 
 SMALL = 1e-10  # relative: sums in another order, in float64
 
