@@ -169,6 +169,9 @@ class Logistics(Head):
         """
         y = self.linear(y)
         weight, mean, log_scale = (y if y.dtype == torch.float64 else y.float()).chunk(3, dim=-1)
+        log_scale = log_scale.clamp(
+            max=12
+        )  # wider, a step's share would be 0, whose logarithm has no gradient
         inverse = torch.exp(-log_scale.clamp(min=-12))[..., None, :]
         low, high = low[..., None], high[..., None]
         upper, lower = (inverse * ((edge - HALF - 0.5) / HALF - mean[..., None, :]) for edge in (high, low))
