@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
+from torch import nn
 
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
 from sashimi_lib.models.autoregression import preceded
@@ -19,7 +20,18 @@ from sashimi_lib.models.sparse import LAYERS
 from sashimi_lib.pretrained import load
 from sashimi_lib.streaming import compiled, fastest
 from sashimi_lib.streaming.engine import _warn_once
-from sashimi_lib.streaming.kernels import HOW, Blocks, add_product, choose, exp, pack, room
+from sashimi_lib.streaming.kernels import (
+    HOW,
+    Blocks,
+    add_product,
+    choose,
+    exp,
+    gelu,
+    pack,
+    room,
+    sigmoid,
+    tanh,
+)
 from sashimi_lib.training.pruning import Pruner, Pruning
 
 ROUNDING = 1e-4  # of a cumulative probability in single precision, where logits go up to a hundred
@@ -74,17 +86,34 @@ def test_little_left_makes_blocks_and_much_does_not():
     assert isinstance(pack(np.ones((64, 64))), np.ndarray)
 
 
-@njit(**HOW)
-def powers(x, y):
-    for i in range(len(x)):
-        y[i] = exp(x[i])
+def of_each(function, x):
+    """An inlined function of compiled code, of every number of an array; in float64."""
+
+    @njit(**HOW)
+    def loop(x, y):
+        for i in range(len(x)):
+            y[i] = function(x[i])
+
+    y = np.empty_like(x)
+    loop(x, y)
+    return y.astype(np.float64)
 
 
 def test_the_exponential():
     x = np.linspace(-86, 88, 100_001, dtype=np.float32)
-    y = np.empty_like(x)
-    powers(x, y)
-    assert np.abs(y / np.exp(x.astype(np.float64)) - 1).max() < 3e-7
+    assert np.abs(of_each(exp, x) / np.exp(x.astype(np.float64)) - 1).max() < 3e-7
+
+
+@pytest.mark.parametrize(
+    ("function", "exact", "tolerance"),
+    [(sigmoid, torch.sigmoid, 1e-7), (tanh, torch.tanh, 2e-7), (gelu, nn.functional.gelu, 3e-7)],
+    ids=["sigmoid", "tanh", "gelu"],
+)
+@pytest.mark.parametrize("reach", [1e-3, 10, 1e4])  # near zero, where it bends, and far out
+def test_an_activation_is_that_of_the_model(function, exact, tolerance, reach):
+    x = np.linspace(-reach, reach, 20_001, dtype=np.float32)
+    wanted = exact(torch.from_numpy(x).double()).numpy()
+    assert (np.abs(of_each(function, x) - wanted) <= tolerance * np.maximum(1, np.abs(wanted))).all()
 
 
 @njit(**HOW)

@@ -180,6 +180,9 @@ class Logistics(Head):
         """
         y = self.linear(y)
         weight, mean, log_scale = (y if y.dtype == torch.float64 else y.float()).chunk(3, dim=-1)
+        log_scale = log_scale.clamp(
+            max=12
+        )  # wider, a step's share would be 0, whose logarithm has no gradient
         inverse = torch.exp(-log_scale.clamp(min=-12))[..., None, :]
         half = self.levels**2 // 2  # steps on either side of zero
         low, high = (edge[..., None].to(mean) for edge in (low, high))

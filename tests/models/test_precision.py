@@ -7,14 +7,16 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.mel import LogMelConfig
 from sashimi_lib.models import DiffWaveConfig, SaShiMiUNetConfig, Subscale, SubscaleConfig
 from sashimi_lib.models.blocks import ScalarNorm, SequenceModel
 from sashimi_lib.models.pooling import DownPool
 from sashimi_lib.models.sashimi_unet import Tier
+from sashimi_lib.quantize import MuLaw
 from sashimi_lib.training.compute import BLOCKS
-from tests.cases import SOUND, SSM
+from tests.cases import SOUND, SSM, sashimi
 
 MEL = LogMelConfig(8_000, n_mels=3, hop=4, window=16)
 TOLD = {"d_step": (4, 5, 6), "n_classes": 2, "mel": MEL}
@@ -25,6 +27,7 @@ DIFFUSION = {
     "diffusion U-Net, concatenated": SaShiMiUNetConfig(directions="concatenated", glu=False, **UNET),
 }
 MODELS = SOUND | {name: lambda c=c: DiffusionModel(DiffusionConfig(c)) for name, c in DIFFUSION.items()}
+MODELS["SaShiMi, U-Net"] = lambda: AudioLM(MuLaw(16), sashimi(unet=True))
 MODELS["subscale"] = lambda: Subscale(SubscaleConfig(6, factor=2, ahead=1, d_condition=3, layers=3, levels=8))
 every_model = pytest.mark.parametrize("name", MODELS)
 
