@@ -133,3 +133,11 @@ def test_every_recipe_has_a_name_and_can_be_written_down():
     assert {name.lower() for name in constants} == set(RECIPES) >= set(CODES) | set(DIFFUSION)
     for recipe in RECIPES.values():
         json.dumps(dataclasses.asdict(recipe))
+
+
+def test_every_recipe_has_its_own_name_and_nothing_else_is_one():
+    constants = {name: value for name, value in vars(recipes).items() if name.isupper()}
+    assert {name.upper() for name in RECIPES} == {
+        name for name, value in constants.items() if isinstance(value, Recipe | DiffusionRecipe)
+    }
+    assert all(RECIPES[name] is constants[name.upper()] for name in RECIPES)
