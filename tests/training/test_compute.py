@@ -14,7 +14,6 @@ from sashimi_lib.models import DiffWaveConfig, WaveRNN, WaveRNNConfig
 from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
 from sashimi_lib.quantize import MuLaw
 from sashimi_lib.ssm import s4
-from sashimi_lib.ssm.cache import shared_kernels
 from sashimi_lib.training.batches import collate
 from sashimi_lib.training.compute import PLAIN, Compute, computed_by
 from sashimi_lib.training.config import TrainingConfig
@@ -133,7 +132,7 @@ def test_the_state_of_sequences_goes_on_in_parts(model):
 
 
 def kept_bytes(model, compute):
-    """What the forward pass keeps for the gradient, but for the parameters."""
+    """What the forward pass keeps for the gradient, but for the parameters; each block with its kernel."""
     own, kept = {p.data_ptr() for p in model.parameters()}, {}
 
     def keep(x):
@@ -141,8 +140,7 @@ def kept_bytes(model, compute):
             kept[x.data_ptr()] = x.numel() * x.element_size()
         return x
 
-    hooks = saved_tensors_hooks(keep, lambda x: x)
-    with computed_by(model, compute), shared_kernels(model), hooks:  # which keeps kernels either way
+    with computed_by(model, compute), saved_tensors_hooks(keep, lambda x: x):
         model.score(a_batch(model).sequence)
     return sum(kept.values())
 
