@@ -20,7 +20,7 @@ PARTS = 4
 
 
 @contextmanager
-def nothing_shared(_: nn.Module) -> Iterator[SimpleNamespace]:
+def nothing_shared(_: nn.Module, recompute: bool = False) -> Iterator[SimpleNamespace]:
     """In place of `sashimi_lib.ssm.cache.shared_kernels`: layers make kernels at each call, as they do
     outside of every scope."""
     yield SimpleNamespace(detached=nullcontext)
