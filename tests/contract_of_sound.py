@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from sashimi_lib.models.autoregression import Autoregressive, SoundModel, bits_of
 from sashimi_lib.models.sampling import Sampler
@@ -14,7 +13,7 @@ from sashimi_lib.models.subscale import Subscale
 from sashimi_lib.quantize import CoarseFine
 from sashimi_lib.streaming.base import Engine
 from sashimi_lib.streaming.engine import Compiled
-from tests.contract import FRAMES, LENGTH, TOLERANCE, assert_same, gradients, some_sum, trained
+from tests.contract import FRAMES, LENGTH, TOLERANCE, assert_same, floats, gradients, some_sum, trained
 
 Scored = tuple[Tensor, Any]  # bits, and the past after them
 
@@ -81,11 +80,6 @@ def ways(model: SoundModel) -> dict[str, Callable[[Tensor, Any], Scored]]:
     if isinstance(model, Autoregressive):
         found["draws"] = lambda codes, past: by_draws(model, codes, past)
     return found
-
-
-def floats(past: Any) -> list[Tensor]:
-    """What of a past is not codes."""
-    return [x for x in tree_leaves(past) if x.is_floating_point()]
 
 
 def assert_ways_agree(make: Callable[[], SoundModel], dtype: torch.dtype) -> None:

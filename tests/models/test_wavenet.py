@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models import WaveNet, WaveNetConfig
 from sashimi_lib.quantize import Linear, MuLaw
-from tests.streaming import by_steps, error, in_pieces
+from tests.streaming import by_steps, in_pieces
 
 WIDTHS = ["d_residual", "d_dilation", "d_skip", "d_end", "d_model"]
 SMALL = WaveNetConfig(stacks=2, layers=4, d_residual=6, d_dilation=5, d_skip=8, d_end=7, d_model=4)
@@ -45,19 +45,6 @@ def test_all_but_the_last_residual_map_get_a_gradient():
     assert without == ["layers.7.residual.weight"]
 
 
-@pytest.mark.parametrize("t", [5, 30, 47])
-@pytest.mark.parametrize("whole", [True, False])
-def test_an_output_hears_its_receptive_field_and_nothing_else(t, whole):
-    x = noise(1, 60).requires_grad_()
-    model, first = small(), max(0, t - SMALL.receptive_field + 1)
-    y, _ = model(x) if whole else by_steps(model, x)
-    y[:, t].square().sum().backward()
-    heard = x.grad[0].abs().sum(dim=-1)
-    assert not heard[:first].any()
-    assert not heard[t + 1 :].any()
-    assert bool(heard[first : t + 1].all())
-
-
 @torch.no_grad()
 def test_an_impulse_rings_for_the_paper_s_4093_samples():
     model = small(config=WaveNetConfig(**dict.fromkeys(WIDTHS, 1)))
@@ -67,25 +54,6 @@ def test_an_impulse_rings_for_the_paper_s_4093_samples():
     x[:, 50] = 1
     ringing = model(x)[0][0, :, 0].nonzero()[:, 0]
     assert torch.equal(ringing, torch.arange(50, 50 + 4093))
-
-
-@pytest.mark.parametrize("frame", [1, 7, 64])
-@torch.no_grad()
-def test_frames_equal_the_whole(frame):
-    x = noise(2, 150)
-    assert error(in_pieces(small(), x, frame)[0], small()(x)[0]) < 1e-12
-
-
-@torch.no_grad()
-def test_steps_equal_the_whole():
-    x = noise(2, 150)
-    assert error(by_steps(small(), x)[0], small()(x)[0]) < 1e-12
-
-
-@torch.no_grad()
-def test_steps_equal_the_whole_in_float32():
-    x, model = noise(2, 150).float(), small().float()
-    assert error(by_steps(model, x)[0], model(x)[0]) < 1e-5
 
 
 @given(
@@ -105,38 +73,12 @@ def test_any_shape_goes_on_from_pieces_to_steps_as_the_whole_does(stacks, layers
 
 
 @torch.no_grad()
-def test_frames_and_steps_leave_the_same_queues():
-    x = noise(2, 50)
-    framed, stepped = in_pieces(small(), x, 7)[1], by_steps(small(), x)[1]
-    assert [len(queue) for queue in framed] == [len(queue) for queue in stepped] == list(SMALL.dilations)
-    for ours, theirs in zip(framed, stepped, strict=True):
-        assert error(torch.stack(ours), torch.stack(theirs)) < 1e-12
-
-
-@pytest.mark.parametrize("advance", [lambda m, x, s: m(x, s), lambda m, x, s: m.step(x[:, 0], s)])
-@torch.no_grad()
-def test_running_does_not_alter_its_arguments(advance):
-    model, x = small(), noise(2, 3)
-    _, state = in_pieces(model, noise(2, 40), 40)
-    x_before, before = x.clone(), [torch.stack(queue) for queue in state]
-    first, _ = advance(model, x, state)
-    again, _ = advance(model, x, state)
-    assert torch.equal(first, again)
-    assert torch.equal(x, x_before)
-    assert all(torch.equal(torch.stack(queue), kept) for queue, kept in zip(state, before, strict=True))
-
-
-@torch.no_grad()
 def test_a_step_moves_the_queue_without_copying_it():
     model = small()
     _, before = in_pieces(model, noise(2, 40), 40)
     _, after = model.step(noise(2, 1)[:, 0], before)
     for old, new in zip(before, after, strict=True):
         assert all(kept is moved for kept, moved in zip(old[1:], new, strict=False))
-
-
-def test_without_a_state_none_comes_back():
-    assert small()(noise(1, 5))[1] is None
 
 
 @pytest.mark.parametrize(
