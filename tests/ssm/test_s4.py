@@ -308,8 +308,8 @@ class StateSpaceOnly(StateSpace):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"d_state": 7}, "N must be even"),
-        ({"d_state": 0}, "N must be a positive number"),
+        ({"d_state": 7}, "d_state must be even"),
+        ({"d_state": 0}, "d_state must be at least 2, got 0"),
         ({"init": "lin"}, "lin"),
         ({"form": Form.DIAGONAL, "init": "legt"}, "legt"),
         ({"frozen": ("A",)}, r"frozen must name parameters .* got \['A'\]"),

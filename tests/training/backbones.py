@@ -1,4 +1,6 @@
-"""Every causal backbone, as small as it can be."""
+"""Every causal backbone, as small as it can be; and an embedding that forgets."""
+
+from torch import nn
 
 from sashimi_lib.models import (
     IsotropicConfig,
@@ -18,3 +20,14 @@ BACKBONES = {
     "wavenet": lambda: WaveNet(WaveNetConfig(2, 3, 8, 8, 16, 16, 8)),
     "samplernn": lambda: SampleRNN(SampleRNNConfig((4, 2), 1, 16, 8)),
 }
+
+
+class Forgetful(nn.Module):
+    """An embedding with dropout: a model that draws random numbers as it trains."""
+
+    def __init__(self, embedding):
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, codes):
+        return nn.functional.dropout(self.embedding(codes), 0.3)

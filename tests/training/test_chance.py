@@ -6,7 +6,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
@@ -15,6 +14,7 @@ from sashimi_lib.training.batches import Pieces, batch
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.team import Team
 from sashimi_lib.training.trainer import train
+from tests.training.backbones import Forgetful
 
 CONFIG = TrainingConfig(steps=9, batch_size=2, checkpoint_every=4)
 DRAWS = {
@@ -37,17 +37,6 @@ class Augmented:
         if self.slow:
             time.sleep(self.chance.uniform(0, 0.02))
         return torch.tensor([index, *(self.draw() for _ in range(11))])
-
-
-class Forgetful(nn.Module):
-    """A model that draws random numbers too, so that the two could get into each other's way."""
-
-    def __init__(self, embedding):
-        super().__init__()
-        self.embedding = embedding
-
-    def forward(self, codes):
-        return nn.functional.dropout(self.embedding(codes), 0.3)
 
 
 def new_model():

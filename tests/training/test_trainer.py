@@ -17,6 +17,7 @@ from sashimi_lib.training.guard import check_gradients, check_parameters
 from sashimi_lib.training.optimizer import parameter_groups
 from sashimi_lib.training.trainer import train
 from sashimi_lib.training.validation import held_out
+from tests.training.backbones import Forgetful
 
 
 @pytest.fixture
@@ -194,17 +195,6 @@ def test_gradients_are_clipped(data, setting, size):
     train(plain, data, TrainingConfig(steps=1), progress=False)
     assert size([p.grad for p in model.parameters() if p.grad is not None]) == pytest.approx(1e-3, rel=1e-3)
     assert size([p.grad for p in plain.parameters() if p.grad is not None]) > 1e-2
-
-
-class Forgetful(nn.Module):
-    """Dropout: randomness that a checkpoint has to carry on."""
-
-    def __init__(self, embedding):
-        super().__init__()
-        self.embedding = embedding
-
-    def forward(self, codes):
-        return nn.functional.dropout(self.embedding(codes), 0.3)
 
 
 def test_random_numbers_go_on_where_they_stopped(data, tmp_path):
