@@ -63,6 +63,7 @@ def by_frames(layer, u, state, frame):
     return torch.cat(y, 1), state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tied", "dtype"), [(True, torch.float64), (True, torch.float32), (False, torch.float64)], ids=str
 )
@@ -80,6 +81,7 @@ def test_steps_and_frames_with_carried_state_equal_the_whole_pass(form, tied, dt
         assert difference(state, last) < TOLERANCE[dtype], name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shapes_unchecked")
 @torch.no_grad()
 def test_frames_of_one_sample_equal_the_whole_pass(form, dtype):

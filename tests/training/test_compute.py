@@ -151,6 +151,7 @@ def test_blocks_computed_anew_give_the_same_and_keep_less(model):
     assert kept_bytes(model, Compute(recompute=True)) < 0.8 * kept_bytes(model, PLAIN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sashimi", "wavenet"])
 @pytest.mark.parametrize("recompute", [False, True])
 def test_compiled_blocks_give_the_same(name, recompute, shapes_unchecked, monkeypatch):

@@ -28,6 +28,7 @@ def sequences():
     return [torch.randint(100, 150, (length,)) for length in (50, 33, 64, 17)]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_in_pieces_equals_an_uninterrupted_one(new_model, sequences, tmp_path):
     def stop(step, bits):
         if step == 6:

@@ -41,6 +41,7 @@ def shortened(training):
     return dataclasses.replace(training, steps=2, batch_size=2, truncate=truncate, decay="constant")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_a_recipe_of_the_papers_trains_at_full_width(name, checkpoint):
     recipe, size = RECIPES[name], SIZES[name]

@@ -42,6 +42,7 @@ def test_too_few_channels_are_refused():
         ordered_vectors(MuLaw(), 1)
 
 
+@pytest.mark.slow
 def test_a_short_run_gets_further_from_ordered_codes():
     t = torch.arange(4096) / 16_000
     codes = MuLaw().encode(0.1 * torch.sin(2 * torch.pi * (300 + 800 * t) * t)).view(16, 256)
