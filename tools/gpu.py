@@ -141,7 +141,8 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(found["wrong"])
     if options.device == "cuda" and found["name"] is None:
         raise ValueError("PyTorch finds no GPU here; --device cpu runs all in miniature")
-    print(*said, sep="\n")
+    for line in said:
+        print(line)
     name = found["name"]
     return {"device": f"GPU, {name}" if name else "CPU, in miniature", "torch": found["torch"]}
 
