@@ -48,6 +48,7 @@ UNUSED = {"matplotlib", "pillow", "ipywidgets", "ipython", "tyro"}  # by noteboo
 TESTING = ("pytest", "hypothesis", "beartype")
 LEAST = 3.0  # seconds: for less, no part is begun
 INNER = 0.5  # share of a benchmark's limit after which it begins nothing new
+KEPT = 0.2  # share of all the time that is kept for training, whatever came before
 END, WRITING = 2.0, 10.0  # seconds: of this process, after its parts; of the last part, after its last step
 PROBE = """
 import json, sys, torch
@@ -140,7 +141,8 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(found["wrong"])
     if options.device == "cuda" and found["name"] is None:
         raise ValueError("PyTorch finds no GPU here; --device cpu runs all in miniature")
-    print(*said, sep="\n")
+    for line in said:
+        print(line)
     name = found["name"]
     return {"device": f"GPU, {name}" if name else "CPU, in miniature", "torch": found["torch"]}
 
@@ -181,7 +183,7 @@ def run_all(options: argparse.Namespace, began: float) -> int:
     with Told() as told:
         for part in parts(options):
             left = total - (time.monotonic() - began) - END - GRACE
-            limit, lacking = part.limit(total, left), missing(part.needs)
+            limit, lacking = part.limit(total, left, KEPT), missing(part.needs)
             if told():
                 entry: dict[str, Any] = {"outcome": "not begun: told to stop"}
             elif lacking:

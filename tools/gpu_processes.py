@@ -27,14 +27,17 @@ class Part:
     share: float | None = None
     cap: float = float("inf")
 
-    def limit(self, total: float, left: float) -> float:
-        """Seconds that it may take, of ``total`` of which so many are left.
+    def limit(self, total: float, left: float, kept: float = 0.0) -> float:
+        """Seconds that it may take, of ``total`` of which so many are left; a share of all of them is kept
+        for the part without one.
 
         >>> tests = Part("tests", lambda seconds: ["true"], share=0.25, cap=100)
         >>> [tests.limit(total, left) for total, left in ((120, 90), (120, 20), (4000, 3000))]
-        [30.0, 20, 100]
+        [30.0, 20.0, 100]
+        >>> tests.limit(120, 40, kept=0.2)
+        16.0
         """
-        return left if self.share is None else min(self.share * total, self.cap, left)
+        return left if self.share is None else min(self.share * total, self.cap, left - kept * total)
 
 
 @dataclass(frozen=True)
