@@ -61,13 +61,11 @@ def in_words(estimate: Estimate) -> str:
     >>> in_words(Estimate(5.25, None, 1))
     '5.250 bits per sample, no confidence interval for fewer than 5 recordings, here 1'
     """
-    bits = f"{estimate.mean:.3f} bits per sample"
+    bits, number = f"{estimate.mean:.3f} bits per sample", estimate.recordings
     if estimate.interval is None:
-        return (
-            f"{bits}, no confidence interval for fewer than {FEWEST} recordings, here {estimate.recordings}"
-        )
+        return f"{bits}, no confidence interval for fewer than {FEWEST} recordings, here {number}"
     low, high = estimate.interval
-    return f"{bits}, 95 % confidence interval over {estimate.recordings:,} recordings {low:.3f} to {high:.3f}"
+    return f"{bits}, 95 % confidence interval over {number:,} recordings {low:.3f} to {high:.3f}"
 
 
 def as_now(model: str, part: str, root: Path) -> Split:

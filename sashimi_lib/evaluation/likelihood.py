@@ -128,8 +128,9 @@ def clip_bits(
 
 
 class Estimate(NamedTuple):
-    """Bits per sample of so many recordings, and the 95 % confidence interval over recordings: where the
-    figure lies for others like them. None for fewer than `FEWEST`, whose spread says too little."""
+    """Bits per sample of so many recordings, and the 95 % confidence interval over recordings: 95 of 100 such
+    intervals, each of other recordings of the same kind, hold the figure of all that there could be. None for
+    fewer than `FEWEST`, whose spread says too little."""
 
     mean: float
     interval: tuple[float, float] | None

@@ -39,6 +39,7 @@ def run(contest, monkeypatch, folder, *words):
     return json.loads((folder / "autoregressive_tones.json").read_text())
 
 
+@pytest.mark.slow
 def test_models_are_judged_on_recordings_and_again_like_an_earlier_result(contest, monkeypatch, tmp_path):
     first = run(contest, monkeypatch, tmp_path, "--seeds", "2")
     assert list(first["figures"]["models"]) == ["SaShiMi", "SampleRNN"]
@@ -73,6 +74,7 @@ def test_a_model_that_cannot_be_trained_costs_no_other(contest, monkeypatch, tmp
     assert list(models) == ["SaShiMi"]
 
 
+@pytest.mark.slow
 def test_what_was_judged_before_a_model_failed_is_written(contest, monkeypatch, tmp_path):
     contend = contest.contend
 

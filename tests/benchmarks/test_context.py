@@ -43,6 +43,7 @@ def command(context, tiny, tmp_path, tones, monkeypatch):
     monkeypatch.setattr("sys.argv", ["context.py", *words])
 
 
+@pytest.mark.slow
 def test_every_run_is_judged_on_recordings_that_are_told_apart(context, command, tmp_path):
     context.main()
     figures = json.loads((tmp_path / "context.json").read_text())["figures"]
@@ -56,6 +57,7 @@ def test_every_run_is_judged_on_recordings_that_are_told_apart(context, command,
     assert sum(run["samples"]) <= 1_200
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_costs_no_other(context, command, tmp_path, monkeypatch):
     learn = context.learn
 

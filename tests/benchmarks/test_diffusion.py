@@ -185,6 +185,7 @@ def test_a_quick_look_keeps_nothing(benchmark, tiny, digits, tmp_path, monkeypat
     assert "real_recordings" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_costs_no_other(benchmark, tiny, digits, tmp_path, monkeypatch):
     train = benchmark.train
 

@@ -97,6 +97,7 @@ def test_the_whole_in_miniature(full_run, miniature, tmp_path):
     assert all(read(tmp_path / clip)[0].shape == (1_200,) for clip in figures["clips"])
 
 
+@pytest.mark.slow
 def test_draws_that_fail_cost_no_figure(full_run, miniature, tmp_path, monkeypatch):
     monkeypatch.setattr(full_run, "fastest", lambda model: 1 / 0)
     with pytest.raises(ZeroDivisionError):

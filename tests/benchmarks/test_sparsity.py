@@ -59,6 +59,7 @@ def command(sparsity, tmp_path, tones, monkeypatch):
     return tmp_path / "sparsity.json"
 
 
+@pytest.mark.slow
 def test_all_are_judged_on_every_recording(sparsity, command):
     sparsity.main()
     models = json.loads(command.read_text())["figures"]["models"]
@@ -70,6 +71,7 @@ def test_all_are_judged_on_every_recording(sparsity, command):
         assert row["samples_per_second"] == 7.0
 
 
+@pytest.mark.slow
 def test_a_model_that_fails_costs_only_itself_and_what_is_made_like_it(sparsity, command, monkeypatch):
     learn = sparsity.learn
 

@@ -181,12 +181,15 @@ def simulated_coverage(recordings: int, unequal: float = 0.0, trials: int = 1_00
     return hits / trials
 
 
-@pytest.mark.parametrize("recordings", [5, 8, 20, 50])
+MANY = [pytest.param(number, marks=pytest.mark.slow) for number in (20, 50)]
+
+
+@pytest.mark.parametrize("recordings", [5, 8, *MANY])
 def test_95_intervals_in_100_cover_the_truth(recordings):
     assert 0.93 < simulated_coverage(recordings) < 0.97
 
 
-@pytest.mark.parametrize("recordings", [5, 8, 20, 50])
+@pytest.mark.parametrize("recordings", [5, 8, *MANY])
 def test_intervals_over_recordings_of_unequal_lengths_cover_it_nearly_as_often(recordings):
     assert 0.90 < simulated_coverage(recordings, unequal=0.6) < 0.98
 
