@@ -116,14 +116,14 @@ class DiffusionModel(Trainable):
     ) -> tuple[Float[Tensor, "batch length"], None]:
         """Minus the squared error of what the network is to say of each sample, each sound at a random step.
 
-        ``random`` are the `Draws` of these sounds. Raises ValueError for sounds that are none, for a past,
-        and for labels as `denoise` does.
+        ``random`` are the `Draws` of these sounds. Samples and labels are not looked at, which would have the
+        CPU wait for a GPU: `check` does that. Raises ValueError for a past, and for labels that the model
+        cannot take or that are not one for each sound.
         """
-        check_waveform(x, "x")
         if past is not None:
-            raise ValueError("past must be None: a diffusion model hears whole sounds only")
+            raise ValueError("past must be None: a diffusion model takes whole sounds only")
+        self._check_labels_fit(label, len(x))
         step, dropout, seed = self.draw_random(len(x)) if random is None else random
-        self._check_label(label, len(x))
         if label is not None:
             dropped = (dropout < self.config.unlabelled).to(label.device, non_blocking=True)
             label = torch.where(dropped, self.config.backbone.n_classes, label)
@@ -356,10 +356,17 @@ class DiffusionModel(Trainable):
         return None if self.log_mel is None else self.log_mel(x)
 
     def _check_label(self, label: Tensor | None, batch: int) -> None:
+        """Raise ValueError unless there are no labels, or one of the classes for each sound."""
+        self._check_labels_fit(label, batch)
         n = self.config.backbone.n_classes
+        if label is not None and bool(((label < 0) | (label >= n)).any()):
+            raise ValueError(f"label must hold {batch} numbers in 0..{n - 1}, got {label.tolist()}")
+
+    def _check_labels_fit(self, label: Tensor | None, batch: int) -> None:
+        """The same without a look at their values."""
         if label is None:
             return
-        if n == 0:
+        if self.config.backbone.n_classes == 0:
             raise ValueError("label must be None: this model knows no classes")
-        if label.shape != (batch,) or bool(((label < 0) | (label >= n)).any()):
-            raise ValueError(f"label must hold {batch} numbers in 0..{n - 1}, got {label.tolist()}")
+        if label.shape != (batch,):
+            raise ValueError(f"label must hold {batch} numbers, got shape {tuple(label.shape)}")

@@ -313,8 +313,8 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("call", "named"),
         [
-            (lambda m: m.score(torch.full((1, 32), math.nan)), "x must be finite"),
-            (lambda m: m.score(torch.full((1, 32), 1.5)), r"x must lie in \[-1, 1\]"),
+            (lambda m: m.check(torch.full((1, 32), math.nan)), "x must be finite"),
+            (lambda m: m.check(torch.full((1, 32), 1.5)), r"x must lie in \[-1, 1\]"),
             (lambda m: m.score(sounds(), label=torch.zeros(3).long()), "label must be None"),
             (lambda m: m.score(sounds(), past=(torch.zeros(3), None)), "past must be None"),
             (lambda m: m.loss_by_level(sounds(), torch.tensor([6.0])), r"step must lie in 0\.\.5"),
@@ -339,9 +339,10 @@ class TestBadInput:
         ("call", "named"),
         [
             (
-                lambda m: m.score(sounds(2), label=torch.tensor([0, 3])),
+                lambda m: m.check(sounds(2), torch.tensor([0, 3])),
                 r"label must hold 2 numbers in 0\.\.2",
             ),
+            (lambda m: m.score(sounds(2), label=torch.tensor([0])), "label must hold 2 numbers, got shape"),
             (lambda m: m.generate(16, label=torch.tensor([-1])), r"label must hold 1 numbers in 0\.\.2"),
             (lambda m: m.generate(16, label=torch.tensor([0]), guidance=math.nan), "guidance must be finite"),
             (lambda m: m.generate(16, guidance=2.0), "1 where no label is given, got 2.0"),
