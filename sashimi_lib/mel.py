@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from sashimi_lib.audio import check_sample_rate, check_waveform
 from sashimi_lib.checks import at_least
+from sashimi_lib.ssm.exact import autocast_off
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class LogMel(nn.Module):
         """``ceil(length / hop) + 1`` frames. Raises ValueError as `check_waveform` does."""
         check_waveform(waveform)
         hop, window = self.config.hop, self.config.window
-        with torch.autocast(waveform.device.type, enabled=False):  # a logarithm of small sums
+        with autocast_off(waveform.device):  # a logarithm of small sums
             x = F.pad(waveform.to(self.hann.dtype), (0, -waveform.shape[-1] % hop))
             spectrum = torch.stft(
                 x, window, hop, window=self.hann, center=True, pad_mode="constant", return_complex=True

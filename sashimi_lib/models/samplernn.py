@@ -20,6 +20,7 @@ from sashimi_lib.models.backbone import Backbone, embedding
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.heads import Head, Softmax
 from sashimi_lib.quantize import CoarseFine, Quantizer
+from sashimi_lib.ssm.exact import autocast_off
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class FrameTier(nn.Module):
         z = self.expand(frames).to(hidden.dtype)
         z = z if said is None else z + said
         # Autocast would take cuDNN's GRU to float16, whichever half precision it is for.
-        with torch.autocast(z.device.type, enabled=False):
+        with autocast_off(z.device):
             z, h = self.rnn(z, hidden.transpose(0, 1).contiguous())
         return self.upsample(z).unflatten(2, (self.pieces, -1)).flatten(1, 2), h.transpose(0, 1)
 

@@ -26,6 +26,7 @@ from sashimi_lib.checks import at_least
 from sashimi_lib.models.autoregression import Autoregressive, Past, bits_of, preceded
 from sashimi_lib.models.sampling import Choose
 from sashimi_lib.quantize import CoarseFine
+from sashimi_lib.ssm.exact import autocast_off
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class WaveRNN(Autoregressive):
         )
         weights = (w_x, w_h, b, torch.zeros_like(b))
         # Autocast would take cuDNN's GRU to float16, whichever half precision it is for.
-        with torch.autocast(x.device.type, enabled=False):
+        with autocast_off(x.device):
             h, last = torch.gru(x, state[None].contiguous(), weights, True, 1, 0.0, False, False, True)
         return h, last[0]
 

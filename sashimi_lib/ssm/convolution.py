@@ -8,6 +8,8 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sashimi_lib.ssm.exact import autocast_off
+
 
 def causal_conv(
     u: Float[Tensor, "*batch length"], K: Float[Tensor, "*H lags"], D: Float[Tensor, "*H"] | None = None
@@ -75,7 +77,7 @@ def _circle(length: int) -> int:
 
 
 def _circular_conv(u: Tensor, K: Tensor, D: Tensor | None) -> Tensor:
-    with torch.autocast(u.device.type, enabled=False):
+    with autocast_off(u.device):
         wide = u.to(torch.promote_types(u.dtype, torch.float32))
         wide = wide.expand(*torch.broadcast_shapes(u.shape[:-1], K.shape[:-1]), -1)
         return _FFTConv.apply(wide, K.to(wide.dtype), D if D is None else D.to(wide.dtype)).to(u.dtype)

@@ -5,7 +5,7 @@ which multiplies powers of powers, does not bear it.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -57,6 +57,19 @@ def _backends() -> list[Any]:
     if not hasattr(names, "fp32_precision"):
         return []
     return [names.cuda.matmul, names.mkldnn.matmul, names.cudnn.conv, names.cudnn.rnn]
+
+
+def autocast_off(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside ``with``, nothing is computed in half precision: for what does not bear it, under autocast too.
+
+    >>> with torch.autocast("cpu", torch.bfloat16), autocast_off(torch.device("cpu")):
+    ...     (torch.eye(2) @ torch.eye(2)).dtype
+    torch.float32
+
+    On a device without autocast, such as "meta", there is nothing to turn off. Chapter: 10.
+    """
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def exact(a: Any, b: Any) -> Any:

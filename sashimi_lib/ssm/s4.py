@@ -15,6 +15,7 @@ from sashimi_lib.ssm import hippo
 from sashimi_lib.ssm.cache import Cached
 from sashimi_lib.ssm.convolution import causal_conv, two_sided_conv
 from sashimi_lib.ssm.discretize import bilinear_dplr, zoh_diagonal
+from sashimi_lib.ssm.exact import autocast_off
 from sashimi_lib.ssm.kernels import final_state, kernel, state_response
 from sashimi_lib.ssm.systems import DPLR, Recurrence
 
@@ -183,7 +184,7 @@ class StateSpace(Bank):
         Without one the sequence starts from silence, and the cost of a final state is saved: None comes back.
         """
         _check_input(u, len(self.D))
-        with torch.autocast(u.device.type, enabled=False):  # touchy: powers and FFTs stay in full precision
+        with autocast_off(u.device):  # touchy: powers and FFTs stay in full precision
             x = u.transpose(1, 2).to(self.D.dtype)
             y = causal_conv(x, self.kernels(x.shape[-1]), self.D)
             if state is not None:
@@ -219,7 +220,7 @@ class TwoSided(Bank):
     def forward(self, u: Float[Tensor, "batch length H"]) -> Float[Tensor, "batch length H"]:
         """All samples at once."""
         _check_input(u, len(self.D))
-        with torch.autocast(u.device.type, enabled=False):
+        with autocast_off(u.device):
             x = u.transpose(1, 2).to(self.D.dtype)
             past, future = self.kernels(x.shape[-1])
             y = two_sided_conv(x, past, future, self.D)
@@ -244,7 +245,7 @@ class Concatenated(Bank):
     def forward(self, u: Float[Tensor, "batch length H"]) -> Float[Tensor, "batch length both"]:
         """All samples at once."""
         _check_input(u, len(self.D))
-        with torch.autocast(u.device.type, enabled=False):
+        with autocast_off(u.device):
             x = u.transpose(1, 2).to(self.D.dtype)
             both = torch.stack([x, x.flip(-1)], dim=1)  # (batch, 2, H, L)
             K = self.kernels(x.shape[-1]).unflatten(0, (2, -1))

@@ -78,7 +78,7 @@ def test_a_label_where_there_are_no_classes_is_refused():
     [
         ({"d_step": (7, 12, 10)}, r"d_step must hold three widths.* got \(7, 12, 10\)"),
         ({"d_step": (2, 12, 10)}, "d_step must hold three widths"),
-        ({"d_step": (8, 0, 10)}, "d_step must hold three widths"),
+        ({"d_step": (8, 0, 10)}, r"d_step must be at least 1, got \(8, 0, 10\)"),
         ({"n_classes": -1}, "n_classes must be at least 0, got -1"),
     ],
 )
