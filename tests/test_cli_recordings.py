@@ -237,6 +237,7 @@ def test_what_is_left_out_is_said_once_and_plainly(folder: Path, capfd: pytest.C
         assert sum(name in line for line in said) == 1
 
 
+@pytest.mark.slow
 def test_warnings_and_errors_are_lines_that_keep_their_spaces(folder: Path) -> None:
     audio.write("recordings/a  b.wav", tone(1), RATE)
     Path("recordings/a  b.m4a").write_bytes(b"")

@@ -62,6 +62,7 @@ def test_a_run_is_made_longer_and_equals_one_that_was_long_from_the_start(folder
     assert load(MODEL).card.steps == load("whole/model.safetensors").card.steps
 
 
+@pytest.mark.slow
 def test_a_longer_cosine_is_trained_and_told_of_in_a_line(folder, capfd):
     assert main([*TRAIN, "--steps", "3"]) == 0
     capfd.readouterr()
@@ -152,6 +153,7 @@ def test_a_second_run_in_a_folder_is_told_in_a_line_and_spoils_nothing(folder):
     assert main([*TRAIN, "--steps", "3"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_in_the_first_steps_keeps_what_is_there(folder, number):
     command = [sys.executable, "-m", "sashimi_lib", *TRAIN]  # 20,000 steps, a checkpoint every 100

@@ -178,6 +178,7 @@ def edges(logits, codes):
     return high - logits.softmax(-1).gather(-1, codes[..., None])[..., 0], high
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_twenty_thousand_samples_are_the_same_until_rounding_decides_one(shapes_unchecked):
     """Given its own past, either engine draws the code that its random number falls on in double precision,

@@ -36,6 +36,7 @@ def probed(folder):
     return float(total), int(hits)
 
 
+@pytest.mark.slow
 def test_after_a_change_of_any_file_new_code_runs_and_without_one_the_old_is_found(root, tmp_path):
     ignore = shutil.ignore_patterns("__pycache__", "weights", "*.flac")
     package = shutil.copytree(root / "sashimi_lib", tmp_path / "sashimi_lib", ignore=ignore)

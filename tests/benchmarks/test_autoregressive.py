@@ -59,6 +59,7 @@ def test_models_are_judged_on_recordings_and_again_like_an_earlier_result(contes
     assert again["config"]["planned"] == first["date"]
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_trained_costs_no_other(contest, monkeypatch, tmp_path):
     learn = contest.learn
 

@@ -104,6 +104,7 @@ def corpus(folder: Path) -> dict[str, list[torch.Tensor]]:
     return parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "unigram_test", "bigram_train", "bigram_valid", "bigram_test"),
     [

@@ -75,6 +75,7 @@ def test_steps_and_frames_equal_the_whole(n_layers, unet, dtype, request):
         assert error(in_pieces(model, x[:, :length], frame)[0], whole[:, :length]) < TOLERANCE[dtype]
 
 
+@pytest.mark.slow
 @given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=6))
 @settings(max_examples=20)
 @torch.no_grad()

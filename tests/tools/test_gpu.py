@@ -160,6 +160,7 @@ def test_it_ends_before_its_minutes_are_over_and_training_gets_what_is_left(run,
     assert float((tmp_path / "seconds").read_text()) == pytest.approx(15 - gpu.END - gpu.GRACE - used, abs=1)
 
 
+@pytest.mark.slow
 def test_of_all_the_time_some_is_kept_for_training(run):
     _, status = run(part("greedy", "time.sleep(600)", share=1.0), part("training", NOTHING), minutes=0.3)
     assert status["parts"]["greedy"]["limit"] == pytest.approx(0.8 * 18 - gpu.END - gpu.GRACE, abs=1)
