@@ -12,7 +12,7 @@ compiler, which saves reading and writing.
 import itertools
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ import torch
 from devices import Device
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -156,11 +157,11 @@ def step_count(recipe: Recipe, precision: str = "float32", compute: Compute = PL
         for x in (*model.parameters(), *model.buffers()):
             ledger.watch(x)
         codes = torch.zeros(training.batch_size, training.truncate or recipe.length, dtype=torch.long)
-        step = _step(model, codes, training, precision, compute.recompute_kernels)
+        optimizer = new_optimizer(model, training)
         with ledger, computed_by(model, compute):
-            step()  # the optimizer makes its state
+            _fill(model, optimizer)
             ledger.operators.clear()
-            step()
+            _step(model, optimizer, codes, training, precision, compute.recompute_kernels)
     return Count(ledger.operators, ledger.peak)
 
 
@@ -173,23 +174,30 @@ def _disguise(model: nn.Module, mode: FakeTensorMode) -> None:
             setattr(module, name, mode.from_tensor(x))
 
 
+def _fill(model: nn.Module, optimizer: Optimizer) -> None:
+    """Have the optimizer make its state."""
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p) if p.requires_grad else None
+    optimizer.step()
+
+
 def _step(
-    model: AudioLM, codes: Tensor, config: TrainingConfig, precision: str, recompute_kernels: bool = False
-) -> Callable[[], None]:
+    model: AudioLM,
+    optimizer: Optimizer,
+    codes: Tensor,
+    config: TrainingConfig,
+    precision: str,
+    recompute_kernels: bool,
+) -> None:
     """A step as training makes it, without the checks, which want numbers."""
-    optimizer = new_optimizer(model, config)
-
-    def step() -> None:
-        silence, state = model.beginning(len(codes))
-        optimizer.zero_grad()
-        with shared_kernels(model, recompute_kernels):
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-                y, _ = model.features(preceded(codes, silence), state if config.truncate else None)
-                loss = -model.head.log_probability(y, codes).mean()
-            loss.backward()
-        optimizer.step()
-
-    return step
+    silence, state = model.beginning(len(codes))
+    optimizer.zero_grad()
+    with shared_kernels(model, recompute_kernels):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            y, _ = model.features(preceded(codes, silence), state if config.truncate else None)
+            loss = -model.head.log_probability(y, codes).mean()
+        loss.backward()
+    optimizer.step()
 
 
 def least_seconds(

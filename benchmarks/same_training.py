@@ -36,6 +36,7 @@ MODELS: dict[str, Recipe | DiffusionRecipe] = {
     "diffusion U-Net": recipes.DIGITS_DIFFUSION_SASHIMI,
 }
 STEPS, EVERY, SEQUENCES = 20, 5, 8
+THREADS = 2  # so small a model only loses time to more
 LENGTH, QUICK_LENGTH = 1024, 64  # samples of a sequence
 LOSS, VALIDATION = 5e-4, 1e-5  # relative differences that may be; two CPU threads differ from one by 2e-7
 
@@ -114,6 +115,7 @@ def main() -> None:
     if not torch.cuda.is_available() and not options.quick:
         parser.error("needs a GPU; --quick shows on a CPU that it runs")
     device, length, number = ("cpu", QUICK_LENGTH, 1) if options.quick else ("cuda", LENGTH, len(MODELS))
+    torch.set_num_threads(min(THREADS, torch.get_num_threads()))
     figures: dict[str, Any] = {}
     for name, recipe in itertools.islice(MODELS.items(), number):
         figures[name] = compared(recipe, length, device)

@@ -1,5 +1,4 @@
-"""How fast do the paper's models train here, how much of the machine do they use, and what would a whole run
-take on others?
+"""How fast do the paper's models train here, and how much of the machine do they use?
 
     python benchmarks/throughput.py               on 2 CPU cores, about twelve minutes
     python benchmarks/throughput.py --minutes 5   no turn begins later: on a GPU, under ten minutes in all
@@ -13,9 +12,8 @@ its products take by themselves, how many of the machine's operations a second a
 is worth to make kernels once a step (`sharing`). All is written after each job, and an error costs that job
 alone.
 
-What other machines take is computed, not measured (`roofline`): at least so many seconds a step, and the
-hours and dollars that follow for the recipe's steps. The same computation for the machine at hand stands
-beside what was measured. Writes ``book/results/throughput.json``, or ``throughput_gpu.json``.
+Beside what was measured stands the least that a step can take here, computed by `roofline`; of other
+machines `bounds` computes it. Writes ``book/results/throughput.json``, or ``throughput_gpu.json``.
 """
 
 import argparse
@@ -27,10 +25,10 @@ from typing import Any, NamedTuple
 
 import torch
 from autoregressive import device
-from devices import DEVICES, PRICES, PRICES_OF, Device, better, by_name, measured
+from devices import Device, better, by_name, measured
 from memory import peak_of, peak_of_this_process
 from result import RESULTS, save_result
-from roofline import computed, counted, least_seconds, step_count
+from roofline import least_seconds, step_count
 from shares import sashimi_shares
 from sharing import PARTS, kernels_once
 from speed import reduced
@@ -39,7 +37,7 @@ from timing import now
 from sashimi_lib.models import SaShiMiConfig
 from sashimi_lib.ssm.s4 import SSMConfig
 from sashimi_lib.training import recipes
-from sashimi_lib.training.compute import PLAIN, Compute
+from sashimi_lib.training.compute import PLAIN, Compute, has_blocks
 from sashimi_lib.training.recipes import Recipe
 from sashimi_lib.training.trainer import train
 
@@ -72,17 +70,21 @@ class Way(NamedTuple):
 Job = tuple[str, Way]  # a model's name, and how
 
 
-def jobs(models: list[str], gpu: bool) -> list[Job]:
-    """What is timed, compilation last: it takes longest, and time may run out."""
-    first, compiled = models[0], Compute(compile=True)
+def jobs(models: dict[str, Recipe], gpu: bool) -> tuple[list[Job], list[Job]]:
+    """What is timed; and last what is compiled, which takes longest, when time may run out. A model without
+    blocks has none to compile."""
+    first, compiled = next(iter(models)), Compute(compile=True)
     recomputed = Compute(recompute=True, recompute_kernels=True)  # the least memory
     if not gpu:
-        ways = [Way("bfloat16"), Way(compute=recomputed), Way(compute=compiled)]
-        return [(name, Way()) for name in models] + [(first, way) for way in ways]
+        plain = [(name, Way()) for name in models]
+        return [*plain, (first, Way("bfloat16")), (first, Way(compute=recomputed))], [
+            (first, Way(compute=compiled))
+        ]
     precisions = ["bfloat16", "tf32", "float32"]
     plain = [(name, Way(precision)) for precision in precisions for name in models]
-    last = [(name, Way(precision, compiled)) for precision in precisions for name in models]
-    return [*plain, (first, Way("bfloat16", recomputed)), *last]
+    with_blocks = [name for name, recipe in models.items() if has_blocks(recipe.build(0))]
+    last = [(name, Way(precision, compiled)) for precision in precisions for name in with_blocks]
+    return [*plain, (first, Way("bfloat16", recomputed))], last
 
 
 def random_codes(recipe: Recipe) -> list[torch.Tensor]:
@@ -250,18 +252,6 @@ def steps_figures(
     }
 
 
-def computed_figures(models: dict[str, Recipe]) -> dict[str, Any]:
-    """The figures that nothing is measured for."""
-    return {
-        "counted": {name: counted(recipe) for name, recipe in models.items()},
-        "computed": {
-            name: {model: computed(recipe, machine) for model, recipe in models.items()}
-            for name, machine in DEVICES.items()
-        },
-        "devices": {name: dataclasses.asdict(machine) for name, machine in DEVICES.items()},
-    }
-
-
 def products_alone(step_seconds: float | None, shares: dict[str, Any]) -> dict[str, Any]:
     """A step beside the products of its linear layers, by themselves."""
     products = shares.get("products_alone_seconds")
@@ -269,19 +259,17 @@ def products_alone(step_seconds: float | None, shares: dict[str, Any]) -> dict[s
     return {"step_seconds": step_seconds, "products_seconds": products, "ratio": ratio}
 
 
-def write(name: str, models: dict[str, Recipe], figures: dict[str, Any]) -> None:
+def write(name: str, figures: dict[str, Any]) -> None:
     """All figures so far."""
     save_result(
         name,
-        question="Time and memory of a training step of the paper's models, here and, computed, elsewhere",
+        question="Time and memory of a training step of the paper's models",
         config={
             "threads": THREADS,
             "rounds": ROUNDS,
             "steps_of_a_turn": STEPS,
             "warm_up": WARM_UP,
             "part": PART,
-            "paper_steps": {name: recipe.training.steps for name, recipe in models.items()},
-            "prices": {"source": PRICES, "date": PRICES_OF},
         },
         figures=figures,
         units={
@@ -289,8 +277,7 @@ def write(name: str, models: dict[str, Recipe], figures: dict[str, Any]) -> None
             "peak_mebibytes": "MiB that a model and its training take",
             "utilisation": "of the peak in that precision: a known GPU's by its maker, else measured here",
             "machine": "measured: peak in floating-point operations/s, bandwidth in bytes/s",
-            "computed": "not measured: least seconds of a step, by the roofline; hours and dollars of all",
-            "counted": "a step at the paper's batch and segment; mebibytes of tensors",
+            "computed": "not measured: the least that a step takes, by the roofline",
             "share": "of a pass forward and backward",
             "kernels_once": "s of a pass forward and backward, the least; price: share over plain",
         },
@@ -304,40 +291,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="no turn begins after so long")
     parser.add_argument("--quick", action="store_true", help="a tiny model, to see that it runs")
-    parser.add_argument("--only", choices=["kernels_once", "shares", "computed"], help="measure one part")
+    parser.add_argument("--only", choices=["kernels_once", "shares"], help="measure one part")
     options = parser.parse_args()
     until, gpu, quick = now() + 60 * options.minutes, torch.cuda.is_available(), options.quick
     torch.set_num_threads(THREADS)
-    paper = TINY if quick else MODELS
     name = "throughput_quick" if quick else "throughput_gpu" if gpu else "throughput"
-    models = paper if gpu or quick else {model: reduced(recipe, SEGMENT) for model, recipe in paper.items()}
+    models = TINY if quick else MODELS
+    if not gpu and not quick:
+        models = {model: reduced(recipe, SEGMENT) for model, recipe in MODELS.items()}
     first = next(iter(models.values()))
     alone: dict[str, Callable[[], dict[str, Any]]] = {
-        "kernels_once": lambda: {"kernels_once": attempted(lambda: sharing(first))},
-        "shares": lambda: {"shares": attempted(lambda: shared_out(first))},
-        "computed": lambda: computed_figures(paper),
+        "kernels_once": lambda: attempted(lambda: sharing(first)),
+        "shares": lambda: attempted(lambda: shared_out(first)),
     }
     if options.only:
         path = RESULTS / f"{name}.json"
-        figures = json.loads(path.read_text(encoding="utf-8"))["figures"] | alone[options.only]()
+        figures = json.loads(path.read_text(encoding="utf-8"))["figures"] | {
+            options.only: alone[options.only]()
+        }
         step_seconds = figures["products_alone"]["step_seconds"]
-        write(name, paper, figures | {"products_alone": products_alone(step_seconds, figures["shares"])})
+        write(name, figures | {"products_alone": products_alone(step_seconds, figures["shares"])})
         return
 
     side = 256 if quick else 8192 if gpu else 2048
-    before, figures = measured(side), {}
-    for part in alone.values():
-        figures |= part()
+    machine, figures = measured(side), {"kernels_once": {}, "shares": {}}
+    timings: dict[Job, Timing] = {}
 
-    def note(timings: dict[Job, Timing], machine: Device = before) -> None:
-        write(name, paper, figures | steps_figures(models, timings, machine, figures["shares"]))
+    def note(some: dict[Job, Timing]) -> None:
+        timings.update(some)
+        write(name, figures | steps_figures(models, timings, machine, figures["shares"]))
 
-    every = jobs(list(models), gpu)
-    timings = timed(models, every[:2] if quick else every, until, note)
+    plain, compiled = jobs(models, gpu)
+    timed(models, plain[:2] if quick else plain, until, note)
+    figures |= {part: measure() for part, measure in alone.items()}
+    timed(models, [] if quick else compiled, until, note)
     if not gpu and not quick:
         for (model, way), timing in timings.items():
             timings[model, way] = timing._replace(mebibytes=peak_of(learn_alone, models[model], way))
-    note(timings, better(before, measured(side)))
+    machine = better(machine, measured(side))
+    note(timings)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from sashimi_lib.models.autoregression import Autoregressive, Past
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import Choose, Sampler
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
+from sashimi_lib.ssm.exact import as_products_round
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ class Vocoder(Autoregressive):
         check_features(features, self.log_mel.config)
         choose = Sampler(temperature, top_p, self.generator(seed))
         length = (features.shape[1] - 1) * self.log_mel.config.hop
-        with torch.no_grad():
-            past = self._beginning(self.condition(features, length))
+        with torch.no_grad(), as_products_round():
+            past = self._beginning(self.condition(features.to(self.device), length))
         return self.go_on(past, length, choose, progress)[0]
 
     def _beginning(self, condition: Tensor) -> Past:

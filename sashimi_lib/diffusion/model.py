@@ -33,6 +33,7 @@ from sashimi_lib.mel import LogMel, check_features
 from sashimi_lib.models.build import DenoiserConfig, new_denoiser
 from sashimi_lib.models.trainable import Past, Trainable
 from sashimi_lib.ssm.cache import cached_kernels
+from sashimi_lib.ssm.exact import rounding_factors
 
 Steps = int | Float[Tensor, " n"] | None  # so many steps of `grid`, these steps, or every step there is
 
@@ -142,7 +143,7 @@ class DiffusionModel(Trainable):
     def check(self, x: Float[Tensor, "batch length"], label: Int[Tensor, " batch"] | None = None) -> None:
         """Raise ValueError unless these are sounds in [-1, 1], with labels of its classes if any."""
         check_waveform(x, "x")
-        self._check_label(label, len(x))
+        self._checked(label, len(x))
 
     def denoise(
         self,
@@ -162,8 +163,7 @@ class DiffusionModel(Trainable):
 
         Chapter: 9. Ho and Salimans (2022), equation 6, whose w is one less.
         """
-        self._check_label(label, len(x))
-        return self._denoise(x, step, label, guidance, features)
+        return self._denoise(x, step, self._checked(label, len(x)), guidance, features)
 
     def _denoise(
         self,
@@ -188,6 +188,7 @@ class DiffusionModel(Trainable):
         return estimates(x, said, self.config.schedule.log_snr(step), self.config.predict)
 
     @torch.no_grad()
+    @rounding_factors(False)
     def loss_by_level(
         self,
         x: Float[Tensor, "batch length"],
@@ -203,7 +204,7 @@ class DiffusionModel(Trainable):
         schedule's ends.
         """
         check_waveform(x, "x")
-        length, x = x.shape[1], self._padded(x)
+        length, x = x.shape[1], self._padded(x).to(self.device)
         features, x = self._features(x), x / self.config.scale
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
@@ -237,8 +238,7 @@ class DiffusionModel(Trainable):
         if length < 1:
             raise ValueError(f"length must be at least 1 sample, got {length}")
         shape = (batch_size if label is None else len(label), length)
-        self._check_label(label, shape[0])
-        denoise = partial(self._denoise, label=label, guidance=guidance)
+        denoise = partial(self._denoise, label=self._checked(label, shape[0]), guidance=guidance)
         return self._sing(shape, denoise, sampler, self._path(steps), self.generator(seed), progress)
 
     def sing(
@@ -260,7 +260,8 @@ class DiffusionModel(Trainable):
         check_features(features, mel)
         length = (features.shape[1] - 1) * mel.hop
         more = math.ceil(self._whole(length) / mel.hop) + 1 - features.shape[1]
-        denoise = partial(self._denoise, features=F.pad(features, (0, 0, 0, more), value=-1.0))  # silence
+        features = F.pad(features, (0, 0, 0, more), value=-1.0).to(self.device)  # -1 is silence
+        denoise = partial(self._denoise, features=features)
         shape = (len(features), length)
         return self._sing(shape, denoise, sampler, self._path(steps), self.generator(seed), progress)
 
@@ -303,11 +304,10 @@ class DiffusionModel(Trainable):
             level = self.config.schedule.log_snr(torch.tensor(step))
             return torch.where(mask, add_noise(given.to(x), noise, level), x)
 
-        self._check_label(label, len(waveform))
-        denoise = partial(self._denoise, label=label, guidance=guidance)
+        denoise = partial(self._denoise, label=self._checked(label, len(waveform)), guidance=guidance)
         path, shape = resampled(self._path(steps), resample), (len(waveform), waveform.shape[1])
         x = self._sing(shape, denoise, sampler, path, generator, progress, constrain)
-        return torch.where(known, waveform, x.to(waveform))
+        return torch.where(known.to(waveform.device), waveform, x.to(waveform))
 
     def sound(self, length: int, seed: int = 0) -> Float[Tensor, "batch length"]:
         """A waveform that the model makes up, in 20 steps. Raises ValueError where it needs a spectrogram."""
@@ -355,12 +355,14 @@ class DiffusionModel(Trainable):
         """The spectrogram of sounds themselves, where the model is told one."""
         return None if self.log_mel is None else self.log_mel(x)
 
-    def _check_label(self, label: Tensor | None, batch: int) -> None:
-        """Raise ValueError unless there are no labels, or one of the classes for each sound."""
+    def _checked(self, label: Tensor | None, batch: int) -> Tensor | None:
+        """The labels, where the weights are. Raises ValueError unless there are none, or one of the classes
+        for each sound."""
         self._check_labels_fit(label, batch)
         n = self.config.backbone.n_classes
         if label is not None and bool(((label < 0) | (label >= n)).any()):
             raise ValueError(f"label must hold {batch} numbers in 0..{n - 1}, got {label.tolist()}")
+        return None if label is None else label.to(self.device)
 
     def _check_labels_fit(self, label: Tensor | None, batch: int) -> None:
         """The same without a look at their values."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sashimi_lib.diffusion.schedules import Schedule, alpha_sigma, step_of
+from sashimi_lib.ssm.exact import as_products_round
 
 # x, step -> estimates of the clean x and of its noise; x, step -> x as it has to be at that step
 Denoise = Callable[[Tensor, float], tuple[Tensor, Tensor]]
@@ -176,6 +177,7 @@ def drawn_on(
 
 
 @torch.no_grad()
+@as_products_round()
 def sample(
     denoise: Denoise,
     schedule: Schedule,

@@ -25,6 +25,7 @@ from sashimi_lib.models.autoregression import Autoregressive, preceded
 from sashimi_lib.models.heads import DualSoftmax, Head, JointSoftmax, Logistics
 from sashimi_lib.models.wavernn import WaveRNN
 from sashimi_lib.quantize import CoarseFine, MuLaw
+from sashimi_lib.ssm.exact import rounding_factors
 
 MULAW = MuLaw()
 AT_ONCE = 256  # samples of which all 65,536 logits are held, where a head has them: 64 MiB
@@ -84,6 +85,7 @@ def mulaw_edges(levels: int = 256, mulaw: MuLaw = MULAW) -> Int[Tensor, " edges"
 
 
 @torch.no_grad()
+@rounding_factors(False)
 def interval_bits(
     model: Autoregressive,
     codes: Int[Tensor, "batch length 2"],

@@ -19,6 +19,7 @@ from sashimi_lib.models.sampling import Choose, Sampler
 from sashimi_lib.models.trainable import Past, Trainable
 from sashimi_lib.quantize import Quantizer
 from sashimi_lib.ssm.cache import cached_kernels
+from sashimi_lib.ssm.exact import as_products_round
 
 
 class SoundModel(Trainable, ABC):
@@ -117,6 +118,7 @@ class Autoregressive(SoundModel):
         """The code after one more code, as ``choose`` picks it from its logits, and the next state."""
 
     @torch.no_grad()
+    @as_products_round()
     def generate(
         self,
         length: int,
@@ -138,10 +140,11 @@ class Autoregressive(SoundModel):
         past = self.beginning(batch_size if prompt is None else len(prompt))
         if prompt is not None and prompt.shape[1] > 0:
             self.quantizer.check(prompt, "prompt")
-            past = self.absorb(prompt, past)
+            past = self.absorb(prompt.to(self.device), past)
         return self.go_on(past, length, choose, progress)[0]
 
     @torch.no_grad()
+    @as_products_round()
     def go_on(
         self, past: Past, length: int, choose: Sampler, progress: bool = False
     ) -> tuple[Int[Tensor, "batch length *two"], Past]:

@@ -28,6 +28,7 @@ from sashimi_lib.models.autoregression import Past, SoundModel, bits_of
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import distribution, invert
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
+from sashimi_lib.ssm.exact import as_products_round
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,7 @@ class Subscale(SoundModel):
         return self.log_likelihood_from(codes, past)[1]
 
     @torch.no_grad()
+    @as_products_round()
     def generate(
         self,
         length: int,
@@ -254,6 +256,7 @@ class Subscale(SoundModel):
         return every[:, lead : lead + u.shape[1]].flatten(1, 2)[:, :length]
 
     @torch.no_grad()
+    @as_products_round()
     def generate_in_order(
         self,
         length: int,
@@ -282,7 +285,7 @@ class Subscale(SoundModel):
         past = self.beginning(batch_size if prompt is None else len(prompt))
         if prompt is not None and prompt.shape[1] > 0:
             self.quantizer.check(prompt, "prompt")
-            past = self.absorb(prompt, past)
+            past = self.absorb(prompt.to(self.device), past)
         u = self._silence(len(past[0]), -(-length // self.config.factor)).clone()
         return u, torch.rand(u.shape, generator=self.generator(seed), device=self.device), self._whole(past)
 

@@ -100,7 +100,7 @@ class WaveRNN(Autoregressive):
         w_x, w_h, b = (
             w.unflatten(0, (3, -1))[[1, 0, 2]].flatten(0, 1) for w in (self.I_star, self.R.weight, self.bias)
         )
-        weights = (w_x, w_h, b, torch.zeros_like(b))
+        weights = _side_by_side(w_x, w_h, b, torch.zeros_like(b))
         # Autocast would take cuDNN's GRU to float16, whichever half precision it is for.
         with autocast_off(x.device):
             h, last = torch.gru(x, state[None].contiguous(), weights, True, 1, 0.0, False, False, True)
@@ -185,3 +185,9 @@ def gates(
     r = torch.sigmoid(recurrent[:, 1] + heard[:, 1])
     e = torch.tanh(r * recurrent[:, 2] + heard[:, 2])
     return u * h + (1 - u) * e
+
+
+def _side_by_side(*tensors: Tensor) -> list[Tensor]:
+    """Copies in one piece of memory, one after the other, where cuDNN wants the weights of a GRU."""
+    parts = torch.cat([x.flatten() for x in tensors]).split([x.numel() for x in tensors])
+    return [part.view(x.shape) for part, x in zip(parts, tensors, strict=True)]

@@ -37,6 +37,22 @@ def rounding_factors(allowed: bool) -> Iterator[None]:
             restore()
 
 
+@contextmanager
+def as_products_round() -> Iterator[None]:
+    """Inside ``with``, cuDNN's convolutions and recurrent layers round factors only where products of
+    matrices in float32 do: by PyTorch's defaults the first may, the second may not.
+
+    >>> with as_products_round():
+    ...     torch.backends.cudnn.allow_tf32
+    False
+
+    Whatever generates or judges runs so; a module that is called by itself follows PyTorch's settings, as
+    every module does. Chapter: 10.
+    """
+    with rounding_factors(_rounded()):
+        yield
+
+
 def _settings() -> Iterator[Callable[[], None]]:
     """What holds now, as calls that make it hold again, in this order.
 

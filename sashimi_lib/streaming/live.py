@@ -21,6 +21,7 @@ from sashimi_lib.audio import check_sample_rate
 from sashimi_lib.models.autoregression import Autoregressive
 from sashimi_lib.models.sampling import Sampler
 from sashimi_lib.models.trainable import Past
+from sashimi_lib.ssm.exact import as_products_round
 from sashimi_lib.streaming.base import Engine
 from sashimi_lib.streaming.engine import fastest
 from sashimi_lib.streaming.states import state_of, tensors_of
@@ -75,6 +76,7 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
         return self.model.quantizer.decode(codes)
 
     @torch.no_grad()
+    @as_products_round()
     def hear(self, codes: Int[Tensor, "batch length *two"]) -> None:
         """Go on as though it had just made these codes. They are taken in by the parallel pass, all at once.
 
@@ -83,7 +85,7 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
         self.model.quantizer.check(codes)
         if len(codes) != len(self.past[0]):
             raise ValueError(f"codes must be of {len(self.past[0])} sequences, got {len(codes)}")
-        self.past = self.model.absorb(codes, self.past)
+        self.past = self.model.absorb(codes.to(self.model.device), self.past)
 
     def copy(self, seed: int | None = None) -> "Stream":
         """A stream that goes on from here by itself: the same sound, or, with a seed, another one."""

@@ -34,7 +34,6 @@ def test_throughput_in_miniature_keeps_to_a_name_of_its_own(benchmark, monkeypat
     throughput = benchmark("throughput")
     machine = throughput.Device({"float64": 1e10, "float32": 2e10, "bfloat16": 4e10}, 1e10, 1e9, None, "")
     monkeypatch.setattr(throughput, "measured", lambda side: machine)
-    monkeypatch.setattr(throughput, "DEVICES", {"T4": throughput.DEVICES["T4"]})
     monkeypatch.setattr(throughput, "THREADS", torch.get_num_threads())
     monkeypatch.setattr("result.RESULTS", tmp_path)
     monkeypatch.setattr("sys.argv", ["throughput.py", "--quick"])
