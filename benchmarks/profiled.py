@@ -23,7 +23,11 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from sashimi_lib.training.recipes import Recipe
 from sashimi_lib.training.trainer import train
 
-WARM_UP, STEPS, TOP = 3, 2, 30  # steps before, steps seen; rows of the table
+WARM_UP, STEPS, TOP = (
+    3,
+    1,
+    30,
+)  # steps before, steps seen: tens of thousands of events each; rows of the table
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -37,7 +41,9 @@ def seen(recipe: Recipe, precision: str) -> tuple[dict[str, Any], profile]:
         recipe.training, steps=steps + 1, decay="constant", precision=precision, warmup=0
     )
     model, ends = recipe.build(0).to("cuda" if gpu else "cpu"), []
-    with profile(activities=kinds, schedule=schedule(wait=0, warmup=WARM_UP, active=STEPS, repeat=1)) as view:
+    with profile(
+        activities=kinds, schedule=schedule(wait=WARM_UP - 1, warmup=1, active=STEPS, repeat=1)
+    ) as view:
 
         def step(number: int, loss: float) -> None:
             view.step()

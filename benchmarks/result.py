@@ -45,10 +45,11 @@ def save_result(
     figures, which JSON has no words for: record None and say why in ``config`` or beside the figure.
     """
     script = Path(sys.argv[0]).resolve()
+    arguments = [without_place(argument) for argument in sys.argv[1:]]
     result = {
         "name": name,
         "question": question,
-        "command": shlex.join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"{script.parent.name}/{script.name}", *arguments]),
         "date": datetime.date.today().isoformat(),
         "device": describe_device(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]},
@@ -65,6 +66,19 @@ def save_result(
         file.write(text.encode() + b"\n")
     print(f"wrote {path.parent.name}/{path.name}", flush=True)
     return path
+
+
+def without_place(argument: str) -> str:
+    """An argument as it stands in a result: a path from the top of the repository, or if it lies elsewhere,
+    its name; where the repository lies is nobody's business.
+
+    >>> without_place(str(IN_BOOK / "bounds.json")), without_place("/home/me/gpu"), without_place("--quick")
+    ('book/results/bounds.json', 'gpu', '--quick')
+    """
+    path, top = Path(argument), IN_BOOK.parents[1]
+    if not path.is_absolute():
+        return argument
+    return path.relative_to(top).as_posix() if path.is_relative_to(top) else path.name
 
 
 def numbers_on_one_line(text: str) -> str:

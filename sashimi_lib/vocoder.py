@@ -17,7 +17,7 @@ from sashimi_lib.models.autoregression import Autoregressive, Past
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import Choose, Sampler
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
-from sashimi_lib.ssm.exact import as_products_round
+from sashimi_lib.ssm.exact import cudnn_as_matmul
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Vocoder(Autoregressive):
         check_features(features, self.log_mel.config)
         choose = Sampler(temperature, top_p, self.generator(seed))
         length = (features.shape[1] - 1) * self.log_mel.config.hop
-        with torch.no_grad(), as_products_round():
+        with torch.no_grad(), cudnn_as_matmul():
             past = self._beginning(self.condition(features.to(self.device), length))
         return self.go_on(past, length, choose, progress)[0]
 

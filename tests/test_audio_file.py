@@ -236,6 +236,7 @@ def test_decoding_at_a_rate_is_reading_and_resampling(tmp_path: Path, rate: int)
     assert (decoded.waveform - audio.resample(x, rate, 16_000)).abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_long_recordings_take_little_more_memory_than_they_are_kept_in(tmp_path: Path) -> None:
     minute = np.tile(tune(1.0, 48_000), 60)
     with soundfile.SoundFile(tmp_path / "long.wav", "w", 48_000, 2, "PCM_16") as file:

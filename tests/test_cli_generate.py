@@ -112,6 +112,7 @@ def test_after_a_signal_each_sound_is_a_whole_file_of_what_was_made(number, fold
     assert capsys.readouterr().out.startswith("0.30 s of sound in a_1.flac, a_2.flac")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "suffix", "code"),
     [("generate", "wav", 143), ("generate", "flac", 143), ("stream", "flac", 143)],
@@ -138,6 +139,7 @@ def test_as_a_program_it_ends_well_by_sigterm(command, suffix, code, folder):
 FULL = "mkdir disk && mount -t tmpfs -o size=64k tmpfs disk && exec {python} -m sashimi_lib {command}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["generate", "stream"])
 @pytest.mark.parametrize("out", ["disk/a.wav", "disk/a.flac"])
 def test_on_a_full_disk_it_says_so_and_names_the_file(command, out, folder, unshared):

@@ -84,6 +84,7 @@ def test_other_recordings_under_the_same_name_are_another_run(folder, capsys):
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_begins_from_a_trained_model(folder, capsys):
     assert main([*TRAIN, "--steps", "40", "--lr", "0.02"]) == 0
     record("others", count=20, shift=1)
@@ -143,6 +144,7 @@ def test_a_model_of_another_recipe_is_no_beginning(folder, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_folder_is_told_in_a_line_and_spoils_nothing(folder):
     command = [sys.executable, "-m", "sashimi_lib", *TRAIN, "--steps", "3"]
     with locked("runs/my-wavs/run.pt"):

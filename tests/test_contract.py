@@ -170,6 +170,7 @@ def test_a_code_is_heard_by_those_that_may_hear_it(name):
     of_sound.assert_reach(SOUND[name], window(WAVENET.receptive_field) if finite else past)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("compiled SaShiMi")
 @each(COMPILED, "make")
 def test_the_compiled_engine_scores_and_draws_as_the_model(make):
@@ -208,6 +209,7 @@ def test_probabilities_sum_to_one(kind, dtype):
     assert abs(float(total) - 1) < TOLERANCE[dtype]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @each({name: kind for name, kind in HEADS.items() if kind[1] == 16}, "kind")
 def test_draws_are_as_often_as_their_probabilities(kind):

@@ -86,7 +86,7 @@ def parts(options: argparse.Namespace) -> list[Part]:
     return [
         Part("tests", lambda s: tests(quick), (*needs, *TESTING), 0.2 if quick else 0.15, 180),
         Part("same_training", lambda s: benchmark("same_training"), needs, 0.15 if quick else 0.1, 90),
-        Part("throughput", lambda s: limited("throughput", s), needs, 0.3, 360),
+        Part("throughput", lambda s: limited("throughput", s), needs, 0.3 if quick else 0.35, 360),
         Part("profile", lambda s: benchmark("profiled", "--trace", trace), needs, 0.1, 90),
         Part("generation", lambda s: limited("graphs", s), needs, 0.1, 180),
         Part("training", lambda s: script(*learn, "--seconds", f"{max(0.0, s - WRITING):.1f}"), needs),

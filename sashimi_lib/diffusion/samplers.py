@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sashimi_lib.diffusion.schedules import Schedule, alpha_sigma, step_of
-from sashimi_lib.ssm.exact import as_products_round
+from sashimi_lib.ssm.exact import cudnn_as_matmul
 
 # x, step -> estimates of the clean x and of its noise; x, step -> x as it has to be at that step
 Denoise = Callable[[Tensor, float], tuple[Tensor, Tensor]]
@@ -177,7 +177,7 @@ def drawn_on(
 
 
 @torch.no_grad()
-@as_products_round()
+@cudnn_as_matmul()
 def sample(
     denoise: Denoise,
     schedule: Schedule,

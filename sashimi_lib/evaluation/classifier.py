@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_lib.mel import LogMel, LogMelConfig
-from sashimi_lib.ssm.exact import as_products_round
+from sashimi_lib.ssm.exact import cudnn_as_matmul
 from sashimi_lib.tensor_file import read_tensors, write_tensors
 from sashimi_lib.training.guard import check_parameters
 
@@ -103,7 +103,7 @@ class Classifier(nn.Module):
         return found.mean(dim=3).amax(dim=2)
 
     @torch.no_grad()
-    @as_products_round()
+    @cudnn_as_matmul()
     def classify(
         self, waveform: Float[Tensor, "batch length"]
     ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:

@@ -19,7 +19,7 @@ from sashimi_lib.models.sampling import Choose, Sampler
 from sashimi_lib.models.trainable import Past, Trainable
 from sashimi_lib.quantize import Quantizer
 from sashimi_lib.ssm.cache import cached_kernels
-from sashimi_lib.ssm.exact import as_products_round
+from sashimi_lib.ssm.exact import cudnn_as_matmul
 
 
 class SoundModel(Trainable, ABC):
@@ -118,7 +118,7 @@ class Autoregressive(SoundModel):
         """The code after one more code, as ``choose`` picks it from its logits, and the next state."""
 
     @torch.no_grad()
-    @as_products_round()
+    @cudnn_as_matmul()
     def generate(
         self,
         length: int,
@@ -144,7 +144,7 @@ class Autoregressive(SoundModel):
         return self.go_on(past, length, choose, progress)[0]
 
     @torch.no_grad()
-    @as_products_round()
+    @cudnn_as_matmul()
     def go_on(
         self, past: Past, length: int, choose: Sampler, progress: bool = False
     ) -> tuple[Int[Tensor, "batch length *two"], Past]:

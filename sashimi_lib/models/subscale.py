@@ -28,7 +28,7 @@ from sashimi_lib.models.autoregression import Past, SoundModel, bits_of
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import distribution, invert
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
-from sashimi_lib.ssm.exact import as_products_round
+from sashimi_lib.ssm.exact import cudnn_as_matmul
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class Subscale(SoundModel):
         return self.log_likelihood_from(codes, past)[1]
 
     @torch.no_grad()
-    @as_products_round()
+    @cudnn_as_matmul()
     def generate(
         self,
         length: int,
@@ -256,7 +256,7 @@ class Subscale(SoundModel):
         return every[:, lead : lead + u.shape[1]].flatten(1, 2)[:, :length]
 
     @torch.no_grad()
-    @as_products_round()
+    @cudnn_as_matmul()
     def generate_in_order(
         self,
         length: int,

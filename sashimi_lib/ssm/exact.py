@@ -38,16 +38,16 @@ def rounding_factors(allowed: bool) -> Iterator[None]:
 
 
 @contextmanager
-def as_products_round() -> Iterator[None]:
+def cudnn_as_matmul() -> Iterator[None]:
     """Inside ``with``, cuDNN's convolutions and recurrent layers round factors only where products of
     matrices in float32 do: by PyTorch's defaults the first may, the second may not.
 
-    >>> with as_products_round():
+    >>> with cudnn_as_matmul():
     ...     torch.backends.cudnn.allow_tf32
     False
 
-    Whatever generates or judges runs so; a module that is called by itself follows PyTorch's settings, as
-    every module does. Chapter: 10.
+    What generates runs so, and what judges runs in full float32; a module that is called by itself follows
+    PyTorch's settings, as every module does. Chapter: 10.
     """
     with rounding_factors(_rounded()):
         yield

@@ -26,7 +26,7 @@ from sashimi_lib.models.trainable import Past
 from sashimi_lib.models.wavenet import WaveNet
 from sashimi_lib.models.wavernn import WaveRNN
 from sashimi_lib.ssm.cache import cached_kernels
-from sashimi_lib.ssm.exact import as_products_round
+from sashimi_lib.ssm.exact import cudnn_as_matmul
 from sashimi_lib.ssm.s4 import Bank
 from sashimi_lib.ssm.systems import Recurrence
 from sashimi_lib.streaming.base import PIECE, Engine, in_pieces
@@ -261,7 +261,7 @@ class Graphed(Engine):
         self._recorded: tuple[tuple, StaticStep, Callable[[], None]] | None = None
 
     @torch.no_grad()
-    @as_products_round()
+    @cudnn_as_matmul()
     def go_on(
         self, past: Past, length: int, choose: Sampler, progress: bool = False
     ) -> tuple[Int[Tensor, "batch length *two"], Past]:

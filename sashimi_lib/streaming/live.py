@@ -21,7 +21,7 @@ from sashimi_lib.audio import check_sample_rate
 from sashimi_lib.models.autoregression import Autoregressive
 from sashimi_lib.models.sampling import Sampler
 from sashimi_lib.models.trainable import Past
-from sashimi_lib.ssm.exact import as_products_round
+from sashimi_lib.ssm.exact import cudnn_as_matmul
 from sashimi_lib.streaming.base import Engine
 from sashimi_lib.streaming.engine import fastest
 from sashimi_lib.streaming.states import state_of, tensors_of
@@ -76,7 +76,7 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
         return self.model.quantizer.decode(codes)
 
     @torch.no_grad()
-    @as_products_round()
+    @cudnn_as_matmul()
     def hear(self, codes: Int[Tensor, "batch length *two"]) -> None:
         """Go on as though it had just made these codes. They are taken in by the parallel pass, all at once.
 

@@ -85,6 +85,7 @@ def miniature(full_run, tmp_path, tones, monkeypatch):
     monkeypatch.setattr("sys.argv", ["full_run.py", *command])
 
 
+@pytest.mark.slow
 def test_the_whole_in_miniature(full_run, miniature, tmp_path):
     full_run.main()
     figures = json.loads((tmp_path / "full_run.json").read_text())["figures"]

@@ -149,6 +149,7 @@ def test_every_engine_of_a_contest_has_its_row(benchmark, monkeypatch):
     assert json.loads(json.dumps(figures)) == figures
 
 
+@pytest.mark.slow
 def test_turns_of_a_loop_that_packs_its_state_are_long_enough(benchmark, monkeypatch):
     rates = benchmark("rates")
     monkeypatch.setattr(rates, "LEAST", 96)
@@ -216,6 +217,7 @@ def test_agreement_notices_another_model(benchmark, monkeypatch):
     assert other["steps_against_float64"]["whole"] < 1e-5
 
 
+@pytest.mark.slow
 def test_a_long_run_tells_of_its_state_and_its_last_second(benchmark):
     agreement, model = benchmark("agreement"), sashimi()
     figures = agreement.long_run(model, minutes=2, second=10, seed=0)

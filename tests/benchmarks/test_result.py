@@ -30,6 +30,19 @@ def test_a_result_says_what_was_run_and_on_what(folder):
     assert "/" not in saved["device"]
 
 
+def test_where_the_repository_lies_is_not_told(folder, monkeypatch, root):
+    inside = str(root / "runs" / "codes.safetensors")
+    monkeypatch.setattr("sys.argv", ["example.py", "--codes", inside, "--out", "/home/me/gpu", "--rate", "2"])
+    command = json.loads(save({"time": 1.5}).read_text())["command"]
+    assert command.endswith("example.py --codes runs/codes.safetensors --out gpu --rate 2")
+
+
+def test_no_result_of_the_book_names_a_place_on_a_machine(root):
+    for path in (root / "book" / "results").glob("*.json"):
+        command = json.loads(path.read_text())["command"]
+        assert not any(part.startswith("/") for part in command.split()), path.name
+
+
 def test_nothing_partial_is_left_behind(folder):
     save({"time": 1.0})
     with pytest.raises(ValueError, match="not JSON compliant"):

@@ -160,6 +160,9 @@ def test_what_does_not_fit_is_written_down_and_the_rest_goes_on(benchmark, tiny,
     assert made["failed"] is None
     assert len(made["seconds_per_step"]) == 3 * throughput.ROUNDS
     assert made["samples_per_second"] == 256 / 1  # of the quickest step
+    ways = [{"seconds_per_step": timing.seconds} for timing in timings.values()]
+    ways.append({"seconds_per_step": [1.0, 2.0]})  # before time ran out
+    assert throughput.fewest_steps({"SaShiMi": {"ways": ways}}) == 2
     late = throughput.timed(tiny, todo, until=0.0)
     assert throughput.row(tiny["SaShiMi"], small, late["SaShiMi", small], 1e9)["failed"] == "no time was left"
 
@@ -221,6 +224,7 @@ def test_the_benchmark_in_miniature(benchmark, tiny, tmp_path, monkeypatch):
     assert again == figures | {"kernels_once": {"parts": 7}}
 
 
+@pytest.mark.slow
 def test_bounds_of_every_machine_in_every_precision_that_it_has(benchmark, tiny):
     figures = benchmark("bounds").figures_of({"SaShiMi": tiny["SaShiMi"]})
     computed = {machine: models["SaShiMi"] for machine, models in figures["computed"].items()}

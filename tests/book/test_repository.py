@@ -77,6 +77,7 @@ def test_every_file_that_spells_out_the_repository_agrees_with_the_configuration
     assert clones == [f"cd {repository.rsplit('/', 1)[1]}"]
 
 
+@pytest.mark.slow
 def test_one_command_sets_the_repository_everywhere(clone, repository):
     new = "https://github.com/somebody/some-book"
     command = [sys.executable, "tools/set_repository.py"]
@@ -92,6 +93,7 @@ def test_one_command_sets_the_repository_everywhere(clone, repository):
     assert again.stdout == "nothing to change\n"
 
 
+@pytest.mark.slow
 def test_an_address_that_is_none_is_refused(clone):
     command = [sys.executable, "tools/set_repository.py", "example.org"]
     done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)

@@ -23,6 +23,7 @@ def decode(html: str) -> list[tuple[str, np.ndarray, int]]:
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(good_waveforms())
 def test_any_clip_gets_a_player_that_decodes_to_its_duration(x: torch.Tensor) -> None:

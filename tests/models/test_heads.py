@@ -89,6 +89,7 @@ def test_the_sixteen_pairs_of_two_tiny_samples_sum_to_one_and_are_drawn_as_often
     assert (observed - expected).abs().max() < 5 * math.sqrt(0.25 / len(drawn))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ordered", [False, True])
 def test_sixteen_bits_are_learned(ordered):
     model = AudioLM(CoarseFine(), SaShiMi(SaShiMiConfig(d_model=16, n_layers=1)))

@@ -119,6 +119,7 @@ def test_under_autocast_the_network_comes_close_to_full_precision():
     assert error(low.detach(), net(x, step).detach()) < 0.05
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_a_tone_from_noise():
     """The noise in a noisy tone, from a few steps of training: less wrong than saying nothing."""
     net = SaShiMiUNet(SaShiMiUNetConfig(d_step=(8, 16, 16), d_model=8, n_layers=1, ssm=SSMConfig(16)))

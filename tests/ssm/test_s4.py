@@ -263,6 +263,7 @@ def test_under_autocast_the_whole_layer_comes_close_to_full_precision(form):
     assert difference(low, layer(u)[0]) < 0.02
 
 
+@pytest.mark.slow
 def test_a_step_compiles_whole():
     """In a process of its own: the checks of shapes that wrap every function in tests do not compile."""
     code = """

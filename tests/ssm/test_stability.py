@@ -160,6 +160,7 @@ def test_a_numerical_range_needs_one_square_matrix(A):
         numerical_range(A)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", BOUNDED)
 @torch.no_grad()
 def test_twenty_thousand_steps_of_random_layers_stay_bounded(form):
