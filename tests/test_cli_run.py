@@ -52,6 +52,7 @@ def same(a, b):
     return all(torch.equal(x, b.model.state_dict()[name]) for name, x in a.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_run_is_made_longer_and_equals_one_that_was_long_from_the_start(folder, capsys):
     constant = [*TRAIN, "--decay", "constant"]
     assert main([*constant, "--steps", "3"]) == 0
@@ -114,6 +115,7 @@ def test_a_run_begins_from_a_trained_model(folder, capsys):
     assert f"from is {MODEL} there and None here" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "because"),
     [

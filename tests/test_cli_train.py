@@ -185,6 +185,7 @@ def test_told_to_stop_it_ends_well_and_goes_on_as_if_nothing_had_been(
     assert twice.card.test_bits == once.card.test_bits
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(trained, capsys):
     command = [*MY_WAVS, "--steps", "6", "--checkpoint-every", "2", "--out", "again"]
     assert main(command) == 0

@@ -120,6 +120,7 @@ def test_standalone_sashimi_computes_what_was_published(golden, name, dtype):
     assert error(by_steps(backbone, x[:, :steps])[0], out["y_step"]) < TOLERANCE[dtype]
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
 @torch.no_grad()

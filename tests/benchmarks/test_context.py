@@ -29,6 +29,7 @@ def test_every_length_gives_a_step_as_many_samples(context):
     assert [recipe.training.batch_size for recipe in context.FULL.recipes().values()] == [8, 4, 2, 1]
 
 
+@pytest.mark.slow
 def test_each_length_is_trained_for_as_long(context, tiny):
     steps = context.equal_time(tiny, {"train": list(torch.randint(100, 150, (2, 640)))}, seconds=0.1)
     assert list(steps) == ["32", "64"]

@@ -167,6 +167,7 @@ def out_of_memory(*_, **__):
     raise RuntimeError("out of memory\nof some GPU")
 
 
+@pytest.mark.slow
 def test_a_model_that_fails_is_named_and_costs_no_other(benchmark, monkeypatch, capsys):
     rates = benchmark("rates")
     monkeypatch.setattr(rates, "COMPILED", {"a": partial(rates.random_weights, 32)})

@@ -8,6 +8,8 @@ import torch
 
 from sashimi_lib.streaming.graph import Graphed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def graphs(root, monkeypatch):

@@ -12,6 +12,8 @@ from sashimi_lib.models import SaShiMiConfig
 from sashimi_lib.training import recipes
 from sashimi_lib.training.recipes import Recipe
 
+pytestmark = pytest.mark.slow
+
 TINY = replace(recipes.SMALL_SASHIMI, backbone=SaShiMiConfig(d_model=4, n_layers=1, pool=(2,)))
 
 

@@ -86,6 +86,7 @@ def test_what_is_counted_is_what_real_tensors_take(benchmark, tiny):
     assert roofline.step_count(recipe).peak_bytes == pytest.approx(real.peak, rel=0.01)
 
 
+@pytest.mark.slow
 def test_recomputation_keeps_less_and_computes_more(benchmark, tiny):
     count = benchmark("roofline").step_count
     plain = count(tiny["SaShiMi"])

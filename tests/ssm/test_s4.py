@@ -283,6 +283,7 @@ for form in Form:
     )
 
 
+@pytest.mark.slow
 def test_training_learns_a_delay(form):
     """The smallest task with memory: say what came 20 samples ago."""
     layer = nn.Sequential(nn.Linear(1, 8), StateSpaceOnly(8, form), nn.Linear(8, 1))

@@ -46,6 +46,7 @@ def new_model():
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_equal_runs_are_equal_however_long_reading_takes(draw):
     quick = train(new_model(), Augmented(draw), CONFIG, progress=False)
@@ -54,6 +55,7 @@ def test_equal_runs_are_equal_however_long_reading_takes(draw):
         assert train(new_model(), Augmented(draw, slow=True), CONFIG, progress=False) == quick
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truncate", [None, 5])
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_a_resumed_run_reads_what_it_would_have_read(draw, truncate, tmp_path):

@@ -43,6 +43,7 @@ def test_a_resumed_run_in_pieces_equals_an_uninterrupted_one(new_model, sequence
     assert all(torch.equal(x, weights[name]) for name, x in whole.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truncate", [None, 21])
 def test_half_precision_trains_nearly_the_same(new_model, sequences, truncate):
     bits = {}

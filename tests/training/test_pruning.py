@@ -100,6 +100,7 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [0.0, 0.8])
 @pytest.mark.parametrize("last", [3, 6, 7, 11])  # beside checkpoints and prunings, and between them
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(data, tmp_path, ema, last):
