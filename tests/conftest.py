@@ -1,5 +1,6 @@
 """Fixtures for all tests, and the run-time check of the shapes that signatures promise."""
 
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,19 @@ ROOT = Path(__file__).resolve().parents[1]
 def seeded() -> None:
     """Start every test from the same random numbers, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hangups_heeded() -> Iterator[None]:
+    """Let tests send a SIGHUP under nohup too, where it is ignored, and what is ignored stays so in commands
+    and in programs that are started: a handler does as little, and is not passed on."""
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is signal.SIG_IGN:
+        signal.signal(hangup, lambda *_: None)
+        yield
+        signal.signal(hangup, signal.SIG_IGN)
+    else:
+        yield
 
 
 @pytest.fixture

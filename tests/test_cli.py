@@ -133,6 +133,7 @@ def test_a_signal_lets_the_chunk_be_finished_and_keeps_it(model, number, suffix,
 
     def signalled(self):
         made.append(make(self))
+        assert len(made) < 100, "the signal was not heeded"
         if len(made) == 4:  # the first is not for hearing
             signal.raise_signal(number)
         return made[-1]
