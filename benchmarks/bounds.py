@@ -1,7 +1,7 @@
 """What does a training step of the paper's models cost at the least: operations, bytes, memory; and on other
 machines seconds, hours and dollars?
 
-    python benchmarks/bounds.py     three minutes on a CPU; the same figures on any machine
+    python benchmarks/bounds.py     a minute and a half on a CPU; the same figures on any machine
 
 Nothing is measured: operators are counted, and set against what the makers of GPUs say of theirs
 (`roofline`). What steps do take, `throughput` measures. Writes ``book/results/bounds.json``.

@@ -23,11 +23,8 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from sashimi_lib.training.recipes import Recipe
 from sashimi_lib.training.trainer import train
 
-WARM_UP, STEPS, TOP = (
-    3,
-    1,
-    30,
-)  # steps before, steps seen: tens of thousands of events each; rows of the table
+WARM_UP, STEPS = 3, 1  # steps before; steps seen, of tens of thousands of events each
+TOP = 30  # rows of the table
 PRECISIONS = ("float32", "bfloat16")
 
 

@@ -1,6 +1,6 @@
 """How fast do the paper's models train here, and how much of the machine do they use?
 
-    python benchmarks/throughput.py               on 2 CPU cores, about twelve minutes
+    python benchmarks/throughput.py               on 2 CPU cores, about seven minutes
     python benchmarks/throughput.py --minutes 5   no turn begins later: on a GPU, under ten minutes in all
     python benchmarks/throughput.py --only kernels_once   that one anew, the others as they were written
     python benchmarks/throughput.py --quick       a tiny model, to see that it runs: throughput_quick.json
@@ -307,14 +307,13 @@ def main() -> None:
         models = {model: reduced(recipe, SEGMENT) for model, recipe in MODELS.items()}
     first = next(iter(models.values()))
     alone: dict[str, Callable[[], dict[str, Any]]] = {
-        "kernels_once": lambda: attempted(lambda: sharing(first)),
-        "shares": lambda: attempted(lambda: shared_out(first)),
+        "kernels_once": lambda: sharing(first),
+        "shares": lambda: shared_out(first),
     }
     if options.only:
         path = RESULTS / f"{name}.json"
-        figures = json.loads(path.read_text(encoding="utf-8"))["figures"] | {
-            options.only: alone[options.only]()
-        }
+        figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        figures[options.only] = attempted(alone[options.only])
         step_seconds = figures["products_alone"]["step_seconds"]
         write(name, figures | {"products_alone": products_alone(step_seconds, figures["shares"])})
         return
@@ -329,7 +328,7 @@ def main() -> None:
 
     plain, compiled = jobs(models, gpu)
     timed(models, plain[:2] if quick else plain, until, note)
-    figures |= {part: measure() for part, measure in alone.items()}
+    figures |= {part: attempted(measure) for part, measure in alone.items()}
     timed(models, [] if quick else compiled, until, note)
     if not gpu and not quick:
         for (model, way), timing in timings.items():

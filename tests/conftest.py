@@ -32,12 +32,12 @@ def hangups_heeded() -> Iterator[None]:
     """Let tests send a SIGHUP under nohup too, where it is ignored, and what is ignored stays so in commands
     and in programs that are started: a handler does as little, and is not passed on."""
     hangup = getattr(signal, "SIGHUP", None)
-    if hangup is not None and signal.getsignal(hangup) is signal.SIG_IGN:
+    ignored = hangup is not None and signal.getsignal(hangup) is signal.SIG_IGN
+    if ignored:
         signal.signal(hangup, lambda *_: None)
-        yield
+    yield
+    if ignored:
         signal.signal(hangup, signal.SIG_IGN)
-    else:
-        yield
 
 
 @pytest.fixture
