@@ -9,17 +9,17 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from sashimi_lib.models import WaveRNN
-from sashimi_lib.models.autoregression import Autoregressive, preceded
+from sashimi_lib.models.autoregressive import Autoregressive, shift_right
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import Sampler
-from sashimi_lib.models.trainable import Past
-from sashimi_lib.ssm.cache import cached_kernels
+from sashimi_lib.models.states import flatten_state
+from sashimi_lib.models.trainable import Cache
+from sashimi_lib.ssm.kernel_cache import cached_kernels
 from sashimi_lib.streaming import compiled
-from sashimi_lib.streaming.states import tensors_of
 
 
 class Given:
-    """A `Choose` that takes codes as they are given, and notes the logits that it was shown."""
+    """A `TokenSampler` that takes codes as they are given, and notes the logits that it was shown."""
 
     def __init__(self, codes: Tensor) -> None:
         self.codes = iter(codes.flatten(1).unbind(1))
@@ -31,9 +31,9 @@ class Given:
 
 
 @torch.no_grad()
-def by_steps(model: Autoregressive, codes: Tensor, past: Past) -> Tensor:
+def by_steps(model: Autoregressive, codes: Tensor, cache: Cache) -> Tensor:
     """The logits that the model's own step gives each code, sample by sample."""
-    (code, state), choose = past, Given(codes)
+    (code, state), choose = cache, Given(codes)
     with parametrize.cached(), cached_kernels(model):  # what follows from weights alone is made once
         for _ in range(codes.shape[1]):
             code, state = model.draw(code, state, choose)
@@ -41,10 +41,10 @@ def by_steps(model: Autoregressive, codes: Tensor, past: Past) -> Tensor:
 
 
 @torch.no_grad()
-def at_once(model: Autoregressive, codes: Tensor, past: Past) -> Tensor:
+def at_once(model: Autoregressive, codes: Tensor, cache: Cache) -> Tensor:
     """The same by the parallel pass, for a WaveRNN or a model with one softmax."""
-    before, state = past
-    heard = preceded(codes, before)
+    before, state = cache
+    heard = shift_right(codes, before)
     if not isinstance(model, WaveRNN):
         return model(heard, state)[0]
     h, _ = model(heard, codes[..., 0], state)
@@ -62,12 +62,12 @@ def apart(actual: Tensor, expected: Tensor) -> dict[str, float]:
 
 def agreement(model: Autoregressive, forced: int, drawn: int, seed: int) -> dict[str, object]:
     """The compiled loop beside the model's own step, and either beside the parallel pass in float64, over
-    ``forced`` codes of its own; and how many of ``drawn`` samples are the same from the same seed."""
+    ``teacher_forced_logits`` codes of its own; and how many of ``drawn`` samples are the same from the same seed."""
     engine, precise = compiled(model), copy.deepcopy(model).double()
     codes = engine.generate(forced, seed=seed)
-    logits, _ = engine.forced(codes, engine.beginning(1))
-    steps = by_steps(model, codes, model.beginning(1))
-    reference = at_once(precise, codes, precise.beginning(1))
+    logits, _ = engine.teacher_forced_logits(codes, engine.initial_cache(1))
+    steps = by_steps(model, codes, model.initial_cache(1))
+    reference = at_once(precise, codes, precise.initial_cache(1))
     same = engine.generate(drawn, seed=seed) == model.generate(drawn, seed=seed)
     return {
         "compiled_against_steps": apart(logits, steps),
@@ -79,23 +79,23 @@ def agreement(model: Autoregressive, forced: int, drawn: int, seed: int) -> dict
 
 def largest_entry(state: State) -> float:
     """The largest absolute value in a state; how far a frame has come is none."""
-    return max(float(x.abs().max()) for x in tensors_of(state) if x.is_floating_point())
+    return max(float(x.abs().max()) for x in flatten_state(state) if x.is_floating_point())
 
 
 def long_run(model: Autoregressive, minutes: int, second: int, seed: int) -> dict[str, object]:
     """Minutes of sixty ``second`` samples by the compiled loop: how large its state is after each second, and
     the last second once more, by the model's own step from the state before it."""
     engine, choose = compiled(model), Sampler(generator=torch.Generator().manual_seed(seed))
-    past, speeds, largest = engine.beginning(1), [], []
+    cache, speeds, largest = engine.initial_cache(1), [], []
     for _ in range(minutes):
         tops, start = [], time.perf_counter()
         for _ in range(60):
-            before = past
-            codes, past = engine.go_on(before, second, choose)
-            tops.append(largest_entry(past[1]))
+            before = cache
+            codes, cache = engine.generate_from(before, second, choose)
+            tops.append(largest_entry(cache[1]))
         speeds.append(60 * second / (time.perf_counter() - start))
         largest.append(max(tops))
-    logits, _ = engine.forced(codes, before)
+    logits, _ = engine.teacher_forced_logits(codes, before)
     return {
         "samples": minutes * 60 * second,
         "samples_per_second": speeds,

@@ -28,11 +28,11 @@ from result import RESULTS, Parts, save_result
 from verdict import UNIT, verdict
 
 from sashimi_lib.audio import write
-from sashimi_lib.autoregressive import AudioLM, Autoregressive
 from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits
+from sashimi_lib.models.audio_lm import AudioLM, Autoregressive
 from sashimi_lib.training import recipes
 from sashimi_lib.training.config import TrainingConfig
-from sashimi_lib.training.initial import order_codes
+from sashimi_lib.training.init import init_ordered_embeddings
 from sashimi_lib.training.recipes import Recipe
 from sashimi_lib.training.trainer import train
 
@@ -76,7 +76,7 @@ def prepared(recipe: Recipe, steps: int, factor: float, seed: int) -> tuple[Auto
     """
     model = recipe.build(seed)
     if isinstance(model, AudioLM):
-        order_codes(model)
+        init_ordered_embeddings(model)
     schedule = {"steps": steps, "decay": "cosine", "warmup": min(20, steps // 10)}
     schedule["precision"] = "bfloat16" if torch.cuda.is_available() else "float32"
     rates = {"lr": factor * recipe.training.lr, "ssm_lr": factor * recipe.training.ssm_lr}

@@ -14,13 +14,13 @@ import torch
 from result import RESULTS, save_result
 
 from sashimi_lib.audio import rms_db, write
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.data import bundled
 from sashimi_lib.evaluation.likelihood import bigram_bits
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.ssm.s4 import SSMConfig
-from sashimi_lib.training.initial import order_codes
+from sashimi_lib.training.init import init_ordered_embeddings
 from sashimi_lib.training.trainer import TrainingConfig, train
 
 LENGTH, SECONDS = 1024, 4
@@ -38,7 +38,7 @@ def main() -> None:
     torch.manual_seed(0)
     config = SaShiMiConfig(d_model=32, n_layers=1, ff=4, ssm=SSMConfig(d_state=32))
     model = AudioLM(quantizer, SaShiMi(config))
-    order_codes(model)
+    init_ordered_embeddings(model)
     training = TrainingConfig(steps=steps, batch_size=4, lr=0.008, ssm_lr=0.004, warmup=10, decay="cosine")
     began = time.process_time()
     log = train(model, train_codes.view(-1, LENGTH), training).loss

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sashimi_lib.audio import read, resample
+from sashimi_lib.audio.quantizers import Quantizer
 from sashimi_lib.data.clips import find_audio
-from sashimi_lib.quantize import Quantizer
 
 Corpus = dict[str, list[Tensor]]  # codes (L,) or (L, 2) of every recording, by split
 

@@ -15,7 +15,7 @@ import torch
 from timing import interleaved
 from torch import Tensor
 
-from sashimi_lib.ssm.exact import rounding_factors
+from sashimi_lib.ssm.precision import tf32_allowed
 
 TABLES = {
     "T4": "https://sysrqmts.com/en/gpus/nvidia/tesla/t4",
@@ -96,5 +96,5 @@ def better(a: Device, b: Device) -> Device:
 
 
 def _tf32_product(a: Tensor, b: Tensor) -> Tensor:
-    with rounding_factors(True):
+    with tf32_allowed(True):
         return a @ b

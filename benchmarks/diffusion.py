@@ -48,7 +48,7 @@ from torch import Tensor
 from sashimi_lib.audio import write
 from sashimi_lib.diffusion.model import DiffusionModel
 from sashimi_lib.training import recipes
-from sashimi_lib.training.guard import clip_gradients
+from sashimi_lib.training.finite_checks import clip_gradients
 from sashimi_lib.training.optimizer import new_optimizer
 from sashimi_lib.training.recipes import DiffusionRecipe
 from sashimi_lib.training.trainer import train

@@ -24,12 +24,12 @@ from corpus import Corpus, excerpts, load
 from result import kept, save_result
 from verdict import UNIT, verdict
 
-from sashimi_lib.autoregressive import Autoregressive
 from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits
-from sashimi_lib.streaming import fastest
+from sashimi_lib.models.audio_lm import Autoregressive
+from sashimi_lib.streaming import best_engine
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.recipes import SMALL_SASHIMI, YOUTUBEMIX_SASHIMI_8, Recipe
-from sashimi_lib.training.run import History
+from sashimi_lib.training.train_state import History
 from sashimi_lib.training.trainer import train
 
 SHARE = 0.9  # of the time goes into steps, the rest into validations and checkpoints
@@ -189,7 +189,7 @@ def main() -> None:
     }
     settings = {"recipe": asdict(replace(recipe, training=config)), "sample_rate": options.sample_rate}
     record(name, settings, figures, options)  # the draws take minutes, and may fail
-    record(name, settings, figures | {"clips": draw(fastest(model), name, options.sample_rate)}, options)
+    record(name, settings, figures | {"clips": draw(best_engine(model), name, options.sample_rate)}, options)
 
 
 def record(name: str, settings: dict[str, Any], figures: dict[str, Any], options: argparse.Namespace) -> None:

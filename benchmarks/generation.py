@@ -36,7 +36,7 @@ from agreement import agreement, long_run
 from rates import COMPILED, SEED, rates, tried
 from result import kept, save_result
 
-from sashimi_lib.models.autoregression import Autoregressive
+from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.pretrained import load
 
 BENCHMARKS = Path(__file__).resolve().parent
@@ -89,7 +89,7 @@ def agreements(effort: Effort) -> dict[str, Any]:
     """`agreement` of every model that has a compiled loop."""
     figures = {}
     for name, model in models().items():
-        figures[name] = agreement(model, effort.forced, effort.drawn, SEED)
+        figures[name] = agreement(model, effort.teacher_forced_logits, effort.drawn, SEED)
         print(name, figures[name], flush=True)
     return figures
 

@@ -23,10 +23,10 @@ from result import save_result
 from timing import now
 from wavernn_speed import random_weights
 
-from sashimi_lib.autoregressive import new_model
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SaShiMiConfig
-from sashimi_lib.models.autoregression import Autoregressive
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import new_model
+from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.streaming.graph import Graphed
 
 Make = Callable[[], Autoregressive]

@@ -21,9 +21,9 @@ from shares import sashimi_shares
 from timing import interleaved
 from torch import Tensor
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.ssm.convolution import causal_conv
 from sashimi_lib.ssm.kernels import kernel, kernel_cauchy, kernel_vandermonde
 from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
@@ -73,7 +73,7 @@ def peak_mb(step: Callable[[], None]) -> float:
     ) as profile:
         step()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = itertools.accumulate(
+    held = itertools.grad_accumulation(
         event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())
     )
     return round(max(held) / 2**20, 1)

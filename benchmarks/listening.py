@@ -22,9 +22,9 @@ from torch.nn.utils import parametrize
 
 from sashimi_lib import pretrained
 from sashimi_lib.audio import rms_db, write
-from sashimi_lib.autoregressive import AudioLM, sample
 from sashimi_lib.data import bundled
-from sashimi_lib.ssm.cache import cached_kernels
+from sashimi_lib.models.audio_lm import AudioLM, sample
+from sashimi_lib.ssm.kernel_cache import cached_kernels
 
 TEMPERATURES, NUCLEI = (0.8, 0.9, 1.0), (0.9, 0.97, 1.0)
 LONG_TEMPERATURES = (0.9, 1.0, 1.1)
@@ -112,11 +112,11 @@ def noise_out(model: AudioLM, excerpts: list[Tensor], sample_rate: int) -> dict[
     out: dict[str, list[float]] = {f"{temperature:g}": [] for temperature in LONG_TEMPERATURES}
     for level in NOISE_DB:
         generator.manual_seed(0)
-        pasts = [
+        caches = [
             excerpt + 10 ** (level / 20) * torch.randn(sample_rate, generator=generator)
             for excerpt in excerpts
         ]
-        logits, _ = model(model.quantizer.encode(torch.stack(pasts).clamp(-1, 1)))
+        logits, _ = model(model.quantizer.encode(torch.stack(caches).clamp(-1, 1)))
         for temperature in LONG_TEMPERATURES:
             p = (logits.double() / temperature).softmax(-1)
             variance = p @ amplitude.square() - (p @ amplitude).square()

@@ -40,7 +40,7 @@ class S4Namer(nn.Module):
         return self.head(x[:, -1])
 
     def groups(self) -> list[dict]:
-        slow = [p for layer in self.layers for p in layer.ssm.dynamics()]
+        slow = [p for layer in self.layers for p in layer.ssm.ssm_parameters()]
         rest = [p for p in self.parameters() if all(p is not q for q in slow)]
         return [{"params": rest, "lr": S4_RATE}, {"params": slow, "lr": SSM_RATE}]
 

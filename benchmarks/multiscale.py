@@ -12,13 +12,13 @@ import time
 import torch
 from result import save_result
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.data import bundled
 from sashimi_lib.evaluation.likelihood import bigram_bits
 from sashimi_lib.models import IsotropicConfig, IsotropicS4, SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.ssm.s4 import SSMConfig
-from sashimi_lib.training.initial import order_codes
+from sashimi_lib.training.init import init_ordered_embeddings
 from sashimi_lib.training.trainer import TrainingConfig, train
 
 SEEDS = (0, 1, 2)
@@ -41,7 +41,7 @@ def new(name: str, seed: int) -> AudioLM:
     """One of the models, fresh from its seed."""
     torch.manual_seed(seed)
     model = AudioLM(MuLaw(), MODELS[name]())
-    order_codes(model)
+    init_ordered_embeddings(model)
     return model
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numba import njit
 
-from sashimi_lib.streaming.kernels import HOW
-from sashimi_lib.streaming.vectors import LANES, load, spread, store
+from sashimi_lib.streaming.compiled_ops import JIT_OPTIONS
+from sashimi_lib.streaming.vectors import LANES, broadcast, load, store
 
 SIDE, PRODUCTS = 1024, 4
 AT_ONCE = 8  # vectors added to sums of their own: fewer, and the adding would take longer than the reading
@@ -49,11 +49,11 @@ def streaming_read(size: int, read: int = READ) -> Step:
     return Step(run, threads * passes * numbers.nbytes)
 
 
-@njit(**HOW, nogil=True)
+@njit(**JIT_OPTIONS, nogil=True)
 def total(x, passes):
     """The sum of all numbers, so many times over."""
-    s0, s1, s2, s3 = spread(0), spread(0), spread(0), spread(0)
-    s4, s5, s6, s7 = spread(0), spread(0), spread(0), spread(0)
+    s0, s1, s2, s3 = broadcast(0), broadcast(0), broadcast(0), broadcast(0)
+    s4, s5, s6, s7 = broadcast(0), broadcast(0), broadcast(0), broadcast(0)
     for _ in range(passes):
         for n in range(0, len(x) // LANES, AT_ONCE):
             s0 += load(x, n)

@@ -11,7 +11,7 @@ from arithmetic import BYTES, Cost, cost
 from timing import interleaved
 from wavernn_speed import pruned, random_weights
 
-from sashimi_lib.models.autoregression import Autoregressive
+from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.models.sparse import sparse
 from sashimi_lib.streaming import compiled
 from sashimi_lib.streaming.engine import Compiled

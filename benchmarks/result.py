@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from sashimi_lib.files import replacing
+from sashimi_lib.storage.atomic import atomic_write
 
 IN_BOOK = Path(__file__).resolve().parents[1] / "book" / "results"
 RESULTS = Path(os.environ.get("SASHIMI_RESULTS") or IN_BOOK)
@@ -62,7 +62,7 @@ def save_result(
     }
     text = numbers_on_one_line(json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False))
     path = RESULTS / f"{name}.json"
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode() + b"\n")
     print(f"wrote {path.parent.name}/{path.name}", flush=True)
     return path
@@ -129,7 +129,7 @@ def kept(path: Path, make: Callable[[], Any]) -> Any:
     of hours goes on where it stopped."""
     if not path.exists():
         made = json.dumps(make())
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(made.encode())
     return json.loads(path.read_text(encoding="utf-8"))
 

@@ -25,11 +25,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.models.autoregression import preceded
-from sashimi_lib.ssm.cache import shared_kernels
-from sashimi_lib.training.compute import PLAIN, Compute, computed_by, has_blocks, has_kernels
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.models.autoregressive import shift_right
+from sashimi_lib.ssm.kernel_cache import shared_kernels
 from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.execution import (
+    DEFAULT_EXECUTION,
+    ExecutionConfig,
+    apply_execution,
+    has_blocks,
+    has_kernels,
+)
 from sashimi_lib.training.optimizer import new_optimizer
 from sashimi_lib.training.recipes import Recipe
 
@@ -145,10 +151,12 @@ def _bytes(x: Tensor) -> int:
 
 
 @cache
-def step_count(recipe: Recipe, precision: str = "float32", compute: Compute = PLAIN) -> Count:
+def step_count(
+    recipe: Recipe, precision: str = "float32", execution: ExecutionConfig = DEFAULT_EXECUTION
+) -> Count:
     """What one training step of a recipe computes and moves, forward, backward and in the optimizer.
 
-    Compilation is not counted: of ``compute``, recomputation alone makes a difference.
+    Compilation is not counted: of ``execution``, recomputation alone makes a difference.
     """
     model, training = recipe.build(0), recipe.training
     mode, ledger = FakeTensorMode(), Ledger()
@@ -156,12 +164,12 @@ def step_count(recipe: Recipe, precision: str = "float32", compute: Compute = PL
     with mode:
         for x in (*model.parameters(), *model.buffers()):
             ledger.watch(x)
-        codes = torch.zeros(training.batch_size, training.truncate or recipe.length, dtype=torch.long)
+        codes = torch.zeros(training.batch_size, training.tbptt_length or recipe.length, dtype=torch.long)
         optimizer = new_optimizer(model, training)
-        with ledger, computed_by(model, compute):
+        with ledger, apply_execution(model, execution):
             _fill(model, optimizer)
             ledger.operators.clear()
-            _step(model, optimizer, codes, training, precision, compute.recompute_kernels)
+            _step(model, optimizer, codes, training, precision, execution.kernel_checkpointing)
     return Count(ledger.operators, ledger.peak)
 
 
@@ -187,14 +195,14 @@ def _step(
     codes: Tensor,
     config: TrainingConfig,
     precision: str,
-    recompute_kernels: bool,
+    kernel_checkpointing: bool,
 ) -> None:
     """A step as training makes it, without the checks, which want numbers."""
-    silence, state = model.beginning(len(codes))
+    silence, state = model.initial_cache(len(codes))
     optimizer.zero_grad()
-    with shared_kernels(model, recompute_kernels):
+    with shared_kernels(model, kernel_checkpointing):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            y, _ = model.features(preceded(codes, silence), state if config.truncate else None)
+            y, _ = model.features(shift_right(codes, silence), state if config.tbptt_length else None)
             loss = -model.head.log_probability(y, codes).mean()
         loss.backward()
     optimizer.step()
@@ -223,15 +231,16 @@ def counted(recipe: Recipe) -> list[dict[str, object]]:
     """What a step of a recipe computes, moves and keeps: the same on any machine. To recompute means blocks
     and kernels, of a model that has some."""
     rows, model = [], recipe.build(0)
-    for precision, recompute in itertools.product(("float32", "bfloat16"), (False, True)):
-        compute = Compute(
-            recompute=recompute and has_blocks(model), recompute_kernels=recompute and has_kernels(model)
+    for precision, activation_checkpointing in itertools.product(("float32", "bfloat16"), (False, True)):
+        execution = ExecutionConfig(
+            activation_checkpointing=activation_checkpointing and has_blocks(model),
+            kernel_checkpointing=activation_checkpointing and has_kernels(model),
         )
-        count = step_count(recipe, precision, compute)
+        count = step_count(recipe, precision, execution)
         rows.append(
             {
                 "precision": precision,
-                "recompute": recompute,
+                "activation_checkpointing": activation_checkpointing,
                 "flops": count.flops,
                 "bytes_moved": count.moved,
                 "operators": len(count.operators),

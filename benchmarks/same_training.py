@@ -25,10 +25,10 @@ from torch import Tensor
 
 from sashimi_lib.models.trainable import Trainable
 from sashimi_lib.training import recipes
-from sashimi_lib.training.batches import Item
+from sashimi_lib.training.batches import Example
 from sashimi_lib.training.recipes import DiffusionRecipe, Recipe
 from sashimi_lib.training.trainer import train
-from sashimi_lib.training.validation import held_out
+from sashimi_lib.training.validation import validation_loss
 
 MODELS: dict[str, Recipe | DiffusionRecipe] = {
     "SaShiMi": recipes.SMALL_SASHIMI,
@@ -49,7 +49,7 @@ class Trained(NamedTuple):
     weights: list[dict[str, Tensor]]
 
 
-def tones(recipe: Recipe | DiffusionRecipe, length: int) -> list[Item]:
+def tones(recipe: Recipe | DiffusionRecipe, length: int) -> list[Example]:
     """Decaying tones of many pitches, as the recipe's model takes them."""
     t = torch.arange(length)
     pitch = torch.logspace(-2, -0.5, SEQUENCES)[:, None]
@@ -59,7 +59,7 @@ def tones(recipe: Recipe | DiffusionRecipe, length: int) -> list[Item]:
     return list(recipe.quantizer.encode(waveforms))
 
 
-def trained(recipe: Recipe | DiffusionRecipe, data: list[Item], device: str) -> Trained:
+def trained(recipe: Recipe | DiffusionRecipe, data: list[Example], device: str) -> Trained:
     """Train on a device, with a validation now and then."""
     config = dataclasses.replace(recipe.training, steps=STEPS, warmup=EVERY, valid_every=EVERY)
     model, weights = recipe.build(0).to(device), []
@@ -78,7 +78,7 @@ def judged_anew(
     """What a new module with these weights makes of the validation data."""
     model: Trainable = recipe.build(0).to(device)
     model.load_state_dict(weights)
-    return held_out(model, data[:2], recipe.training.batch_size)
+    return validation_loss(model, data[:2], recipe.training.batch_size)
 
 
 def apart(a: list[float], b: list[float]) -> float:

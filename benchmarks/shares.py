@@ -7,7 +7,7 @@ import torch
 from timing import interleaved
 from torch import Tensor, nn
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.ssm import s4
 from sashimi_lib.ssm.convolution import causal_conv
 from sashimi_lib.ssm.kernels import kernel

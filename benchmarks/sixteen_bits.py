@@ -39,11 +39,11 @@ from result import Parts, save_result
 from speed import peak_mebibytes
 from verdict import UNIT, verdict
 
-from sashimi_lib.autoregressive import AudioLM, Autoregressive
+from sashimi_lib.audio.quantizers import CoarseFine, Quantizer
 from sashimi_lib.evaluation.coarsen import coarse_bits, mulaw_bits
 from sashimi_lib.models import build
+from sashimi_lib.models.audio_lm import AudioLM, Autoregressive
 from sashimi_lib.models.heads import Head, JointSoftmax, Logistics
-from sashimi_lib.quantize import CoarseFine, Quantizer
 from sashimi_lib.training import recipes
 from sashimi_lib.training.recipes import Recipe
 
@@ -75,7 +75,7 @@ def contenders(
     )
     sixteen = dataclasses.replace(eight, quantizer=CoarseFine())
     carried = dataclasses.replace(
-        wavernn.training, batch_size=sequences, truncate=batch_size * length // sequences
+        wavernn.training, batch_size=sequences, tbptt_length=batch_size * length // sequences
     )
     return {
         "WaveRNN": dataclasses.replace(wavernn, length=length, training=carried),

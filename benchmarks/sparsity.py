@@ -20,12 +20,12 @@ from corpus import Corpus, load, pieces, whole
 from result import Parts, save_result
 from verdict import UNIT, verdict
 
+from sashimi_lib.audio.quantizers import CoarseFine
 from sashimi_lib.evaluation.likelihood import clip_bits
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
 from sashimi_lib.models.sparse import LAYERS, sparse
-from sashimi_lib.quantize import CoarseFine
 from sashimi_lib.training.config import TrainingConfig
-from sashimi_lib.training.pruning import Pruner, Pruning
+from sashimi_lib.training.pruning import Pruner, PruningConfig
 from sashimi_lib.training.trainer import train
 
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95)
@@ -54,9 +54,11 @@ def learn(hidden: int, sparsity: float, data: list[torch.Tensor], config: Traini
         train(model, data, config, progress=False)
         return model
     steps = config.steps
-    pruner = Pruner(model, Pruning(sparsity, start=steps // 10, ramp=steps // 2, every=max(1, steps // 50)))
+    pruner = Pruner(
+        model, PruningConfig(sparsity, start=steps // 10, ramp=steps // 2, every=max(1, steps // 50))
+    )
     train(model, data, config, on_step=pruner, progress=False)
-    pruner.finish()
+    pruner.bake_masks()
     return model
 
 

@@ -36,7 +36,7 @@ ROUNDS = 2
 
 def reduced(recipe: Recipe, length: int = SEGMENT) -> Recipe:
     """The same model on less data a step, as a CPU can bear."""
-    several = recipe.training.truncate is not None
+    several = recipe.training.tbptt_length is not None
     training = dataclasses.replace(recipe.training, batch_size=SEQUENCES if several else 1)
     return dataclasses.replace(recipe, length=length, training=training)
 

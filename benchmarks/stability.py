@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from sashimi_lib.audio import resample
-from sashimi_lib.autoregressive import AudioLM, sample
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.data import bundled
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import MuLaw
-from sashimi_lib.ssm.cache import cached_kernels
+from sashimi_lib.models.audio_lm import AudioLM, sample
+from sashimi_lib.ssm.kernel_cache import cached_kernels
 from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
 from sashimi_lib.ssm.stability import spectral_radius
-from sashimi_lib.ssm.systems import Modes, Recurrence
+from sashimi_lib.ssm.systems import DiagonalMatrix, Recurrence
 from sashimi_lib.training.trainer import TrainingConfig, train
 
 STEPS, SEEDS, CHANNELS, D_STATE = 1_000_000, (0, 1, 2, 3), 16, 32
@@ -88,7 +88,7 @@ def run_random(form: Form, seeds: tuple[int, ...], steps: int) -> list[dict[str,
 
 def side_by_side(recurrences: list[Recurrence]) -> Recurrence:
     """One bank of all their channels."""
-    modes = Modes(*(torch.cat(parts) for parts in zip(*(r.modes for r in recurrences), strict=True)))
+    modes = DiagonalMatrix(*(torch.cat(parts) for parts in zip(*(r.modes for r in recurrences), strict=True)))
     rest = (torch.cat(parts) for parts in zip(*(r[1:] for r in recurrences), strict=True))
     return Recurrence(modes, *rest)
 

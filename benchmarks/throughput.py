@@ -37,7 +37,7 @@ from timing import now
 from sashimi_lib.models import SaShiMiConfig
 from sashimi_lib.ssm.s4 import SSMConfig
 from sashimi_lib.training import recipes
-from sashimi_lib.training.compute import PLAIN, Compute, has_blocks
+from sashimi_lib.training.execution import DEFAULT_EXECUTION, ExecutionConfig, has_blocks
 from sashimi_lib.training.recipes import Recipe
 from sashimi_lib.training.trainer import train
 
@@ -64,7 +64,7 @@ class Way(NamedTuple):
     """How a step is computed."""
 
     precision: str = "float32"
-    compute: Compute = PLAIN
+    execution: ExecutionConfig = DEFAULT_EXECUTION
 
 
 Job = tuple[str, Way]  # a model's name, and how
@@ -73,12 +73,12 @@ Job = tuple[str, Way]  # a model's name, and how
 def jobs(models: dict[str, Recipe], gpu: bool) -> tuple[list[Job], list[Job]]:
     """What is timed; and last what is compiled, which takes longest, when time may run out. A model without
     blocks has none to compile."""
-    first, compiled = next(iter(models)), Compute(compile=True)
-    recomputed = Compute(recompute=True, recompute_kernels=True)  # the least memory
+    first, compiled = next(iter(models)), ExecutionConfig(compile=True)
+    recomputed = ExecutionConfig(activation_checkpointing=True, kernel_checkpointing=True)  # the least memory
     if not gpu:
         plain = [(name, Way()) for name in models]
-        return [*plain, (first, Way("bfloat16")), (first, Way(compute=recomputed))], [
-            (first, Way(compute=compiled))
+        return [*plain, (first, Way("bfloat16")), (first, Way(execution=recomputed))], [
+            (first, Way(execution=compiled))
         ]
     precisions = ["bfloat16", "tf32", "float32"]
     plain = [(name, Way(precision)) for precision in precisions for name in models]
@@ -97,7 +97,7 @@ def learn(recipe: Recipe, way: Way, steps: int, on_step: Callable[[int, float], 
     """Some steps of training."""
     config = dataclasses.replace(recipe.training, steps=steps, decay="constant", precision=way.precision)
     model = recipe.build(0).to(device())
-    train(model, random_codes(recipe), config, on_step=on_step, progress=False, compute=way.compute)
+    train(model, random_codes(recipe), config, on_step=on_step, progress=False, execution=way.execution)
 
 
 def step_seconds(recipe: Recipe, way: Way) -> list[float]:
@@ -175,9 +175,9 @@ def row(recipe: Recipe, way: Way, timing: Timing, peak: float) -> dict[str, obje
     step = quickest(timing.seconds)
     return {
         "precision": way.precision,
-        "compile": way.compute.compile,
-        "recompute": way.compute.recompute,
-        "recompute_kernels": way.compute.recompute_kernels,
+        "compile": way.execution.compile,
+        "activation_checkpointing": way.execution.activation_checkpointing,
+        "kernel_checkpointing": way.execution.kernel_checkpointing,
         "seconds_per_step": timing.seconds,
         "samples_per_second": step and recipe.samples_per_step / step,
         "peak_mebibytes": timing.mebibytes,

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
-from sashimi_lib.models.autoregression import Autoregressive
-from sashimi_lib.models.sampling import Choose
+from sashimi_lib.models.autoregressive import Autoregressive
+from sashimi_lib.models.sampling import TokenSampler
 from sashimi_lib.models.sparse import LAYERS, SparseLinear, sparse
 from sashimi_lib.models.wavernn import gates
 from sashimi_lib.streaming import compiled
-from sashimi_lib.training.pruning import Pruner, Pruning
+from sashimi_lib.training.pruning import Pruner, PruningConfig
 
 SIZES, BLOCKS, BATCHES = (224, 896), ((1, 1), (16, 1), (4, 4)), (1, 4)
 SPARSITY, BLOCK, SEED = 0.9, (16, 1), 0
@@ -43,7 +43,7 @@ class Plain(WaveRNN):
         self.load_state_dict(model.state_dict())
         self.register_buffer("masked", self.I_star.detach(), persistent=False)
 
-    def draw(self, code: Tensor, state: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+    def draw(self, code: Tensor, state: Tensor, choose: TokenSampler) -> tuple[Tensor, Tensor]:
         """The next sample: two products with R."""
         coarse = choose(self.coarse_logits(self.cell(code, torch.zeros_like(code[:, 0]), state)))
         h = self.cell(code, coarse, state)
@@ -65,9 +65,9 @@ def random_weights(d_hidden: int) -> WaveRNN:
 def pruned(d_hidden: int, block: tuple[int, int] = BLOCK) -> WaveRNN:
     """The same, and only the largest blocks of its weights."""
     model = random_weights(d_hidden)
-    pruner = Pruner(model, Pruning(SPARSITY, block))
+    pruner = Pruner(model, PruningConfig(SPARSITY, block))
     pruner.prune(SPARSITY)
-    pruner.finish()
+    pruner.bake_masks()
     return model
 
 

@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 from sashimi_lib import __version__
 from sashimi_lib.audio import check_sample_rate
-from sashimi_lib.autoregressive import AudioLM, new_model
+from sashimi_lib.audio.mel import LogMel, LogMelConfig
+from sashimi_lib.audio.quantizers import CoarseFine, Linear, MuLaw
 from sashimi_lib.data import bundled
 from sashimi_lib.data.split import FileLists
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
 from sashimi_lib.diffusion.schedules import CosineSchedule, LinearSchedule, LogSNRSchedule
-from sashimi_lib.mel import LogMel, LogMelConfig
 from sashimi_lib.models import (
     DiffWaveConfig,
     IsotropicConfig,
@@ -35,15 +35,15 @@ from sashimi_lib.models import (
     WaveNetConfig,
     WaveRNNConfig,
 )
-from sashimi_lib.models.autoregression import SoundModel
+from sashimi_lib.models.audio_lm import AudioLM, new_model
+from sashimi_lib.models.autoregressive import DiscreteAudioModel
 from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
-from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
+from sashimi_lib.models.vocoder import Vocoder, VocoderConfig
 from sashimi_lib.ssm.s4 import Form, SSMConfig
+from sashimi_lib.storage.tensor_file import read_tensors, write_tensors
 from sashimi_lib.streaming.base import Engine
-from sashimi_lib.tensor_file import read_tensors, write_tensors
-from sashimi_lib.training.guard import check_parameters
-from sashimi_lib.training.validation import held_out
-from sashimi_lib.vocoder import Vocoder, VocoderConfig
+from sashimi_lib.training.finite_checks import check_parameters
+from sashimi_lib.training.validation import validation_loss
 
 WEIGHTS = Path(__file__).parent / "weights"
 FORMAT = "1"
@@ -52,7 +52,7 @@ HEARD = 8  # samples of them of which a diffusion model says more
 
 
 @dataclass(frozen=True)
-class Expected:
+class GoldenOutputs:
     """What a model says when it is loaded well: the first codes that seed 0 draws, the same as a waveform,
     and the bits per sample that these codes cost. A 16-bit sample is a pair of codes.
 
@@ -66,7 +66,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class ExpectedSound:
+class GoldenAudio:
     """The same of a diffusion model: the first samples that seed 0 makes, and what the model takes for noise
     in the first eight of them, at the middle of its schedule; a row for each class that it can be told, or
     one alone.
@@ -79,7 +79,7 @@ class ExpectedSound:
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """What a file tells of its model. Bits are bits per sample, and None where nobody measured.
 
     ``data`` is what it learnt from, ``credit`` whom to thank and under which licence; ``steps`` are those of
@@ -101,21 +101,21 @@ class Card:
     recordings: FileLists | None = None
     parameters: int = 0
     library: str = __version__
-    expected: Expected | ExpectedSound | None = None
+    expected: GoldenOutputs | GoldenAudio | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
     """A trained model, the rate of its sound in Hz, and its card."""
 
-    model: SoundModel | DiffusionModel
+    model: DiscreteAudioModel | DiffusionModel
     sample_rate: int
-    card: Card
+    card: ModelCard
 
 
 # All that a header may name: plain values, which check their settings themselves.
 _VALUES = (
-    Card, CoarseFine, CosineSchedule, DiffusionConfig, DiffWaveConfig, Expected, ExpectedSound,
+    ModelCard, CoarseFine, CosineSchedule, DiffusionConfig, DiffWaveConfig, GoldenOutputs, GoldenAudio,
     FileLists, IsotropicConfig, Linear, LinearSchedule, LogMelConfig, LogSNRSchedule, MuLaw, SampleRNNConfig,
     SaShiMiConfig, SaShiMiUNetConfig, SSMConfig, SubscaleConfig, VocoderConfig, WaveNetConfig, WaveRNNConfig,
 )  # fmt: skip
@@ -154,7 +154,7 @@ def load(name: str | Path) -> Pretrained:
         raise ValueError(f"path must be a model that this library saved, got {path}: {error}") from error
 
 
-def check_savable(model: SoundModel | DiffusionModel) -> None:
+def check_savable(model: DiscreteAudioModel | DiffusionModel) -> None:
     """Raise ValueError unless `save` can write this model so that `load` brings it back. Costs what a new
     model of that shape costs: worth asking before hours of training.
 
@@ -175,9 +175,9 @@ def check_savable(model: SoundModel | DiffusionModel) -> None:
 
 def save(
     path: str | Path,
-    model: SoundModel | DiffusionModel,
+    model: DiscreteAudioModel | DiffusionModel,
     sample_rate: int,
-    card: Card,
+    card: ModelCard,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a trained model so that `load` can bring it back; an interruption leaves the old file as it was.
@@ -188,7 +188,7 @@ def save(
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "mine.safetensors"
     >>> model = new_model(WaveNetConfig(1, 2, 4, 4, 4, 4, 4), MuLaw())
-    >>> save(path, model, 16_000, Card("mine", data="my recordings"))
+    >>> save(path, model, 16_000, ModelCard("mine", data="my recordings"))
     >>> load(path).card.data
     'my recordings'
 
@@ -216,12 +216,12 @@ def save(
     write_tensors(path, FORMAT, json.dumps(header, default=_as_object), tensors)
 
 
-def bundled_bits(model: SoundModel, sample_rate: int) -> float:
+def bundled_bits(model: DiscreteAudioModel, sample_rate: int) -> float:
     """Bits per sample of what ships with the library, so that anybody can measure them again: the held-out
     piano, by two seconds at a time, for a model at 16 kHz; the ten spoken digits for one at 8 kHz.
 
     They differ from what the models of this library learnt from: the piano is a rendered one and louder, the
-    digits are another voice's. So these figures are for comparing, `Card.test_bits` for judging.
+    digits are another voice's. So these figures are for comparing, `ModelCard.test_bits` for judging.
 
     Chapter: 7. Raises ValueError for another rate.
     """
@@ -231,10 +231,10 @@ def bundled_bits(model: SoundModel, sample_rate: int) -> float:
         sounds = [clip.waveform for clip in bundled.spoken_digits().values()]
     else:
         raise ValueError(f"sample_rate must be 8000 or 16000, as of the clips that ship, got {sample_rate}")
-    return held_out(model, [model.quantizer.encode(sound) for sound in sounds], truncate=4096)
+    return validation_loss(model, [model.quantizer.encode(sound) for sound in sounds], tbptt_length=4096)
 
 
-def _header(model: SoundModel | DiffusionModel) -> dict[str, Any]:
+def _header(model: DiscreteAudioModel | DiffusionModel) -> dict[str, Any]:
     """What `_new` builds the model from, as entries of a header. ValueError where it would build another."""
     header = _description(model)
     json.dumps(header, default=_as_object)
@@ -247,11 +247,11 @@ def _header(model: SoundModel | DiffusionModel) -> dict[str, Any]:
     return header
 
 
-def _sizes(model: SoundModel | DiffusionModel) -> dict[str, torch.Size]:
+def _sizes(model: DiscreteAudioModel | DiffusionModel) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def _description(model: SoundModel | DiffusionModel) -> dict[str, Any]:
+def _description(model: DiscreteAudioModel | DiffusionModel) -> dict[str, Any]:
     if isinstance(model, DiffusionModel):
         return {"diffusion": model.config}
     if isinstance(model, Subscale | Vocoder):
@@ -272,7 +272,7 @@ def _description(model: SoundModel | DiffusionModel) -> dict[str, Any]:
     return {"backbone": config, "quantizer": model.quantizer}
 
 
-def _new(header: dict[str, Any]) -> SoundModel | DiffusionModel:
+def _new(header: dict[str, Any]) -> DiscreteAudioModel | DiffusionModel:
     with torch.random.fork_rng(devices=[]):  # the first weights are random, and do not last
         if "diffusion" in header:
             return DiffusionModel(header["diffusion"])
@@ -294,27 +294,27 @@ def _read(path: Path) -> Pretrained:
 
 
 @torch.no_grad()
-def _expected(model: SoundModel | DiffusionModel) -> Expected | ExpectedSound:
+def _expected(model: DiscreteAudioModel | DiffusionModel) -> GoldenOutputs | GoldenAudio:
     if isinstance(model, DiffusionModel):
         sound = _sound(model)
-        return ExpectedSound(_frozen(sound[0].tolist()), _frozen(_noise(model, sound).tolist()))
+        return GoldenAudio(_frozen(sound[0].tolist()), _frozen(_noise(model, sound).tolist()))
     codes = (
-        model.sing(_silence(model.log_mel), seed=0)[:, :DRAWN]
+        model.synthesize(_silence(model.log_mel), seed=0)[:, :DRAWN]
         if isinstance(model, Vocoder)
         else model.generate(DRAWN)
     )
     waveform = model.quantizer.decode(codes)
-    return Expected(_frozen(codes[0].tolist()), _frozen(waveform[0].tolist()), _bits(model, codes))
+    return GoldenOutputs(_frozen(codes[0].tolist()), _frozen(waveform[0].tolist()), _bits(model, codes))
 
 
 @torch.no_grad()
-def _check(model: SoundModel | DiffusionModel, expected: Expected | ExpectedSound) -> None:
+def _check(model: DiscreteAudioModel | DiffusionModel, expected: GoldenOutputs | GoldenAudio) -> None:
     """Raise ValueError unless a model says what it should."""
-    if isinstance(model, DiffusionModel) and isinstance(expected, ExpectedSound):
+    if isinstance(model, DiffusionModel) and isinstance(expected, GoldenAudio):
         wanted, noise = torch.tensor(expected.noise), _noise(model, torch.tensor([expected.waveform]))
         if noise.shape != wanted.shape or not bool(((noise - wanted).abs() < TOLERANCE).all()):
             raise ValueError(f"what it takes for noise must be {expected.noise}, got {noise.tolist()}")
-    elif not isinstance(model, DiffusionModel) and isinstance(expected, Expected):
+    elif not isinstance(model, DiffusionModel) and isinstance(expected, GoldenOutputs):
         bits = _bits(model, torch.tensor([expected.codes]))
         if not abs(bits - expected.bits) < TOLERANCE:
             raise ValueError(f"what it drew must cost {expected.bits} bits per sample, and costs {bits}")
@@ -322,7 +322,7 @@ def _check(model: SoundModel | DiffusionModel, expected: Expected | ExpectedSoun
         raise ValueError(f"what it must say is of another kind of model: {type(expected).__name__}")
 
 
-def _bits(model: SoundModel, codes: Tensor) -> float:
+def _bits(model: DiscreteAudioModel, codes: Tensor) -> float:
     return -float(model.log_likelihood(codes).mean())
 
 
@@ -330,7 +330,7 @@ def _sound(model: DiffusionModel) -> Tensor:
     """What seed 0 makes; of a vocoder, out of silence."""
     if model.log_mel is None:
         return model.sound(DRAWN)
-    return model.sing(_silence(model.log_mel), DPM_SOLVER, steps=20)[:, :DRAWN]
+    return model.synthesize(_silence(model.log_mel), DPM_SOLVER, steps=20)[:, :DRAWN]
 
 
 def _silence(log_mel: LogMel) -> Tensor:
@@ -339,7 +339,7 @@ def _silence(log_mel: LogMel) -> Tensor:
 
 
 def _noise(model: DiffusionModel, sound: Tensor) -> Tensor:
-    """See `ExpectedSound`: no random number is in it."""
+    """See `GoldenAudio`: no random number is in it."""
     n = model.config.backbone.n_classes
     x = F.pad(sound, (0, -sound.shape[1] % model.backbone.frame)).expand(max(n, 1), -1)
     middle = torch.full((len(x),), (model.config.schedule.steps - 1) / 2, dtype=torch.float64)

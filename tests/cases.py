@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.mel import LogMelConfig
+from sashimi_lib.audio.mel import LogMelConfig
+from sashimi_lib.audio.quantizers import CoarseFine, MuLaw
 from sashimi_lib.models import (
     DiffWave,
     DiffWaveConfig,
@@ -27,17 +27,17 @@ from sashimi_lib.models import (
     WaveRNN,
     WaveRNNConfig,
 )
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.blocks import FeedForward, S4Block, Stack
 from sashimi_lib.models.diffwave import DilatedLayer
 from sashimi_lib.models.heads import DualSoftmax, Head, JointSoftmax, Logistics, Softmax
 from sashimi_lib.models.pooling import DownPool, Hourglass, UpPool
-from sashimi_lib.models.sashimi import Centre, Tier, UNetTier
+from sashimi_lib.models.sashimi import CenterTier, PooledTier, UNetTier
 from sashimi_lib.models.sashimi_unet import Block
-from sashimi_lib.models.subscale import Listener
+from sashimi_lib.models.subscale import ContextCNN
+from sashimi_lib.models.vocoder import Vocoder
 from sashimi_lib.models.wavenet import GatedLayer
-from sashimi_lib.quantize import CoarseFine, MuLaw
-from sashimi_lib.ssm.s4 import S4, Concatenated, Form, SSMConfig, StateSpace, TwoSided
-from sashimi_lib.vocoder import Vocoder
+from sashimi_lib.ssm.s4 import S4, BidirectionalSSM, ConcatBidirectionalSSM, Form, SSMConfig, StateSpace
 from tests.contract import Case, everything, window
 
 SSM = SSMConfig(d_state=4)
@@ -75,13 +75,13 @@ class Gated(nn.Module):
 
 
 class Listening(nn.Module):
-    """A `Listener`, its sub-sequences and bytes side by side as channels; the state is all that it hears."""
+    """A `ContextCNN`, its sub-sequences and bytes side by side as channels; the state is all that it hears."""
 
     factor, layers = 2, 3
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = Listener(self.factor, 3, self.layers)
+        self.layer = ContextCNN(self.factor, 3, self.layers)
 
     def initial_state(self, batch_size: int) -> Tensor:
         """Zeros said at every place before the first."""
@@ -118,16 +118,16 @@ class Denoising(nn.Module):
 class Conditioned(nn.Module):
     """A block of a denoiser, with what it is told; its channels last, and its outputs side by side."""
 
-    def __init__(self, layer: nn.Module, d_told: int) -> None:
+    def __init__(self, layer: nn.Module, d_conditioning: int) -> None:
         super().__init__()
-        self.layer, self.told = layer, nn.Parameter(torch.randn(d_told))
+        self.layer, self.conditioning = layer, nn.Parameter(torch.randn(d_conditioning))
 
     def forward(self, x: Tensor) -> Tensor:
         """All samples at once."""
-        told = self.told.expand(len(x), -1)
+        conditioning = self.conditioning.expand(len(x), -1)
         if isinstance(self.layer, DilatedLayer):
-            return torch.cat(self.layer(x.mT, told), dim=1).mT
-        return self.layer(x, told)
+            return torch.cat(self.layer(x.mT, conditioning), dim=1).mT
+        return self.layer(x, conditioning)
 
 
 class Pooled(nn.Module):
@@ -191,11 +191,11 @@ CAUSAL = {
     "feed-forward": Case(lambda: FeedForward(4), 4, window(0)),
     "stack": Case(lambda: blocks(4), 4),
     "hourglass": Case(hourglass, 4, lambda t, length: range(t // 3 * 3)),  # the frames that are over
-    "centre": Case(lambda: Centre(blocks(4)), 4),
-    "tier": Case(lambda: Tier(hourglass(), blocks(4)), 4),
+    "centre": Case(lambda: CenterTier(blocks(4)), 4),
+    "tier": Case(lambda: PooledTier(hourglass(), blocks(4)), 4),
     "U-Net tier": Case(lambda: UNetTier(blocks(4), hourglass(), blocks(4)), 4),
     "gated layer": Case(lambda: Gated(3), 3, lambda t, length: [k for k in (t - 3, t) if k >= 0], GatedLayer),
-    "listener": Case(Listening, 4, window(2**Listening.layers - 1), Listener),
+    "listener": Case(Listening, 4, window(2**Listening.layers - 1), ContextCNN),
     "SaShiMi": Case(sashimi, 4),
     "SaShiMi, U-Net, GLU, layer norm": Case(lambda: sashimi(unet=True, glu=True, norm="layer"), 4),
     "SaShiMi, diagonal": Case(lambda: sashimi(ssm=ssm(Form.DIAGONAL, tied=False)), 4),
@@ -224,7 +224,7 @@ def unet(**settings: object) -> Denoising:
 BOTH_WAYS = {
     **{
         f"{kind.__name__}, {name}": Case(lambda kind=kind, c=c: Plain(kind(2, c)), 2, everything, kind)
-        for kind in (TwoSided, Concatenated)
+        for kind in (BidirectionalSSM, ConcatBidirectionalSSM)
         for name, c in FORMS.items()
     },
     "S4, two-sided": Case(lambda: Plain(S4(2, SSM, directions="two-sided")), 2, everything, S4),
@@ -272,8 +272,10 @@ SOUND = {
     "joint softmax": lambda: AudioLM(CoarseFine(8), WaveNet(WAVENET), JointSoftmax(2, 8)),
     "logistics": lambda: AudioLM(CoarseFine(16), WaveNet(WAVENET), Logistics(2, levels=16)),
     "WaveRNN": lambda: WaveRNN(WaveRNNConfig(6, levels=8)),
-    "vocoder": lambda: Vocoder(WaveRNNConfig(6, d_condition=2, levels=8), MEL),
-    "subscale": lambda: Subscale(SubscaleConfig(6, factor=2, ahead=0, d_condition=3, layers=3, levels=8)),
+    "vocoder": lambda: Vocoder(WaveRNNConfig(6, d_conditioning=2, levels=8), MEL),
+    "subscale": lambda: Subscale(
+        SubscaleConfig(6, factor=2, lookahead=0, d_conditioning=3, layers=3, levels=8)
+    ),
 }
 
 # Of which `compiled` has a loop; each kind takes seconds to compile, so these are kinds of other tests too.

@@ -21,7 +21,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 NOISE = 1e-13  # of the largest gradient: what an FFT, which adds and cancels, may leave of what is not heard
 
 
-def past(t: int, length: int) -> range:
+def cache(t: int, length: int) -> range:
     """All that came before, and the present."""
     return range(t + 1)
 
@@ -46,7 +46,7 @@ class Case:
 
     make: Callable[[], nn.Module]
     channels: int
-    reach: Callable[[int, int], range] = past
+    reach: Callable[[int, int], range] = cache
     kind: type | None = None
 
     def layer(self, dtype: torch.dtype = torch.float64) -> nn.Module:

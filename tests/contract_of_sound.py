@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sashimi_lib.models.autoregression import Autoregressive, SoundModel, bits_of
+from sashimi_lib.audio.quantizers import CoarseFine
+from sashimi_lib.models.autoregressive import Autoregressive, DiscreteAudioModel, log2_prob
 from sashimi_lib.models.sampling import Sampler
 from sashimi_lib.models.subscale import Subscale
-from sashimi_lib.quantize import CoarseFine
 from sashimi_lib.streaming.base import Engine
 from sashimi_lib.streaming.engine import Compiled
 from tests.contract import FRAMES, LENGTH, TOLERANCE, assert_same, floats, gradients, some_sum, trained
@@ -18,7 +18,7 @@ from tests.contract import FRAMES, LENGTH, TOLERANCE, assert_same, floats, gradi
 Scored = tuple[Tensor, Any]  # bits, and the past after them
 
 
-def a_model(make: Callable[[], SoundModel], dtype: torch.dtype = torch.float64) -> SoundModel:
+def a_model(make: Callable[[], DiscreteAudioModel], dtype: torch.dtype = torch.float64) -> DiscreteAudioModel:
     """With weights large enough that what it says depends on what it heard."""
     model = make().to(dtype)
     with torch.no_grad():
@@ -27,7 +27,7 @@ def a_model(make: Callable[[], SoundModel], dtype: torch.dtype = torch.float64) 
     return model
 
 
-def some_codes(model: SoundModel, batch: int = 2) -> Tensor:
+def some_codes(model: DiscreteAudioModel, batch: int = 2) -> Tensor:
     """Any codes of its quantizer."""
     two = (2,) if isinstance(model.quantizer, CoarseFine) else ()
     return torch.randint(model.quantizer.levels, (batch, LENGTH, *two))
@@ -46,13 +46,13 @@ class Given:
         code = self.waiting.pop(0)
         if logits.shape[-1] == self.levels**2:
             code = self.levels * code + self.waiting.pop(0)
-        self.bits = self.bits + bits_of(logits[:, None], code[:, None])[:, 0]
+        self.bits = self.bits + log2_prob(logits[:, None], code[:, None])[:, 0]
         return code
 
 
-def by_draws(model: Autoregressive, codes: Tensor, past: Any) -> Scored:
+def by_draws(model: Autoregressive, codes: Tensor, cache: Any) -> Scored:
     """Sample by sample, by `draw` with its choices given."""
-    (code, state), bits = past, []
+    (code, state), bits = cache, []
     for given in codes.unbind(1):
         choose = Given(given, model.quantizer.levels)
         code, state = model.draw(code, state, choose)
@@ -61,41 +61,41 @@ def by_draws(model: Autoregressive, codes: Tensor, past: Any) -> Scored:
     return torch.stack(bits, dim=1), (code, state)
 
 
-def by_pieces(model: SoundModel, codes: Tensor, past: Any, size: int) -> Scored:
+def by_pieces(model: DiscreteAudioModel, codes: Tensor, cache: Any, size: int) -> Scored:
     """Piece by piece, each given the past after the one before."""
     bits = []
     for piece in codes.split(size, dim=1):
-        these, past = model.log_likelihood_from(piece, past)
+        these, cache = model.log_likelihood_from(piece, cache)
         bits.append(these)
-    return torch.cat(bits, dim=1), past
+    return torch.cat(bits, dim=1), cache
 
 
-def ways(model: SoundModel) -> dict[str, Callable[[Tensor, Any], Scored]]:
+def ways(model: DiscreteAudioModel) -> dict[str, Callable[[Tensor, Any], Scored]]:
     """Every way to score codes from a past on."""
     unit = model.config.factor if isinstance(model, Subscale) else 1
     found = {
-        f"pieces of {size}": lambda codes, past, size=size: by_pieces(model, codes, past, size)
+        f"pieces of {size}": lambda codes, cache, size=size: by_pieces(model, codes, cache, size)
         for size in (LENGTH, *(n * unit for n in FRAMES))
     }
     if isinstance(model, Autoregressive):
-        found["draws"] = lambda codes, past: by_draws(model, codes, past)
+        found["draws"] = lambda codes, cache: by_draws(model, codes, cache)
     return found
 
 
-def assert_ways_agree(make: Callable[[], SoundModel], dtype: torch.dtype) -> None:
+def assert_ways_agree(make: Callable[[], DiscreteAudioModel], dtype: torch.dtype) -> None:
     """Bits, the past after them, and the gradients of both by all parameters."""
     model = a_model(make, dtype)
     codes, tolerance, expected = some_codes(model), TOLERANCE[dtype], None
     for name, run in ways(model).items():
-        bits, past = run(codes, model.beginning_of(codes))
-        assert torch.equal(past[0], codes[:, -1]), name
-        found = [bits, *floats(past)], gradients(some_sum([bits, *floats(past)]), trained(model))
+        bits, cache = run(codes, model.initial_cache_for(codes))
+        assert torch.equal(cache[0], codes[:, -1]), name
+        found = [bits, *floats(cache)], gradients(some_sum([bits, *floats(cache)]), trained(model))
         expected = found if expected is None else expected
         for what, ours, theirs in zip(("bits and past", "gradients"), found, expected, strict=True):
             assert_same(ours, theirs, tolerance, f"{name}: {what}")
-    absorbed = model.absorb(codes, model.beginning_of(codes))
-    assert_same(floats(absorbed), floats(past), tolerance, "absorb: past")
-    one_piece = model.log_likelihood_from(codes, model.beginning_of(codes))[0]
+    absorbed = model.prefill(codes, model.initial_cache_for(codes))
+    assert_same(floats(absorbed), floats(cache), tolerance, "absorb: past")
+    one_piece = model.log_likelihood_from(codes, model.initial_cache_for(codes))[0]
     ours, theirs = (
         [bits, *gradients(some_sum([bits]), trained(model))]
         for bits in (model.log_likelihood(codes), one_piece)
@@ -104,15 +104,15 @@ def assert_ways_agree(make: Callable[[], SoundModel], dtype: torch.dtype) -> Non
 
 
 @torch.no_grad()
-def assert_reach(make: Callable[[], SoundModel], reach: Callable[[int, int], range]) -> None:
+def assert_reach(make: Callable[[], DiscreteAudioModel], reach: Callable[[int, int], range]) -> None:
     """A code changes its own probability, and that of those after it that hear it; and no other."""
     model = a_model(make)
     codes = some_codes(model, 1)
     changed, now = codes.repeat(LENGTH, *[1] * (codes.ndim - 1)), torch.arange(LENGTH)
     changed[now, now] = (changed[now, now] + 1) % model.quantizer.levels  # one sample of each row
-    past = model.beginning_of(codes)
-    plain = model.log_likelihood_from(codes, past)[0]
-    told = model.beginning_of(codes.expand_as(changed))  # of a vocoder: the same for all
+    cache = model.initial_cache_for(codes)
+    plain = model.log_likelihood_from(codes, cache)[0]
+    told = model.initial_cache_for(codes.expand_as(changed))  # of a vocoder: the same for all
     gap = (model.log_likelihood_from(changed, told)[0] - plain).abs()  # (whom, who)
     for t in range(LENGTH):
         assert (gap[:, t] > 1e-12).nonzero()[:, 0].tolist() == list(reach(t, LENGTH)), f"sample {t}"
@@ -122,17 +122,17 @@ def assert_reach(make: Callable[[], SoundModel], reach: Callable[[int, int], ran
 def assert_engine_scores(model: Autoregressive, engine: Compiled) -> None:
     """An engine that takes codes gives each the bits that the model gives it, and ends in the same state."""
     codes, tolerance = some_codes(model), TOLERANCE[torch.float32]
-    expected, end = by_draws(model.double(), codes, model.beginning(len(codes)))
+    expected, end = by_draws(model.double(), codes, model.initial_cache(len(codes)))
     model.float()
     for size in (*FRAMES, LENGTH):
-        past, logits = model.beginning(len(codes)), []
+        cache, logits = model.initial_cache(len(codes)), []
         for piece in codes.split(size, dim=1):
-            these, past = engine.forced(piece, past)
+            these, cache = engine.teacher_forced_logits(piece, cache)
             logits.append(these)
-        of_each = bits_of(torch.cat(logits, dim=1).flatten(1, -2), codes.flatten(1)).unflatten(
+        of_each = log2_prob(torch.cat(logits, dim=1).flatten(1, -2), codes.flatten(1)).unflatten(
             1, (LENGTH, -1)
         )
-        found = [of_each.sum(-1), *floats(past)]
+        found = [of_each.sum(-1), *floats(cache)]
         assert_same(found, [expected, *floats(end)], tolerance, f"pieces of {size}: bits and past")
 
 
@@ -141,15 +141,15 @@ def assert_engine_draws(model: Autoregressive, engine: Engine) -> None:
     """An engine draws what the model draws, in pieces of any size, and ends in the state of what it drew."""
 
     def drawn(by: Autoregressive, size: int) -> tuple[Tensor, Any]:
-        past, choose, codes = by.beginning(2), Sampler(0.9, 0.95, by.generator(3)), []
+        cache, choose, codes = by.initial_cache(2), Sampler(0.9, 0.95, by.generator(3)), []
         for start in range(0, LENGTH, size):
-            these, past = by.go_on(past, min(size, LENGTH - start), choose)
+            these, cache = by.generate_from(cache, min(size, LENGTH - start), choose)
             codes.append(these)
-        return torch.cat(codes, dim=1), past
+        return torch.cat(codes, dim=1), cache
 
     wanted, _ = drawn(model, LENGTH)
-    expected = floats(model.absorb(wanted, model.beginning(2)))
+    expected = floats(model.prefill(wanted, model.initial_cache(2)))
     for size in (*FRAMES, LENGTH):
-        codes, past = drawn(engine, size)
+        codes, cache = drawn(engine, size)
         assert torch.equal(codes, wanted), f"pieces of {size}"
-        assert_same(floats(past), expected, TOLERANCE[expected[0].dtype], f"pieces of {size}: past")
+        assert_same(floats(cache), expected, TOLERANCE[expected[0].dtype], f"pieces of {size}: past")

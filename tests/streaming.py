@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.blocks import SequenceModel, State
-from sashimi_lib.ssm.cache import cached_kernels
+from sashimi_lib.ssm.kernel_cache import cached_kernels
 
 
 def by_steps(model: SequenceModel | AudioLM, x: Tensor, state: State = None) -> tuple[Tensor, State]:

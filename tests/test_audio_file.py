@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sashimi_lib import audio
-from sashimi_lib.audio_file import HIGHEST_RATE, Downmix, blocks, count_frames, header_of
+from sashimi_lib.audio.decoder import HIGHEST_RATE, Downmix, blocks, count_frames, header_of
 from tests.strange_audio import of_unknown_length, tune, without_info_frame, write_mp3
 
 SECONDS = 6

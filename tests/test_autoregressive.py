@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sashimi_lib.autoregressive import AudioLM, new_model, sample
+from sashimi_lib.audio.quantizers import Linear, MuLaw
 from sashimi_lib.models import IsotropicConfig, IsotropicS4, SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.models.audio_lm import AudioLM, new_model, sample
 from sashimi_lib.ssm.s4 import S4
 
 

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
+from sashimi_lib.audio.mel import LogMelConfig
 from sashimi_lib.diffusion.model import DiffusionConfig
 from sashimi_lib.diffusion.schedules import CosineSchedule, LinearSchedule, LogSNRSchedule
-from sashimi_lib.mel import LogMelConfig
 from sashimi_lib.models import (
     DiffWaveConfig,
     IsotropicConfig,
@@ -19,13 +19,13 @@ from sashimi_lib.models import (
 from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
 from sashimi_lib.models.subscale import SubscaleConfig
 from sashimi_lib.ssm.s4 import SSMConfig
-from sashimi_lib.training.compute import Compute
 from sashimi_lib.training.config import TrainingConfig
-from sashimi_lib.training.pruning import Pruning
+from sashimi_lib.training.execution import ExecutionConfig
+from sashimi_lib.training.pruning import PruningConfig
 from tests.awkward import as_a_reader
 
 SETTINGS = (
-    TrainingConfig(clip_norm=1.0, clip_value=1.0, truncate=8, stop_after=3), Compute(), Pruning(),
+    TrainingConfig(clip_norm=1.0, clip_value=1.0, tbptt_length=8, early_stopping_patience=3), ExecutionConfig(), PruningConfig(),
     SSMConfig(),
     SaShiMiConfig(), IsotropicConfig(), WaveNetConfig(), SampleRNNConfig(), WaveRNNConfig(), SubscaleConfig(),
     SaShiMiUNetConfig(), DiffWaveConfig(), DiffusionConfig(DiffWaveConfig()), LogMelConfig(),
@@ -34,10 +34,10 @@ SETTINGS = (
 # What these values mean: none of it, or the first.
 TAKEN = {
     ("TrainingConfig", "weight_decay", 0), ("TrainingConfig", "warmup", 0), ("TrainingConfig", "patience", 0),
-    ("TrainingConfig", "ema", 0), ("TrainingConfig", "seed", 0), ("Pruning", "sparsity", 0),
-    ("Pruning", "start", 0), ("WaveRNNConfig", "d_condition", 0), ("SubscaleConfig", "ahead", 0),
+    ("TrainingConfig", "ema", 0), ("TrainingConfig", "seed", 0), ("PruningConfig", "sparsity", 0),
+    ("PruningConfig", "start", 0), ("WaveRNNConfig", "d_conditioning", 0), ("SubscaleConfig", "lookahead", 0),
     ("SaShiMiUNetConfig", "n_classes", 0), ("DiffWaveConfig", "n_classes", 0),
-    ("DiffusionConfig", "unlabelled", 0), ("CosineSchedule", "offset", 0), ("LogSNRSchedule", "highest", 0),
+    ("DiffusionConfig", "label_dropout", 0), ("CosineSchedule", "offset", 0), ("LogSNRSchedule", "highest", 0),
     ("LogSNRSchedule", "highest", -1), ("LogSNRSchedule", "lowest", 0), ("LogSNRSchedule", "lowest", -1),
 }  # fmt: skip
 
@@ -48,7 +48,7 @@ def cases():
             value = getattr(settings, field.name)
             number = value[0] if isinstance(value, tuple) and value else value
             if isinstance(number, int | float) and not isinstance(number, bool):
-                bad = [-1, 0] if type(settings) is Compute else [math.nan, math.inf, -1, 0]
+                bad = [-1, 0] if type(settings) is ExecutionConfig else [math.nan, math.inf, -1, 0]
                 for other in bad:
                     yield pytest.param(
                         settings, field.name, other, id=f"{type(settings).__name__}-{field.name}-{other}"

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from sashimi_lib import audio
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.cli import main
 from sashimi_lib.cli.stop import SIGNALS
 from sashimi_lib.cli.stream import speed
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.models import DiffWaveConfig, SampleRNN, SampleRNNConfig, WaveRNN, WaveRNNConfig
-from sashimi_lib.pretrained import Card, save
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.pretrained import ModelCard, save
 from sashimi_lib.streaming import Stream, stream
 
 RATE = 2_000
@@ -30,7 +30,7 @@ def model(tmp_path, monkeypatch):
     """A small model, which lies as one.safetensors in the folder where commands are run."""
     monkeypatch.chdir(tmp_path)
     model = WaveRNN(WaveRNNConfig(d_hidden=16))
-    save("one.safetensors", model, RATE, Card("one"))
+    save("one.safetensors", model, RATE, ModelCard("one"))
     return model
 
 
@@ -70,7 +70,7 @@ def test_it_writes_what_the_model_draws(model, suffix, tmp_path, capsys):
 def test_a_model_that_no_engine_knows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = AudioLM(MuLaw(), SampleRNN(SampleRNNConfig((4, 2), d_hidden=8, d_embedding=4)))
-    save("one.safetensors", model, RATE, Card("one"))
+    save("one.safetensors", model, RATE, ModelCard("one"))
     assert run("--seconds", 0.1, "--out", "a.wav") == 0
     assert len(written("a.wav")) == 200
 
@@ -117,7 +117,7 @@ def test_a_state_has_its_own_rate(model):
 
 def test_a_state_of_another_model_is_refused(model, capsys):
     assert run("--seconds", 0.1, "--out", "a.wav", "--state-out", "here") == 0
-    save("one.safetensors", WaveRNN(model.config), RATE, Card("another of that shape"))
+    save("one.safetensors", WaveRNN(model.config), RATE, ModelCard("another of that shape"))
     capsys.readouterr()
     assert run("--seconds", 0.1, "--out", "b.wav", "--state-in", "here") == 1
     assert "got here: it was saved for a model with other weights" in capsys.readouterr().err
@@ -181,12 +181,12 @@ def test_interrupted_before_the_first_sample_it_leaves_an_old_file_alone(model, 
 
 
 def test_after_an_error_what_was_made_is_kept_under_another_name(model, monkeypatch, capsys, tmp_path):
-    go_on = Stream.__next__
+    generate_from = Stream.__next__
 
     def blow_up(self):
         if self.left == 100:
             raise ValueError("logits must be finite: the state has blown up")
-        return go_on(self)
+        return generate_from(self)
 
     monkeypatch.setattr(Stream, "__next__", blow_up)
     assert run("--seconds", 0.3, "--out", "a.wav", "--chunk", 0.05) == 1
@@ -290,7 +290,7 @@ def test_models_that_cannot_be_streamed(model, capsys):
     assert main(["stream", "nobody", "--out", "a.wav"]) == 1
     assert "got 'nobody'" in capsys.readouterr().err
     small = DiffWaveConfig(d_residual=4, d_skip=4, n_layers=2, d_step=(4, 6, 8))
-    save("two.safetensors", DiffusionModel(DiffusionConfig(small)), RATE, Card("two"))
+    save("two.safetensors", DiffusionModel(DiffusionConfig(small)), RATE, ModelCard("two"))
     assert main(["stream", "two.safetensors", "--out", "a.wav"]) == 1
     assert "makes all samples together" in capsys.readouterr().err
 
@@ -302,7 +302,8 @@ def test_a_state_of_many_sounds_is_refused(model, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["sing"], ["stream"], ["stream", "x", "--seconds", "long"], ["stream", "x", "--volume"]]
+    "arguments",
+    [[], ["synthesize"], ["stream"], ["stream", "x", "--seconds", "long"], ["stream", "x", "--volume"]],
 )
 def test_wrong_usage_ends_with_two(arguments, capsys):
     with pytest.raises(SystemExit) as end:

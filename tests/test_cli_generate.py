@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from sashimi_lib import audio
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.mel import LogMelConfig
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.cli import main
 from sashimi_lib.cli.stop import SIGNALS
-from sashimi_lib.mel import LogMelConfig
 from sashimi_lib.models import (
     SampleRNN,
     SampleRNNConfig,
@@ -21,16 +21,16 @@ from sashimi_lib.models import (
     WaveRNN,
     WaveRNNConfig,
 )
-from sashimi_lib.pretrained import Card, save
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.models.vocoder import Vocoder
+from sashimi_lib.pretrained import ModelCard, save
 from sashimi_lib.streaming import Stream
-from sashimi_lib.vocoder import Vocoder
 
 RATE = 2_000
 MODELS = {
     "wavernn": lambda: WaveRNN(WaveRNNConfig(d_hidden=16)),
     "samplernn": lambda: AudioLM(MuLaw(), SampleRNN(SampleRNNConfig((4, 2), d_hidden=8, d_embedding=4))),
-    "subscale": lambda: Subscale(SubscaleConfig(8, factor=4, ahead=1, d_condition=3, layers=2)),
+    "subscale": lambda: Subscale(SubscaleConfig(8, factor=4, ahead=1, d_conditioning=3, layers=2)),
 }
 
 
@@ -41,7 +41,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def saved(model):
-    save("one.safetensors", model, RATE, Card("one"))
+    save("one.safetensors", model, RATE, ModelCard("one"))
     return model
 
 
@@ -78,7 +78,7 @@ def test_a_length_that_is_none_is_refused_by_name(seconds, folder, capsys):
 
 
 def test_a_vocoder_says_what_it_needs_and_leaves_no_file(folder, capsys):
-    saved(Vocoder(WaveRNNConfig(8, d_condition=3), LogMelConfig(RATE, n_mels=8, hop=20, window=256)))
+    saved(Vocoder(WaveRNNConfig(8, d_conditioning=3), LogMelConfig(RATE, n_mels=8, hop=20, window=256)))
     assert run("--out", "a.wav") == 1
     assert "a vocoder generates from a spectrogram alone" in capsys.readouterr().err
     assert names(folder) == ["one.safetensors"]

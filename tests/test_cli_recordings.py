@@ -115,9 +115,10 @@ def test_waveforms_come_with_classes_where_the_model_and_the_corpus_have_them(fo
     parts = fsdd.parts("recordings")
     pairs = waveforms_of(fsdd, parts, diffusion(1_000), progress=False)["test"]
     assert [label for _, label in pairs] == [0, 1, 2, 3, 4]  # type: ignore[misc]
-    unlabelled: Corpus = replace(fsdd, label=None)
+    label_dropout: Corpus = replace(fsdd, label=None)
     assert all(
-        isinstance(x, torch.Tensor) for x in waveforms_of(unlabelled, parts, diffusion(1_000), False)["test"]
+        isinstance(x, torch.Tensor)
+        for x in waveforms_of(label_dropout, parts, diffusion(1_000), False)["test"]
     )
 
 

@@ -17,8 +17,8 @@ from sashimi_lib.cli import main
 from sashimi_lib.cli import train as training
 from sashimi_lib.cli.device import check_compiler
 from sashimi_lib.cli.train import keep_settings
-from sashimi_lib.files import locked
 from sashimi_lib.pretrained import load
+from sashimi_lib.storage.atomic import locked
 from sashimi_lib.training.checkpoint import load_checkpoint, save_checkpoint
 
 RATE = 4_000
@@ -104,10 +104,10 @@ def test_a_run_begins_from_a_trained_model(folder, capsys):
     ]
     fine += ["--ssm-lr", "1e-9"]
     assert main(fine) == 0
-    begun, trained = load("fine/model.safetensors"), load(MODEL)
+    checkpoint_exists, trained = load("fine/model.safetensors"), load(MODEL)
     for name, x in trained.model.state_dict().items():
-        assert torch.allclose(begun.model.state_dict()[name], x, atol=1e-6), name
-    assert "begun from my-wavs: recordings" in begun.card.data
+        assert torch.allclose(checkpoint_exists.model.state_dict()[name], x, atol=1e-6), name
+    assert "begun from my-wavs: recordings" in checkpoint_exists.card.data
     assert json.loads(Path("fine/run.json").read_text())["from"] == MODEL
     assert main(fine) == 0  # goes on, at its end
     capsys.readouterr()
@@ -206,7 +206,7 @@ def test_a_number_that_means_nothing_is_named(folder, more, because, capsys):
         (["--model.d-model", "0"], "d_model must be at least 1, got 0"),
         (["--model.pool", "4", "-1"], "pool must be at least 2, got (4, -1)"),
         (["--model.ssm.d-state", "0"], "d_state must be at least 2, got 0"),
-        (["--accumulate", "0"], "accumulate must be at least 1, got 0"),
+        (["--grad-accumulation", "0"], "grad_accumulation must be at least 1, got 0"),
     ],
 )
 def test_a_setting_out_of_range_is_wrong_usage(folder, more, because, capsys):

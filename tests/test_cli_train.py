@@ -19,7 +19,7 @@ from sashimi_lib.cli import main
 from sashimi_lib.cli import train as training
 from sashimi_lib.cli.arguments import CorpusName
 from sashimi_lib.cli.evaluate import everything
-from sashimi_lib.cli.recordings import some, usual_rate
+from sashimi_lib.cli.recordings import dominant_sample_rate, some
 from sashimi_lib.cli.stop import Stop
 from sashimi_lib.data.corpora import CORPORA, FOLDER
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
@@ -28,7 +28,7 @@ from sashimi_lib.models import SaShiMiConfig
 from sashimi_lib.pretrained import load
 from sashimi_lib.training.checkpoint import load_checkpoint
 from sashimi_lib.training.recipes import RECIPES, DiffusionRecipe
-from sashimi_lib.training.run import History
+from sashimi_lib.training.train_state import History
 
 RATE = 4_000
 ROUNDED = 2**-15  # to 16 bits
@@ -318,8 +318,10 @@ def test_a_gpu_that_is_too_small_is_told_what_to_do(folder, monkeypatch, capsys)
     monkeypatch.setattr(training, "train", fail)
     assert main(MY_WAVS) == 1
     said = capsys.readouterr().err
-    assert said.startswith("sashimi: the GPU's memory does not hold a step: --accumulate 2 hears a batch in")
-    assert "--recompute" in said
+    assert said.startswith(
+        "sashimi: the GPU's memory does not hold a step: --grad-accumulation 2 hears a batch in"
+    )
+    assert "--activation-checkpointing" in said
     assert said.count("\n") == 1
 
 
@@ -355,11 +357,11 @@ def test_the_corpora_that_can_be_named_are_those_there_are():
 
 
 def test_the_rate_is_that_of_most_of_the_sound_up_to_sixteen_thousand(folder):
-    assert usual_rate(FOLDER.parts(folder / "recordings")) == RATE
+    assert dominant_sample_rate(FOLDER.parts(folder / "recordings")) == RATE
     audio.write("recordings/long.wav", tone(1, 48_000, 8_000), 8_000)
-    assert usual_rate(FOLDER.parts(folder / "recordings")) == 8_000
+    assert dominant_sample_rate(FOLDER.parts(folder / "recordings")) == 8_000
     audio.write("recordings/longer.wav", tone(1, 400_000, 44_100), 44_100)
-    assert usual_rate(FOLDER.parts(folder / "recordings")) == 16_000
+    assert dominant_sample_rate(FOLDER.parts(folder / "recordings")) == 16_000
 
 
 def test_some_of_the_data_comes_from_all_over_it():
@@ -473,7 +475,7 @@ def test_training_that_diverges_says_so(folder, capsys):
     ("arguments", "words"),
     [
         (["train"], ["my-wavs", "sc09_sashimi_8"]),
-        (["train", "sing", "--data", "recordings"], ["sing", "my-wavs", "sc09_sashimi_8"]),
+        (["train", "synthesize", "--data", "recordings"], ["synthesize", "my-wavs", "sc09_sashimi_8"]),
         (["train", "my-wavs"], ["--data"]),
         (["train", "my-wavs", "--data", "recordings", "--steps", "many"], ["--steps"]),
         (["train", "my-wavs", "--data", "recordings", "--steps", "0"], ["steps must be at least 1, got 0"]),

@@ -32,24 +32,24 @@ from scipy.stats import chi2
 from torch import nn
 
 import sashimi_lib
-from sashimi_lib.models.autoregression import SoundModel
+from sashimi_lib.models.autoregressive import DiscreteAudioModel
 from sashimi_lib.models.blocks import SequenceModel
 from sashimi_lib.models.denoiser import Denoiser
 from sashimi_lib.models.heads import Head
 from sashimi_lib.models.sampling import sample
 from sashimi_lib.models.wavenet import WaveNet
 from sashimi_lib.ssm import s4
-from sashimi_lib.ssm.convolution import causal_conv_naive, two_sided_conv_naive
+from sashimi_lib.ssm.convolution import bidirectional_conv_naive, causal_conv_naive
 from sashimi_lib.streaming import compiled
 from sashimi_lib.streaming.base import Engine
+from sashimi_lib.streaming.compiled_loop import CompiledLoop
 from sashimi_lib.streaming.engine import Compiled
 from sashimi_lib.streaming.graph import Graphed
-from sashimi_lib.streaming.loop import Loop
-from sashimi_lib.training.compute import BLOCKS
+from sashimi_lib.training.execution import BLOCKS
 from tests import contract
 from tests import contract_of_sound as of_sound
 from tests.cases import BOTH_WAYS, CAUSAL, COMPILED, HEADS, SOUND, WAVENET
-from tests.contract import TOLERANCE, past, window
+from tests.contract import TOLERANCE, cache, window
 from tests.streaming import by_steps, error
 
 pytestmark = pytest.mark.usefixtures("shapes_unchecked")  # elsewhere they are
@@ -67,7 +67,7 @@ in_either_precision = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def sums_written_out(monkeypatch):
     """No FFT, which mixes all samples and leaves rounding errors everywhere."""
     monkeypatch.setattr(s4, "causal_conv", causal_conv_naive)
-    monkeypatch.setattr(s4, "two_sided_conv", two_sided_conv_naive)
+    monkeypatch.setattr(s4, "bidirectional_conv", bidirectional_conv_naive)
 
 
 # Causal layers
@@ -167,7 +167,7 @@ def test_whole_pieces_and_draws_agree_in_bits_pasts_and_gradients(make, dtype):
 )  # which has an order of its own
 def test_a_code_is_heard_by_those_that_may_hear_it(name):
     finite = isinstance(getattr(SOUND[name](), "backbone", None), WaveNet)
-    of_sound.assert_reach(SOUND[name], window(WAVENET.receptive_field) if finite else past)
+    of_sound.assert_reach(SOUND[name], window(WAVENET.receptive_field) if finite else cache)
 
 
 @pytest.mark.slow
@@ -285,15 +285,19 @@ def streams(kind):
 
 
 def test_every_layer_is_held_to_the_contract():
-    layers = concrete(SequenceModel, s4.Bank, Denoiser, *BLOCKS) - {s4.Bank}  # which has no pass of its own
-    layers |= {kind for kind in concrete(nn.Module) if streams(kind)} - concrete(SoundModel)
+    layers = concrete(SequenceModel, s4.SSMParameters, Denoiser, *BLOCKS) - {
+        s4.SSMParameters
+    }  # which has no pass of its own
+    layers |= {kind for kind in concrete(nn.Module) if streams(kind)} - concrete(DiscreteAudioModel)
     assert layers - kinds(CAUSAL) - kinds(BOTH_WAYS) == set()
 
 
 def test_every_model_of_codes_is_held_to_the_contract():
-    assert concrete(SoundModel) - concrete(Engine) - {type(make()) for make in SOUND.values()} == set()
+    assert (
+        concrete(DiscreteAudioModel) - concrete(Engine) - {type(make()) for make in SOUND.values()} == set()
+    )
     assert concrete(Engine) - {Engine} == {Compiled, Graphed}
-    assert concrete(Loop) == {type(compiled(make()).loop) for make in COMPILED.values()}
+    assert concrete(CompiledLoop) == {type(compiled(make()).loop) for make in COMPILED.values()}
 
 
 def test_every_head_is_held_to_the_contract():

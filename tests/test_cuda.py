@@ -8,22 +8,22 @@ import copy
 import pytest
 import torch
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.mel import LogMelConfig
+from sashimi_lib.audio.quantizers import CoarseFine, MuLaw
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.evaluation.likelihood import clip_bits
-from sashimi_lib.mel import LogMelConfig
 from sashimi_lib.models import DiffWaveConfig, SampleRNN, SampleRNNConfig, SaShiMi, SaShiMiConfig
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
+from sashimi_lib.models.vocoder import Vocoder
 from sashimi_lib.models.wavernn import WaveRNNConfig
-from sashimi_lib.quantize import CoarseFine, MuLaw
-from sashimi_lib.ssm.exact import rounding_factors
+from sashimi_lib.ssm.precision import tf32_allowed
 from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
-from sashimi_lib.streaming import fastest
-from sashimi_lib.training.compute import Compute, has_blocks
+from sashimi_lib.streaming import best_engine
 from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.execution import ExecutionConfig, has_blocks
 from sashimi_lib.training.trainer import train
-from sashimi_lib.training.validation import held_out
-from sashimi_lib.vocoder import Vocoder
+from sashimi_lib.training.validation import validation_loss
 from tests.training.backbones import BACKBONES
 
 pytestmark = pytest.mark.cuda
@@ -88,7 +88,7 @@ def test_the_likelihood_and_its_gradients_are_those_of_a_cpu(cuda, name, codes):
 
 @every_backbone
 @torch.no_grad()
-@rounding_factors(False)
+@tf32_allowed(False)
 def test_steps_on_a_gpu_are_the_whole_pass(cuda, name, codes):
     model = a_model(name).to(cuda)
     whole, _ = model(codes.to(cuda))
@@ -106,7 +106,7 @@ def test_float32_of_a_gru_is_float32(cuda):
     codes = torch.randint(0, 256, (4, 256))
     with torch.no_grad():
         exact = copy.deepcopy(model).double().log_likelihood(codes)
-        with rounding_factors(False):
+        with tf32_allowed(False):
             assert close(model.to(cuda).log_likelihood(codes.to(cuda)), exact, 1e-5)
     assert close(clip_bits(model.to(cuda), list(codes)), -exact.mean(1), 1e-6)
 
@@ -153,7 +153,7 @@ def test_every_validation_is_that_of_a_new_module_with_the_same_weights(cuda, le
     for steps, loss in history.valid:
         new = LEARNERS[learner]().to(cuda)
         new.load_state_dict(weights[steps])
-        assert held_out(new, data, CONFIG.batch_size) == pytest.approx(loss, rel=1e-5)
+        assert validation_loss(new, data, CONFIG.batch_size) == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
@@ -172,16 +172,16 @@ def test_a_run_goes_on_on_a_gpu_wherever_it_began(cuda, learner, first, data, tm
 def less_memory():
     """Of every backbone in parts, and recomputed where there are blocks to recompute."""
     for name in BACKBONES:
-        yield pytest.param(name, Compute(accumulate=2), id=f"{name}-parts")
+        yield pytest.param(name, ExecutionConfig(grad_accumulation=2), id=f"{name}-parts")
         if has_blocks(a_model(name)):
-            yield pytest.param(name, Compute(recompute=True), id=f"{name}-again")
+            yield pytest.param(name, ExecutionConfig(activation_checkpointing=True), id=f"{name}-again")
 
 
-@pytest.mark.parametrize(("name", "compute"), list(less_memory()))
-def test_less_memory_changes_no_loss(cuda, name, compute, codes):
+@pytest.mark.parametrize(("name", "execution"), list(less_memory()))
+def test_less_memory_changes_no_loss(cuda, name, execution, codes):
     losses = [
-        train(a_model(name).to(cuda), codes, CONFIG, progress=False, compute=how).loss
-        for how in (Compute(), compute)
+        train(a_model(name).to(cuda), codes, CONFIG, progress=False, execution=how).loss
+        for how in (ExecutionConfig(), execution)
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
@@ -201,11 +201,11 @@ def test_forward_and_backward_never_wait_for_the_gpu(cuda, name, codes):
     model, codes = a_model(name).to(cuda), codes.to(cuda)
     if cuda.type != "cuda":
         pytest.skip("PyTorch can tell of a GPU alone")
-    past = model.beginning(len(codes))
-    model.score(codes, past)[0].mean().backward()  # constants are made, libraries set up
+    cache = model.initial_cache(len(codes))
+    model.score(codes, cache)[0].mean().backward()  # constants are made, libraries set up
     torch.cuda.set_sync_debug_mode("error")
     try:
-        model.score(codes, past)[0].mean().backward()
+        model.score(codes, cache)[0].mean().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -217,7 +217,7 @@ def test_forward_and_backward_never_wait_for_the_gpu(cuda, name, codes):
 @torch.no_grad()
 def test_a_gpu_draws_codes_by_its_own_fastest_way(cuda, name):
     model = a_model(name).to(cuda)
-    drawn = fastest(model).generate(40, batch_size=3, seed=0)
+    drawn = best_engine(model).generate(40, batch_size=3, seed=0)
     assert drawn.device.type == cuda.type
     assert drawn.shape == (3, 40)
     assert 0 <= int(drawn.min()) <= int(drawn.max()) < 256
@@ -238,7 +238,7 @@ def test_a_diffusion_model_makes_sound_on_a_gpu(cuda):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["sashimi", "samplernn"])
 def test_a_prompt_may_lie_anywhere(cuda, name, codes):
-    model = fastest(a_model(name).to(cuda))
+    model = best_engine(a_model(name).to(cuda))
     drawn = model.generate(20, prompt=codes, seed=0)
     assert torch.equal(drawn, model.generate(20, prompt=codes.to(cuda), seed=0))
 
@@ -260,8 +260,10 @@ def test_spectrograms_may_lie_anywhere(cuda):
     pytest.importorskip("librosa")
     torch.manual_seed(1)
     mel, features = LogMelConfig(8_000, n_mels=8, hop=16, window=64), torch.rand(2, 5, 8) * 2 - 1
-    vocoder = Vocoder(WaveRNNConfig(32, d_condition=4), mel).to(cuda)
+    vocoder = Vocoder(WaveRNNConfig(32, d_conditioning=4), mel).to(cuda)
     diffwave = DiffWaveConfig(d_residual=8, d_skip=8, n_layers=4, cycle=4, mel=mel)
     model = DiffusionModel(DiffusionConfig(diffwave)).to(cuda)
-    assert torch.equal(vocoder.sing(features, seed=0), vocoder.sing(features.to(cuda), seed=0))
-    assert torch.equal(model.sing(features, steps=3, seed=0), model.sing(features.to(cuda), steps=3, seed=0))
+    assert torch.equal(vocoder.synthesize(features, seed=0), vocoder.synthesize(features.to(cuda), seed=0))
+    assert torch.equal(
+        model.synthesize(features, steps=3, seed=0), model.synthesize(features.to(cuda), steps=3, seed=0)
+    )

@@ -10,8 +10,8 @@ from torch.autograd import Function, gradcheck
 import sashimi_lib
 from sashimi_lib.models.blocks import _ScalarNorm
 from sashimi_lib.ssm.convolution import _FFTConv
-from sashimi_lib.ssm.exact import _Exact, rounding_factors
-from sashimi_lib.ssm.kernels import _Strides
+from sashimi_lib.ssm.kernels import _StridedPowers
+from sashimi_lib.ssm.precision import _Exact, tf32_allowed
 
 
 def numbers(*shape):
@@ -28,15 +28,15 @@ CASES = {
     "the input is given": (_FFTConv, (numbers(2, 3, 7).detach(), numbers(3, 7), numbers(3))),
     "the kernel is given": (_FFTConv, (numbers(2, 3, 7), numbers(3, 7).detach(), numbers(3).detach())),
     "norm": (_ScalarNorm, (numbers(2, 5, 4), numbers(1), numbers(1))),
-    "strides": (_Strides, (numbers(2, 3, 4), numbers(2, 4, 4), 3)),
-    "two strides": (_Strides, (numbers(2, 3, 4), numbers(2, 4, 4), 2)),
+    "strides": (_StridedPowers, (numbers(2, 3, 4), numbers(2, 4, 4), 3)),
+    "two strides": (_StridedPowers, (numbers(2, 3, 4), numbers(2, 4, 4), 2)),
     "product": (_Exact, (numbers(2, 3, 4), numbers(2, 4, 5))),
 }
 
 
 @pytest.mark.parametrize(("function", "inputs"), CASES.values(), ids=CASES)
 def test_it_is_the_gradient(function, inputs):
-    with rounding_factors(False):
+    with tf32_allowed(False):
         assert gradcheck(function.apply, inputs)
 
 

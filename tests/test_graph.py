@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.mel import LogMelConfig
+from sashimi_lib.audio.mel import LogMelConfig
+from sashimi_lib.audio.quantizers import CoarseFine, MuLaw
 from sashimi_lib.models import (
     IsotropicConfig,
     IsotropicS4,
@@ -28,15 +28,15 @@ from sashimi_lib.models import (
     WaveRNN,
     WaveRNNConfig,
 )
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.heads import JointSoftmax, Logistics
 from sashimi_lib.models.sampling import Sampler
 from sashimi_lib.models.sparse import sparse
-from sashimi_lib.quantize import CoarseFine, MuLaw
+from sashimi_lib.models.states import flatten_state
+from sashimi_lib.models.vocoder import Vocoder
 from sashimi_lib.ssm.s4 import Form, SSMConfig
-from sashimi_lib.streaming import base, fastest, graph, graphed
+from sashimi_lib.streaming import base, best_engine, graph, graphed
 from sashimi_lib.streaming.graph import Graphed, StaticStep
-from sashimi_lib.streaming.states import tensors_of
-from sashimi_lib.vocoder import Vocoder
 
 WAVENET = WaveNetConfig(stacks=2, layers=3, d_residual=4, d_dilation=4, d_skip=8, d_end=8, d_model=4)
 MODELS = {
@@ -77,22 +77,22 @@ def a_model(name):
 def some_past(model, batch, length=37):
     """After a prompt that ends inside a frame."""
     codes = model.quantizer.encode(2 * torch.rand(batch, length) - 1)
-    return model.absorb(codes, model.beginning(batch))
+    return model.prefill(codes, model.initial_cache(batch))
 
 
-def drawn(model, past, lengths, **settings):
+def drawn(model, cache, lengths, **settings):
     """Codes drawn in pieces, and the past after them."""
     choose, pieces = Sampler(generator=model.generator(3), **settings), []
     for length in lengths:
-        codes, past = model.go_on(past, length, choose)
+        codes, cache = model.generate_from(cache, length, choose)
         pieces.append(codes)
-    return torch.cat(pieces, dim=1), past
+    return torch.cat(pieces, dim=1), cache
 
 
-def assert_close(past, other):
+def assert_close(cache, other):
     """To rounding, which differs with where in memory a tensor lies."""
-    assert nested(past) == nested(other)
-    for x, y in zip(tensors_of(past), tensors_of(other), strict=True):
+    assert nested(cache) == nested(other)
+    for x, y in zip(flatten_state(cache), flatten_state(other), strict=True):
         assert torch.allclose(x, y, rtol=1e-5, atol=1e-5)
 
 
@@ -108,10 +108,10 @@ def nested(state):
 @torch.no_grad()
 def test_a_static_step_draws_what_the_model_draws(name, shapes_unchecked):
     model = a_model(name)
-    past = some_past(model, batch=2)
+    cache = some_past(model, batch=2)
     settings = {"temperature": 0.8, "top_p": 0.9}
-    wanted, after = drawn(model, past, [60], **settings)
-    codes, end = drawn(Graphed(model, record=False), past, [1, 42, 17], **settings)
+    wanted, after = drawn(model, cache, [60], **settings)
+    codes, end = drawn(Graphed(model, record=False), cache, [1, 42, 17], **settings)
     assert torch.equal(codes, wanted)
     assert_close(end, after)
 
@@ -196,9 +196,9 @@ def test_replays_draw_what_the_model_draws(name, tapes, shapes_unchecked):
     model = a_model(name)
     engine = Graphed(model)
     for length in (0, 37):  # from the beginning of a frame, and from inside of one
-        past = some_past(model, 2, length) if length else model.beginning(2)
-        wanted, after = drawn(model, past, [60])
-        codes, end = drawn(engine, past, [1, 42, 17])
+        cache = some_past(model, 2, length) if length else model.initial_cache(2)
+        wanted, after = drawn(model, cache, [60])
+        codes, end = drawn(engine, cache, [1, 42, 17])
         assert torch.equal(codes, wanted)
         assert_close(end, after)
 
@@ -251,15 +251,15 @@ def test_a_state_that_blew_up_is_reported_and_no_code_leaves_its_range():
 @torch.no_grad()
 def test_it_keeps_its_weights_and_leaves_the_model_as_it_is(name, shapes_unchecked):
     model = a_model(name)
-    past = some_past(model, 1)
-    before, _ = drawn(model, past, [30])
+    cache = some_past(model, 1)
+    before, _ = drawn(model, cache, [30])
     engine = Graphed(model, record=False)
-    assert torch.equal(drawn(model, past, [30])[0], before)
+    assert torch.equal(drawn(model, cache, [30])[0], before)
     assert sum(p.numel() for p in engine.parameters()) == sum(p.numel() for p in model.parameters())
     for parameter in model.parameters():
         parameter.add_(0.1)
-    assert not torch.equal(drawn(model, past, [30])[0], before)
-    assert torch.equal(drawn(engine, past, [30])[0], before)
+    assert not torch.equal(drawn(model, cache, [30])[0], before)
+    assert torch.equal(drawn(engine, cache, [30])[0], before)
 
 
 def test_in_all_else_it_is_the_model():
@@ -275,10 +275,10 @@ MEL = LogMelConfig(8_000, n_mels=8, hop=20, window=256)
     ("make", "because"),
     [
         (
-            lambda: Vocoder(WaveRNNConfig(8, d_condition=3), MEL),
+            lambda: Vocoder(WaveRNNConfig(8, d_conditioning=3), MEL),
             "must be an AudioLM or a WaveRNN, got Vocoder",
         ),
-        (lambda: WaveRNN(WaveRNNConfig(8, d_condition=3)), "no conditioning, got one with d_condition=3"),
+        (lambda: WaveRNN(WaveRNNConfig(8, d_conditioning=3)), "no conditioning, got one with d_condition=3"),
         (lambda: sparse(WaveRNN(WaveRNNConfig(8)), small=0), "must be dense, got a WaveRNN with sparse"),
         (lambda: base.Engine(WaveRNN(WaveRNNConfig(8))), "must be an AudioLM or a WaveRNN, got Engine"),
     ],
@@ -292,21 +292,21 @@ def test_a_model_that_it_cannot_run_is_refused(make, because):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Vocoder(WaveRNNConfig(8, d_condition=3), MEL),
-        lambda: Subscale(SubscaleConfig(8, factor=2, ahead=1, d_condition=3, layers=2)),
-        lambda: WaveRNN(WaveRNNConfig(8, d_condition=3)),
+        lambda: Vocoder(WaveRNNConfig(8, d_conditioning=3), MEL),
+        lambda: Subscale(SubscaleConfig(8, factor=2, ahead=1, d_conditioning=3, layers=2)),
+        lambda: WaveRNN(WaveRNNConfig(8, d_conditioning=3)),
     ],
 )
 def test_the_fastest_engine_leaves_alone_what_no_engine_runs(make, device, monkeypatch):
     model = make()
     monkeypatch.setattr(type(model), "device", property(lambda self: torch.device(device)))
-    assert fastest(model) is model
+    assert best_engine(model) is model
 
 
 def test_an_engine_begins_where_its_model_begins(monkeypatch):
     model = a_model("wavernn")
-    monkeypatch.setattr(model, "beginning_of", lambda codes: (codes[:, 0], torch.ones(1, 16)))
-    code, state = Graphed(model, record=False).beginning_of(torch.full((1, 5, 2), 7))
+    monkeypatch.setattr(model, "initial_cache_for", lambda codes: (codes[:, 0], torch.ones(1, 16)))
+    code, state = Graphed(model, record=False).initial_cache_for(torch.full((1, 5, 2), 7))
     assert code.tolist() == [[7, 7]]
     assert torch.equal(state, torch.ones(1, 16))
 
@@ -322,7 +322,7 @@ def test_random_numbers_are_asked_for_at_once_and_are_those_of_one_draw_after_th
     )
     calls, real = [], torch.Tensor.uniform_
     monkeypatch.setattr(torch.Tensor, "uniform_", lambda x, **k: calls.append(x.shape) or real(x, **k))
-    step.hand_out(10, torch.Generator().manual_seed(1))
+    step.fill_uniforms(10, torch.Generator().manual_seed(1))
     assert calls == [(10, 2, 3)]
     assert torch.equal(step.uniform[:10].flatten(0, 1), expected)
 
@@ -353,10 +353,10 @@ def test_on_a_gpu_graphs_draw_what_the_model_draws(name, shapes_unchecked):
     model = a_model(name).cuda()
     engine, twin = graphed(model), Graphed(model, record=False)
     codes = model.quantizer.encode(2 * torch.rand(2, 37) - 1).cuda()
-    past = model.absorb(codes, model.beginning(2))
+    cache = model.prefill(codes, model.initial_cache(2))
     for settings in ({}, {"temperature": 0.8, "top_p": 0.9}):
-        wanted, after = drawn(twin, past, [1, 42, 17], **settings)
-        codes, end = drawn(engine, past, [1, 42, 17], **settings)
+        wanted, after = drawn(twin, cache, [1, 42, 17], **settings)
+        codes, end = drawn(engine, cache, [1, 42, 17], **settings)
         assert torch.equal(codes, wanted)
-        assert [x.device for x in tensors_of(end)] == [x.device for x in tensors_of(after)]
+        assert [x.device for x in flatten_state(end)] == [x.device for x in flatten_state(after)]
         assert_close(end, after)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sashimi_lib.mel import LogMel, LogMelConfig
+from sashimi_lib.audio.mel import LogMel, LogMelConfig
 
 MEL = LogMelConfig(8_000, n_mels=10, hop=10, window=80)
 

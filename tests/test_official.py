@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sashimi_lib.audio.quantizers import Linear, MuLaw
 from sashimi_lib.official import load_audio_lm, load_s4, load_sashimi
-from sashimi_lib.quantize import Linear, MuLaw
 from sashimi_lib.ssm.discretize import bilinear_dplr, zoh_diagonal
 from sashimi_lib.ssm.kernels import (
     kernel,

@@ -42,10 +42,10 @@ def test_another_cycle_is_another_network(tensors, weights):
 def test_what_was_added_in_place_is_what_is_loaded(tensors, weights):
     plain = load_diffwave(weights, cycle=4, dtype=torch.float64)
     audio, step = tensors["in.audio"][:, 0].double(), tensors["in.step"][:, 0].double()
-    told, x, skips = plain.told(step), F.relu(plain.start(audio[:, None])), 0
+    conditioning, x, skips = plain.conditioning(step), F.relu(plain.start(audio[:, None])), 0
     for layer in plain.layers:
         h = x
-        h += layer.told(told)[..., None]  # the slip: x is changed too
+        h += layer.conditioning(conditioning)[..., None]  # the slip: x is changed too
         filtered, gate = layer.gates(h).chunk(2, dim=1)
         residual, skip = layer.out(filtered.tanh() * gate.sigmoid()).split(layer.widths, dim=1)
         x, skips = (x + residual) * math.sqrt(1 / 2), skips + skip

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sashimi_lib.audio.quantizers import Linear, MuLaw
 from sashimi_lib.official import load_wavenet
-from sashimi_lib.quantize import Linear, MuLaw
 from tests.awkward import as_a_reader
 from tests.streaming import by_steps, error
 

@@ -16,13 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 
 from sashimi_lib import __version__
-from sashimi_lib.autoregressive import AudioLM, new_model, sample
+from sashimi_lib.audio.mel import LogMelConfig
+from sashimi_lib.audio.quantizers import CoarseFine, Linear, MuLaw
 from sashimi_lib.data import bundled
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
 from sashimi_lib.diffusion.schedules import CosineSchedule, LinearSchedule, LogSNRSchedule
 from sashimi_lib.evaluation.classifier import load_classifier
-from sashimi_lib.mel import LogMelConfig
 from sashimi_lib.models import (
     DiffWaveConfig,
     IsotropicConfig,
@@ -36,17 +36,17 @@ from sashimi_lib.models import (
     WaveRNNConfig,
     build,
 )
+from sashimi_lib.models.audio_lm import AudioLM, new_model, sample
 from sashimi_lib.models.heads import DualSoftmax, JointSoftmax, Logistics
 from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
 from sashimi_lib.models.sparse import sparse
-from sashimi_lib.pretrained import WEIGHTS, Card, bundled_bits, check_savable, load, names, save
-from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
+from sashimi_lib.models.vocoder import Vocoder
+from sashimi_lib.pretrained import WEIGHTS, ModelCard, bundled_bits, check_savable, load, names, save
 from sashimi_lib.ssm.s4 import Form, SSMConfig
+from sashimi_lib.storage.tensor_file import write_tensors
 from sashimi_lib.streaming import compiled
 from sashimi_lib.streaming.graph import Graphed
-from sashimi_lib.tensor_file import write_tensors
-from sashimi_lib.training.pruning import Pruner, Pruning
-from sashimi_lib.vocoder import Vocoder
+from sashimi_lib.training.pruning import Pruner, PruningConfig
 
 SINGERS = ["digits", "digits16", "piano", "wavernn"]  # which draw one sample after the other
 SHIPPED = sorted([*SINGERS, "digits_diffusion"])
@@ -91,7 +91,7 @@ def model():
 @pytest.fixture
 def file(model, tmp_path):
     path = tmp_path / "mine.safetensors"
-    save(path, model, 8000, Card("mine"))
+    save(path, model, 8000, ModelCard("mine"))
     return path
 
 
@@ -189,7 +189,7 @@ def test_only_rates_of_the_clips_that_ship_can_be_judged(model):
 @torch.no_grad()
 def test_any_model_comes_back_as_it_was(name, quantizer, tmp_path):
     lm = AudioLM(quantizer, build(BACKBONES[name]))
-    card = Card("mine", data="noise", credit="nobody", steps=3, samples=99, test_bits=7.5)
+    card = ModelCard("mine", data="noise", credit="nobody", steps=3, samples=99, test_bits=7.5)
     save(tmp_path / "new" / "file", lm, 22_050, card)
     before = torch.get_rng_state()
     back = load(tmp_path / "new" / "file")
@@ -211,7 +211,7 @@ def test_any_16_bit_model_comes_back_as_it_was(name, levels, tmp_path):
     config = BACKBONES.get(name, WaveRNNConfig(12, levels=levels))
     model = new_model(config, CoarseFine(levels))
     before = torch.get_rng_state()
-    save(tmp_path / "file", model, 8000, Card("mine"))
+    save(tmp_path / "file", model, 8000, ModelCard("mine"))
     back = load(tmp_path / "file")
     assert torch.equal(torch.get_rng_state(), before)
     assert type(back.model) is type(model)
@@ -238,7 +238,7 @@ def diffusion(name):
 def test_any_diffusion_model_comes_back_as_it_was(name, tmp_path):
     model = diffusion(name)
     before = torch.get_rng_state()
-    save(tmp_path / "file", model, 8000, Card("mine", test_loss=0.25))
+    save(tmp_path / "file", model, 8000, ModelCard("mine", test_loss=0.25))
     back = load(tmp_path / "file")
     assert torch.equal(torch.get_rng_state(), before)
     assert back.model.config == DIFFUSION[name]
@@ -259,13 +259,13 @@ def test_any_diffusion_model_comes_back_as_it_was(name, tmp_path):
 @pytest.mark.parametrize("name", DIFFUSION)
 def test_a_diffusion_model_that_says_something_else_is_refused(name, tmp_path):
     path, model = tmp_path / "file", diffusion(name)
-    save(path, model, 8000, Card("mine"))
+    save(path, model, 8000, ModelCard("mine"))
     tensors, metadata = contents(path)
     for tensor in ("told.out.weight", *(["told.classes.weight"] if model.config.backbone.n_classes else [])):
         rewrite(path, tensors | {f"backbone.{tensor}": -tensors[f"backbone.{tensor}"]}, metadata)
         refused(path, "what it takes for noise must be")
     header = json.loads(metadata["header"])
-    header["card"]["expected"] = {"class": "Expected", "codes": [1], "waveform": [0.0], "bits": 8.0}
+    header["card"]["expected"] = {"class": "GoldenOutputs", "codes": [1], "waveform": [0.0], "bits": 8.0}
     rewrite(path, tensors, metadata | {"header": json.dumps(header)})
     refused(path, "another kind of model: Expected")
     assert header["diffusion"]["class"] == "DiffusionConfig"
@@ -280,7 +280,7 @@ def test_a_schedule_of_ones_own_cannot_be_saved(tmp_path):
 
     model = DiffusionModel(dataclasses.replace(DIFFUSION["diffwave"], schedule=Own()))
     with pytest.raises(ValueError, match="model must be of parts of this library, got Own"):
-        save(tmp_path / "file", model, 8000, Card("own"))
+        save(tmp_path / "file", model, 8000, ModelCard("own"))
     assert not (tmp_path / "file").exists()
 
 
@@ -301,20 +301,20 @@ def test_a_head_of_ones_own_cannot_be_saved(head, tmp_path):
     with pytest.raises(
         ValueError, match=r"its backbone's own head, DualSoftmax(.|\n)*; got " + type(head).__name__
     ):
-        save(tmp_path / "file", model, 8000, Card("mine"))
+        save(tmp_path / "file", model, 8000, ModelCard("mine"))
     assert not (tmp_path / "file").exists()
 
 
 def test_saving_leaves_the_model_alone_and_keeps_single_precision(model, tmp_path):
     model.double()
-    save(tmp_path / "file", model, 8000, Card("mine"))
+    save(tmp_path / "file", model, 8000, ModelCard("mine"))
     assert next(model.parameters()).dtype == torch.float64
     assert next(load(tmp_path / "file").model.parameters()).dtype == torch.float32
 
 
 def test_half_precision_halves_the_file_and_rounds_the_weights(model, tmp_path):
     for dtype in (torch.float32, torch.float16):
-        save(tmp_path / str(dtype), model, 16_000, Card("mine"), dtype)
+        save(tmp_path / str(dtype), model, 16_000, ModelCard("mine"), dtype)
     whole, half = ((tmp_path / str(dtype)).stat().st_size for dtype in (torch.float32, torch.float16))
     weights = sum(p.numel() for p in model.parameters())
     assert abs(whole - half - 2 * weights) < 100  # the headers differ by a few letters
@@ -330,7 +330,7 @@ def test_an_interrupted_save_leaves_the_old_file(file, model, monkeypatch):
     before = file.read_bytes()
     monkeypatch.setattr("os.replace", stop)
     with pytest.raises(KeyboardInterrupt):
-        save(file, model, 16_000, Card("other"))
+        save(file, model, 16_000, ModelCard("other"))
     assert file.read_bytes() == before
 
 
@@ -422,11 +422,11 @@ def test_a_header_is_text_that_anybody_can_read(file):
 
 
 def a_vocoder():
-    return Vocoder(WaveRNNConfig(12, d_condition=3), LogMelConfig(8000, n_mels=8, hop=20, window=256))
+    return Vocoder(WaveRNNConfig(12, d_conditioning=3), LogMelConfig(8000, n_mels=8, hop=20, window=256))
 
 
 def a_subscale():
-    return Subscale(SubscaleConfig(12, factor=4, ahead=1, d_condition=3, layers=2, levels=16))
+    return Subscale(SubscaleConfig(12, factor=4, ahead=1, d_conditioning=3, layers=2, levels=16))
 
 
 @pytest.mark.parametrize("make", [a_vocoder, a_subscale])
@@ -434,7 +434,7 @@ def a_subscale():
 def test_models_that_are_no_backbone_with_a_head_come_back_as_they_were(make, tmp_path):
     model = make()
     before = torch.get_rng_state()
-    save(tmp_path / "file", model, 8000, Card("mine"))
+    save(tmp_path / "file", model, 8000, ModelCard("mine"))
     back = load(tmp_path / "file")
     assert torch.equal(torch.get_rng_state(), before)
     assert type(back.model) is type(model)
@@ -451,10 +451,10 @@ def test_models_that_are_no_backbone_with_a_head_come_back_as_they_were(make, tm
 
 def pruning(finished):
     model = WaveRNN(WaveRNNConfig(256))
-    pruner = Pruner(model, Pruning(0.9, (16, 1)))
+    pruner = Pruner(model, PruningConfig(0.9, (16, 1)))
     pruner.prune(0.9)
     if finished:
-        pruner.finish()
+        pruner.bake_masks()
     return model
 
 
@@ -485,7 +485,7 @@ def test_what_load_would_refuse_is_refused_before_it_is_trained_and_before_it_is
     with pytest.raises(ValueError, match=because):
         check_savable(model)
     with pytest.raises(ValueError, match=because):
-        save(tmp_path / "file", model, 8000, Card("mine"))
+        save(tmp_path / "file", model, 8000, ModelCard("mine"))
     assert not (tmp_path / "file").exists()
 
 
@@ -511,12 +511,12 @@ def test_what_cannot_be_saved_is_refused(model, tmp_path):
     own = AudioLM(MuLaw(), Own(model.backbone.config))
     del own.backbone.config
     with pytest.raises(ValueError, match="backbone of this library, got Own"):
-        save(tmp_path / "file", own, 8000, Card("own"))
+        save(tmp_path / "file", own, 8000, ModelCard("own"))
     with pytest.raises(ValueError, match="sample_rate"):
-        save(tmp_path / "file", model, 0, Card("mine"))
+        save(tmp_path / "file", model, 0, ModelCard("mine"))
     model.head.weight.data[0] = torch.nan
     with pytest.raises(FloatingPointError, match=r"head\.weight"):
-        save(tmp_path / "file", model, 8000, Card("mine"))
+        save(tmp_path / "file", model, 8000, ModelCard("mine"))
     assert not (tmp_path / "file").exists()
 
 

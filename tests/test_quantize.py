@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sashimi_lib.quantize import CoarseFine, Linear, MuLaw, check_codes
+from sashimi_lib.audio.quantizers import CoarseFine, Linear, MuLaw, check_codes
 from tests.awkward import as_a_reader, bad_waveforms, good_waveforms
 
 QUANTIZERS = [MuLaw(), MuLaw(64), Linear(), Linear(4), Linear(65536), CoarseFine()]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import CoarseFine, Linear, MuLaw
 from sashimi_lib.models import (
     IsotropicConfig,
     IsotropicS4,
@@ -25,15 +25,15 @@ from sashimi_lib.models import (
     WaveRNN,
     WaveRNNConfig,
 )
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.heads import Logistics
-from sashimi_lib.pretrained import Card, save
-from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
-from sashimi_lib.streaming import Stream, fastest, stream
+from sashimi_lib.models.states import flatten_state
+from sashimi_lib.pretrained import ModelCard, save
+from sashimi_lib.storage.tensor_file import read_tensors, write_tensors
+from sashimi_lib.streaming import Stream, best_engine, stream
 from sashimi_lib.streaming.base import Engine
 from sashimi_lib.streaming.engine import Compiled, _warn_once
 from sashimi_lib.streaming.live import KIND, _checksum
-from sashimi_lib.streaming.states import tensors_of
-from sashimi_lib.tensor_file import read_tensors, write_tensors
 
 RATE = 1_000  # so that seconds are few samples
 MODELS = {
@@ -82,7 +82,9 @@ def test_it_draws_by_the_fastest_engine():
 @every_model
 def test_without_end_it_keeps_nothing_but_the_state(name, shapes_unchecked):
     def kept(live):
-        return {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors_of(live.past)}
+        return {
+            x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in flatten_state(live.cache)
+        }
 
     live = stream(uncompiled(MODELS[name]()), chunk=0.016, sample_rate=RATE)
     sizes = [sum(kept(live).values()) for _ in itertools.islice(live, 20)]
@@ -95,9 +97,9 @@ def test_its_settings_can_be_changed_as_it_goes():
     live = stream(model, seconds=0.01, sample_rate=RATE)
     assert next(live).shape == (1, 10)
     assert list(live) == []
-    live.left, live.chunk, live.temperature = 20, 15, 1e-3
+    live.remaining, live.chunk, live.temperature = 20, 15, 1e-3
     assert [chunk.shape[1] for chunk in live] == [15, 5]
-    live.left, live.top_p = 1, 0.0
+    live.remaining, live.top_p = 1, 0.0
     with pytest.raises(ValueError, match="top_p must lie in"):
         next(live)
 
@@ -106,13 +108,13 @@ def test_what_is_heard_in_between_is_as_a_prompt(shapes_unchecked):
     model = uncompiled(MODELS["samplernn"]())
     prompt = a_prompt(model)
     live = stream(model, seconds=0.05, sample_rate=RATE)
-    live.hear(prompt[:, :8])
-    live.hear(prompt[:, 8:])
+    live.prefill(prompt[:, :8])
+    live.prefill(prompt[:, 8:])
     assert torch.equal(next(live), model.quantizer.decode(model.generate(50, prompt=prompt)))
     with pytest.raises(ValueError, match="codes must be of 1 sequences, got 2"):
-        live.hear(a_prompt(model, batch=2))
+        live.prefill(a_prompt(model, batch=2))
     with pytest.raises(ValueError, match=r"codes must lie in 0\.\.255"):
-        live.hear(prompt + 256)
+        live.prefill(prompt + 256)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_saved_and_loaded_it_goes_on(name, tmp_path, shapes_unchecked):
     live.save(tmp_path / "live.safetensors")
     again = Stream.load(model, tmp_path / "live.safetensors")
     anew = Stream.load(model, tmp_path / "live.safetensors", seed=0)
-    assert (again.sample_rate, again.chunk, again.left) == (RATE, 30, 70)
+    assert (again.sample_rate, again.chunk, again.remaining) == (RATE, 30, 70)
     assert (again.temperature, again.top_p) == (0.9, 0.8)
     rest = together(live)
     assert torch.equal(together(again), rest)
@@ -183,7 +185,7 @@ def test_one_without_end_is_saved_as_such_and_goes_on_by_another_engine(tmp_path
     live.save(tmp_path / "live")
     again = Stream.load(model, tmp_path / "live")
     assert isinstance(again.model, Compiled)
-    assert again.left is None
+    assert again.remaining is None
     assert torch.equal(next(again), next(live))
 
 
@@ -258,8 +260,8 @@ def test_other_settings_of_the_same_weights_make_another_model(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "value", "because"),
     [("chunk", 0, "chunk must be a whole number of samples, at least 1, got 0"), ("chunk", 1.5, "got 1.5"),
-     ("chunk", None, "chunk must be a whole"), ("left", -1, "left must be a whole .* at least 0, got -1"),
-     ("left", "x", "left must be"), ("temperature", 0, "temperature must be positive"),
+     ("chunk", None, "chunk must be a whole"), ("remaining", -1, "remaining must be a whole .* at least 0, got -1"),
+     ("remaining", "x", "remaining must be"), ("temperature", 0, "temperature must be positive"),
      ("top_p", 2, "top_p must"),
      ("sample_rate", -1, "sample_rate must"), ("sample_rate", 1.5, "sample_rate must")],
 )  # fmt: skip
@@ -270,7 +272,7 @@ def test_every_setting_in_a_file_is_checked(setting, value, because, saved, shap
         Stream.load(the_model(), saved)
 
 
-@pytest.mark.parametrize(("setting", "value"), [("chunk", 0), ("left", -5), ("chunk", 2.5)])
+@pytest.mark.parametrize(("setting", "value"), [("chunk", 0), ("remaining", -5), ("chunk", 2.5)])
 def test_a_setting_that_was_changed_to_nonsense_is_refused_at_the_next_chunk(setting, value):
     live = stream(uncompiled(MODELS["wavernn"]()), seconds=1, sample_rate=RATE)
     next(live)
@@ -281,7 +283,7 @@ def test_a_setting_that_was_changed_to_nonsense_is_refused_at_the_next_chunk(set
 
 def test_files_of_other_kinds_are_refused(tmp_path):
     model = MODELS["wavernn"]()
-    save(tmp_path / "model.safetensors", model, RATE, Card("one"))
+    save(tmp_path / "model.safetensors", model, RATE, ModelCard("one"))
     save_file({"code": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     for path in tmp_path.iterdir():
         with pytest.raises(ValueError, match="its format must be stream 2"):
@@ -314,13 +316,13 @@ def test_a_model_without_a_loop_stays_itself_without_a_word(make, installed, mon
     model = make()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert fastest(model) is model
+        assert best_engine(model) is model
 
 
 def test_an_engine_stays_itself():
-    engine = fastest(MODELS["wavernn"]())
+    engine = best_engine(MODELS["wavernn"]())
     assert isinstance(engine, Compiled)
-    assert fastest(engine) is engine
+    assert best_engine(engine) is engine
 
 
 def test_without_numba_it_says_once_what_to_install(monkeypatch):
@@ -328,10 +330,10 @@ def test_without_numba_it_says_once_what_to_install(monkeypatch):
     _warn_once.cache_clear()
     model = MODELS["wavernn"]()
     with pytest.warns(UserWarning, match=r"pip install sashimi_lib\[fast\]"):
-        assert fastest(model) is model
+        assert best_engine(model) is model
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert fastest(model) is model
+        assert best_engine(model) is model
         assert next(stream(model, sample_rate=RATE)).shape == (1, 100)
 
 

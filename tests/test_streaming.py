@@ -14,25 +14,25 @@ from numba import njit
 from torch import nn
 
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
-from sashimi_lib.models.autoregression import preceded
+from sashimi_lib.models.autoregressive import shift_right
 from sashimi_lib.models.sampling import Sampler, distribution, invert
 from sashimi_lib.models.sparse import LAYERS
 from sashimi_lib.pretrained import load
-from sashimi_lib.streaming import compiled, fastest
-from sashimi_lib.streaming.engine import _warn_once
-from sashimi_lib.streaming.kernels import (
-    HOW,
-    Blocks,
+from sashimi_lib.streaming import best_engine, compiled
+from sashimi_lib.streaming.compiled_ops import (
+    JIT_OPTIONS,
+    BlockSparse,
     add_product,
     choose,
     exp,
     gelu,
     pack,
-    room,
+    padded_size,
     sigmoid,
     tanh,
 )
-from sashimi_lib.training.pruning import Pruner, Pruning
+from sashimi_lib.streaming.engine import _warn_once
+from sashimi_lib.training.pruning import Pruner, PruningConfig
 
 ROUNDING = 1e-4  # of a cumulative probability in single precision, where logits go up to a hundred
 
@@ -49,16 +49,16 @@ def a_wavernn(d_hidden=32, levels=256, seed=0):
 
 def pruned(d_hidden=64):
     model = a_wavernn(d_hidden)
-    pruner = Pruner(model, Pruning(0.9, (16, 1)))
+    pruner = Pruner(model, PruningConfig(0.9, (16, 1)))
     pruner.prune(0.9)
-    pruner.finish()
+    pruner.bake_masks()
     return model
 
 
 # Kernels
 
 
-@njit(**HOW)
+@njit(**JIT_OPTIONS)
 def add_times(matrix, x, y):
     add_product(matrix, x, y)
 
@@ -68,9 +68,9 @@ def add_times(matrix, x, y):
 def test_products_by_either_layout(rows, columns, batch, share):
     chance = np.random.default_rng(rows * columns)
     weight = chance.normal(size=(rows, columns)) * (chance.random((rows, columns)) < share / 4)
-    x = np.zeros((batch, room(columns)), np.float32)
+    x = np.zeros((batch, padded_size(columns)), np.float32)
     x[:, :columns] = chance.normal(size=(batch, columns))
-    y = np.ones((batch, room(rows)), np.float32)
+    y = np.ones((batch, padded_size(rows)), np.float32)
     add_times(pack(weight), x, y)
     assert np.allclose(y[:, :rows], 1 + x[:, :columns] @ weight.T, atol=1e-5)
     assert (y[:, rows:] == 1).all()
@@ -80,7 +80,7 @@ def test_little_left_makes_blocks_and_much_does_not():
     weight = np.zeros((64, 64))
     weight[16:32, 5] = weight[0, 7] = 1
     blocks = pack(weight)
-    assert isinstance(blocks, Blocks)
+    assert isinstance(blocks, BlockSparse)
     assert blocks.start.tolist() == [0, 4, 8, 8, 8]
     assert blocks.column[[0, 4]].tolist() == [7, 5]
     assert isinstance(pack(np.ones((64, 64))), np.ndarray)
@@ -89,7 +89,7 @@ def test_little_left_makes_blocks_and_much_does_not():
 def of_each(function, x):
     """An inlined function of compiled code, of every number of an array; in float64."""
 
-    @njit(**HOW)
+    @njit(**JIT_OPTIONS)
     def loop(x, y):
         for i in range(len(x)):
             y[i] = function(x[i])
@@ -116,7 +116,7 @@ def test_an_activation_is_that_of_the_model(function, exact, tolerance, reach):
     assert (np.abs(of_each(function, x) - wanted) <= tolerance * np.maximum(1, np.abs(wanted))).all()
 
 
-@njit(**HOW)
+@njit(**JIT_OPTIONS)
 def chosen(logits, uniform, temperature, top_p, buffer):
     return choose(logits, uniform, temperature, top_p, buffer)
 
@@ -166,7 +166,7 @@ def test_the_same_seed_draws_the_same_codes_at_any_size(d_hidden, levels, batch,
 def test_a_thousand_samples_after_a_prompt_with_zeros_left_out():
     model = pruned()
     engine = compiled(model)
-    assert isinstance(engine.loop.R, Blocks)
+    assert isinstance(engine.loop.R, BlockSparse)
     prompt = torch.randint(0, 256, (2, 100, 2))
     assert torch.equal(engine.generate(1_000, prompt=prompt), model.generate(1_000, prompt=prompt))
 
@@ -190,14 +190,14 @@ def test_twenty_thousand_samples_are_the_same_until_rounding_decides_one(shapes_
     stepped, ours = model.generate(length, seed=0), compiled(model).generate(length, seed=0)
     missed = {}
     for name, codes in {"steps": stepped, "compiled": ours}.items():
-        before, state = double.beginning(1)
-        h, _ = double(preceded(codes, before), codes[..., 0], state)
+        before, state = double.initial_cache(1)
+        h, _ = double(shift_right(codes, before), codes[..., 0], state)
         logits = torch.stack([double.coarse_logits(h), double.fine_logits(h)], dim=2)[0]
         low, high = edges(logits, codes[0])
         missed[name] = torch.maximum(low - uniform, uniform - high)  # below zero: well inside
         assert float(missed[name].max()) < ROUNDING
         assert float((missed[name] < -ROUNDING).double().mean()) > 0.9
-    forced, _ = compiled(model).forced(ours, model.beginning(1))
+    forced, _ = compiled(model).teacher_forced_logits(ours, model.initial_cache(1))
     assert float((forced[0] - logits).abs().max()) < 1e-4 * float(logits.abs().max())
     differ = (stepped != ours).any(-1)[0].nonzero()
     if len(differ):
@@ -210,10 +210,10 @@ def test_twenty_thousand_samples_are_the_same_until_rounding_decides_one(shapes_
 @torch.no_grad()
 def test_the_state_stays_that_of_the_parallel_pass(model):
     """Over 16,000 samples of its own, forced through the model's teacher-forced pass."""
-    codes, (last, state) = compiled(model).go_on(
-        model.beginning(1), 16_000, Sampler(generator=torch.Generator())
+    codes, (last, state) = compiled(model).generate_from(
+        model.initial_cache(1), 16_000, Sampler(generator=torch.Generator())
     )
-    _, expected = model.absorb(codes, model.beginning(1))
+    _, expected = model.prefill(codes, model.initial_cache(1))
     assert torch.equal(last, codes[:, -1])
     assert (state - expected).norm() < 1e-5 * expected.norm()
 
@@ -221,10 +221,12 @@ def test_the_state_stays_that_of_the_parallel_pass(model):
 @torch.no_grad()
 def test_it_goes_on_from_where_it_stopped():
     engine = compiled(a_wavernn())
-    whole, _ = engine.go_on(engine.beginning(2), 3_000, Sampler(generator=torch.Generator().manual_seed(1)))
-    generator, past, pieces = torch.Generator().manual_seed(1), engine.beginning(2), []
+    whole, _ = engine.generate_from(
+        engine.initial_cache(2), 3_000, Sampler(generator=torch.Generator().manual_seed(1))
+    )
+    generator, cache, pieces = torch.Generator().manual_seed(1), engine.initial_cache(2), []
     for length in (1, 1_500, 1_499):
-        piece, past = engine.go_on(past, length, Sampler(generator=generator))
+        piece, cache = engine.generate_from(cache, length, Sampler(generator=generator))
         pieces.append(piece)
     assert torch.equal(torch.cat(pieces, dim=1), whole)
 
@@ -262,7 +264,7 @@ def test_bad_requests_are_refused_by_name(settings, because):
 
 def test_a_model_that_is_told_something_is_refused():
     with pytest.raises(ValueError, match="d_condition=3"):
-        compiled(WaveRNN(WaveRNNConfig(8, d_condition=3)))
+        compiled(WaveRNN(WaveRNNConfig(8, d_conditioning=3)))
 
 
 @pytest.mark.slow
@@ -275,7 +277,7 @@ def test_without_numba_it_says_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.startswith(("numba", "sashimi_lib.streaming.wavernn"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "sashimi_lib.streaming.kernels")
+    monkeypatch.delitem(sys.modules, "sashimi_lib.streaming.compiled_ops")
     with pytest.raises(ImportError, match=r"pip install sashimi_lib\[fast\]"):
         compiled(a_wavernn())
 
@@ -293,7 +295,7 @@ def test_a_numba_that_cannot_be_imported_says_why(monkeypatch):
         compiled(a_wavernn())
     _warn_once.cache_clear()
     with pytest.warns(UserWarning, match="samples are drawn slowly, since numba is installed, but"):
-        fastest(a_wavernn())
+        best_engine(a_wavernn())
 
 
 def test_layers_that_are_pruned_are_those_that_the_loop_packs():
@@ -301,4 +303,4 @@ def test_layers_that_are_pruned_are_those_that_the_loop_packs():
     packed = [loop.R, loop.coarse.first.matrix, loop.coarse.second.matrix, loop.fine.first.matrix,
               loop.fine.second.matrix]  # fmt: skip
     assert len(packed) == len(LAYERS)
-    assert all(isinstance(matrix, Blocks) for matrix in packed)
+    assert all(isinstance(matrix, BlockSparse) for matrix in packed)

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import CoarseFine, MuLaw
 from sashimi_lib.models import IsotropicConfig, IsotropicS4, SaShiMi, SaShiMiConfig
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.heads import JointSoftmax
 from sashimi_lib.models.sampling import Sampler
-from sashimi_lib.quantize import CoarseFine, MuLaw
 from sashimi_lib.ssm.s4 import Form, SSMConfig
 from sashimi_lib.streaming import compiled
 from tests.streaming import error
@@ -49,10 +49,10 @@ def heard(model, length, batch=1, seed=0):
 
 
 @torch.no_grad()
-def logits(model, codes, past):
+def logits(model, codes, cache):
     """Of the first code of each sample, by the parallel pass in double precision; and the past after them."""
     model = model.double()
-    before, state = past
+    before, state = cache
     after = torch.cat([before[:, None], codes[:, :-1]], dim=1)
     return model(after, to(torch.float64, state))[0]
 
@@ -80,10 +80,10 @@ def test_the_same_seed_draws_the_same_codes(kind, width, n_layers, pool, ff, glu
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_over_16000_forced_samples(kind):
     model = a_sashimi(kind, glu=True, unet=kind == "paper")
-    codes, past = heard(model, 16_000), model.beginning(1)
-    actual, _ = compiled(model).forced(codes, past)
+    codes, cache = heard(model, 16_000), model.initial_cache(1)
+    actual, _ = compiled(model).teacher_forced_logits(codes, cache)
     first = actual[..., 0, :] if actual.ndim == 4 else actual
-    assert error(first, logits(model, codes, past)) < 1e-5
+    assert error(first, logits(model, codes, cache)) < 1e-5
 
 
 def test_a_thousand_samples_after_a_prompt():
@@ -99,10 +99,10 @@ def test_the_model_goes_on_from_it_and_it_from_the_model(kind, unet):
     """At every place in a frame."""
     model = a_sashimi(kind, unet=unet)
     engine, generator = compiled(model), torch.Generator().manual_seed(0)
-    whole, _ = model.go_on(model.beginning(2), 120, Sampler(generator=generator))
-    generator, past, pieces = torch.Generator().manual_seed(0), model.beginning(2), []
+    whole, _ = model.generate_from(model.initial_cache(2), 120, Sampler(generator=generator))
+    generator, cache, pieces = torch.Generator().manual_seed(0), model.initial_cache(2), []
     for length, who in zip((1, 2, 7, 16, 31, 63), itertools.cycle((engine, model)), strict=False):
-        piece, past = who.go_on(past, length, Sampler(generator=generator))
+        piece, cache = who.generate_from(cache, length, Sampler(generator=generator))
         pieces.append(piece)
     assert torch.equal(torch.cat(pieces, dim=1), whole)
 
@@ -112,9 +112,9 @@ def test_it_goes_on_in_pieces_in_any_number_of_threads(monkeypatch):
     engine = compiled(a_sashimi())
     whole = engine.generate(2_500, batch_size=3, seed=1)  # fewer than share a column: they sum in one order
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    generator, past, pieces = torch.Generator().manual_seed(1), engine.beginning(3), []
+    generator, cache, pieces = torch.Generator().manual_seed(1), engine.initial_cache(3), []
     for length in (1, 1_500, 999):
-        piece, past = engine.go_on(past, length, Sampler(generator=generator))
+        piece, cache = engine.generate_from(cache, length, Sampler(generator=generator))
         pieces.append(piece)
     assert torch.equal(torch.cat(pieces, dim=1), whole)
 
@@ -122,7 +122,7 @@ def test_it_goes_on_in_pieces_in_any_number_of_threads(monkeypatch):
 @torch.no_grad()
 def test_a_model_in_double_precision_keeps_its_state_so():
     model = a_sashimi().double()
-    _, (_, state) = compiled(model).go_on(model.beginning(1), 20, Sampler())
+    _, (_, state) = compiled(model).generate_from(model.initial_cache(1), 20, Sampler())
     model.draw(torch.zeros(1, dtype=torch.long), state, Sampler())
     assert state[1][0].dtype == torch.float64
 

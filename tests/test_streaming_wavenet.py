@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import CoarseFine, MuLaw
 from sashimi_lib.models import WaveNet, WaveNetConfig
-from sashimi_lib.models.autoregression import preceded
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.models.autoregressive import shift_right
 from sashimi_lib.models.sampling import Sampler
-from sashimi_lib.quantize import CoarseFine, MuLaw
 from sashimi_lib.streaming import compiled
 from tests.streaming import error
 
@@ -39,15 +39,15 @@ def some_codes(model, length, batch=1):
     return torch.randint(0, 256, (batch, length, *two), generator=torch.Generator().manual_seed(7))
 
 
-def after(length, past, *who):
+def after(length, cache, *who):
     """Codes drawn in pieces of 1, 2, 4 ... by each of these in turn; and the past after them."""
     generator, pieces = torch.Generator().manual_seed(1), []
     for i, one in enumerate(itertools.cycle(who)):
-        piece, past = one.go_on(past, min(2**i, length), Sampler(generator=generator))
+        piece, cache = one.generate_from(cache, min(2**i, length), Sampler(generator=generator))
         pieces.append(piece)
         length -= piece.shape[1]
         if not length:
-            return torch.cat(pieces, dim=1), past
+            return torch.cat(pieces, dim=1), cache
 
 
 widths = st.sampled_from([5, 8, 16, 20, 33])  # narrower ones compile to another loop: the next test's
@@ -83,12 +83,15 @@ def test_the_papers_shape():
 def test_logits_are_those_of_the_parallel_pass(quantizer):
     """In double precision, over 4,003 forced samples of two sequences, after some that were absorbed."""
     model = a_wavenet(quantizer)
-    codes, past = some_codes(model, 4_003, 2), model.absorb(some_codes(model, 20, 2), model.beginning(2))
-    actual, (last, state) = compiled(model).forced(codes, past)
-    (_, expected_state), (before, state_before) = model.absorb(codes, past), past
+    codes, cache = (
+        some_codes(model, 4_003, 2),
+        model.prefill(some_codes(model, 20, 2), model.initial_cache(2)),
+    )
+    actual, (last, state) = compiled(model).teacher_forced_logits(codes, cache)
+    (_, expected_state), (before, state_before) = model.prefill(codes, cache), cache
     model = model.double()
     doubled = tuple(tuple(x.double() for x in queue) for queue in state_before)
-    y, _ = model.features(preceded(codes, before), doubled)
+    y, _ = model.features(shift_right(codes, before), doubled)
     expected = model.head(y)
     if isinstance(quantizer, CoarseFine):
         expected = torch.stack([expected, model.head.fine(y, codes[..., 0])], dim=2)
@@ -111,10 +114,10 @@ def test_after_a_prompt_shorter_or_longer_than_it_can_hear(quantizer, length):
 @torch.no_grad()
 def test_the_model_goes_on_from_it_and_it_from_the_model(quantizer):
     model = a_wavenet(quantizer)
-    engine, past = compiled(model), model.beginning(2)
-    whole, (last, state) = after(200, past, model)
+    engine, cache = compiled(model), model.initial_cache(2)
+    whole, (last, state) = after(200, cache, model)
     for order in ((model, engine), (engine, model)):
-        codes, (last_here, state_here) = after(200, past, *order)
+        codes, (last_here, state_here) = after(200, cache, *order)
         assert torch.equal(codes, whole)
         assert torch.equal(last_here, last)
         for queue, expected in zip(state_here, state, strict=True):
@@ -124,23 +127,25 @@ def test_the_model_goes_on_from_it_and_it_from_the_model(quantizer):
 @torch.no_grad()
 def test_it_goes_on_in_pieces_in_any_number_of_threads(monkeypatch):
     engine = compiled(a_wavenet())
-    whole, _ = engine.go_on(engine.beginning(5), 3_000, Sampler(generator=torch.Generator().manual_seed(1)))
+    whole, _ = engine.generate_from(
+        engine.initial_cache(5), 3_000, Sampler(generator=torch.Generator().manual_seed(1))
+    )
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert torch.equal(after(3_000, engine.beginning(5), engine)[0], whole)
+    assert torch.equal(after(3_000, engine.initial_cache(5), engine)[0], whole)
 
 
 @torch.no_grad()
 def test_a_past_that_was_gone_on_from_stays_as_it_was():
     engine = compiled(a_wavenet())
-    _, past = after(50, engine.beginning(1), engine)
-    first, second = (after(50, past, engine)[0] for _ in range(2))
+    _, cache = after(50, engine.initial_cache(1), engine)
+    first, second = (after(50, cache, engine)[0] for _ in range(2))
     assert torch.equal(first, second)
 
 
 @torch.no_grad()
 def test_a_model_in_double_precision_keeps_its_state_so():
     model = a_wavenet().double()
-    _, (code, state) = after(20, model.beginning(1), compiled(model))
+    _, (code, state) = after(20, model.initial_cache(1), compiled(model))
     assert all(x.dtype == torch.float64 for queue in state for x in queue)
     model.draw(code, state, Sampler())
 

@@ -5,16 +5,16 @@ import math
 import pytest
 import torch
 
+from sashimi_lib.audio.mel import LogMelConfig
+from sashimi_lib.audio.quantizers import CoarseFine
 from sashimi_lib.evaluation.likelihood import clip_bits
-from sashimi_lib.mel import LogMelConfig
 from sashimi_lib.models import WaveRNNConfig
-from sashimi_lib.quantize import CoarseFine
+from sashimi_lib.models.vocoder import Vocoder
 from sashimi_lib.training.trainer import TrainingConfig, train
-from sashimi_lib.vocoder import Vocoder
 from tests.streaming import error
 
 MEL = LogMelConfig(8_000, n_mels=10, hop=10, window=80)
-WAVERNN = WaveRNNConfig(d_hidden=12, d_condition=3)
+WAVERNN = WaveRNNConfig(d_hidden=12, d_conditioning=3)
 
 
 def tone(hertz, seconds=0.1, amplitude=0.5):
@@ -32,17 +32,17 @@ def model():
 
 def test_what_is_told_at_a_frame_is_that_frame_and_between_two_a_line(model):
     features = torch.randn(2, 6, 10).double()
-    told = model.condition(features, 47)
-    assert told.shape == (2, 47, 3)
-    frames = model.told(features)
-    assert torch.allclose(told[:, ::10], frames[:, :5])
-    assert torch.allclose(told[:, 23], 0.7 * frames[:, 2] + 0.3 * frames[:, 3])
-    assert torch.allclose(told[:, 46], 0.4 * frames[:, 4] + 0.6 * frames[:, 5])
+    conditioning = model.conditioning(features, 47)
+    assert conditioning.shape == (2, 47, 3)
+    frames = model.conditioning_projection(features)
+    assert torch.allclose(conditioning[:, ::10], frames[:, :5])
+    assert torch.allclose(conditioning[:, 23], 0.7 * frames[:, 2] + 0.3 * frames[:, 3])
+    assert torch.allclose(conditioning[:, 46], 0.4 * frames[:, 4] + 0.6 * frames[:, 5])
 
 
 def by_steps(model, codes):
     """The likelihood of each sample by `Vocoder.draw`, told the spectrogram of the codes themselves."""
-    code, state = model.beginning_of(codes)
+    code, state = model.initial_cache_for(codes)
     bits = torch.zeros(codes.shape[:2]).double()
     for t in range(codes.shape[1]):
         given = iter(codes[:, t].unbind(-1))
@@ -66,8 +66,8 @@ def test_the_likelihood_equals_the_steps_under_the_same_condition(model, length)
 @torch.no_grad()
 def test_it_is_wavernn_told_the_spectrogram(model):
     codes = some_codes(57)
-    condition = model.condition(model.log_mel(model.quantizer.decode(codes)), 57)
-    expected, _ = model.cell.log_likelihood_from(codes, model.cell.beginning(2), condition)
+    conditioning = model.conditioning(model.log_mel(model.quantizer.decode(codes)), 57)
+    expected, _ = model.cell.log_likelihood_from(codes, model.cell.initial_cache(2), conditioning)
     assert torch.equal(model.log_likelihood(codes), expected)
 
 
@@ -75,11 +75,11 @@ def test_it_is_wavernn_told_the_spectrogram(model):
 @torch.no_grad()
 def test_pieces_equal_the_whole_and_so_does_a_prompt_that_is_absorbed(model, sizes):
     codes = some_codes(57)
-    past, bits, absorbed = model.beginning_of(codes), [], model.beginning_of(codes)
+    cache, bits, absorbed = model.initial_cache_for(codes), [], model.initial_cache_for(codes)
     for piece in codes.split(sizes, 1):
-        given, past = model.log_likelihood_from(piece, past)
-        absorbed = model.absorb(piece, absorbed)
-        assert error(absorbed[1][0], past[1][0]) < 1e-12
+        given, cache = model.log_likelihood_from(piece, cache)
+        absorbed = model.prefill(piece, absorbed)
+        assert error(absorbed[1][0], cache[1][0]) < 1e-12
         bits.append(given)
     assert error(torch.cat(bits, 1), model.log_likelihood(codes)) < 1e-12
 
@@ -94,11 +94,11 @@ def test_held_out_bits_hear_each_clip_s_own_spectrogram_whole(model):
 @torch.no_grad()
 def test_singing_gives_a_hop_of_samples_for_each_frame_after_the_first(model):
     features = model.log_mel(tone(440, 0.01))
-    codes = model.sing(features, seed=3)
+    codes = model.synthesize(features, seed=3)
     assert codes.shape == (1, 80, 2)
-    assert torch.equal(codes, model.sing(features, seed=3))
-    assert not torch.equal(codes, model.sing(features, seed=4))
-    assert not torch.equal(codes, model.sing(features + 1, seed=3))
+    assert torch.equal(codes, model.synthesize(features, seed=3))
+    assert not torch.equal(codes, model.synthesize(features, seed=4))
+    assert not torch.equal(codes, model.synthesize(features + 1, seed=3))
 
 
 def test_it_learns_and_what_it_learns_is_to_listen():
@@ -106,18 +106,18 @@ def test_it_learns_and_what_it_learns_is_to_listen():
     loud = 10 ** (-3 * torch.rand(64, 1)) * 0.3
     codes = CoarseFine().encode((loud * torch.randn(64, 40)).clamp(-1, 1))
     data, valid = codes[:48], codes[48:]
-    model = Vocoder(WaveRNNConfig(32, d_condition=4), MEL)
+    model = Vocoder(WaveRNNConfig(32, d_conditioning=4), MEL)
     config = TrainingConfig(steps=20, batch_size=16, lr=0.02)
     history = train(model, data, config, valid=valid, progress=False)
     assert history.loss[0] == pytest.approx(16, abs=0.5)
     assert history.valid[-1][1] < 14
     with torch.no_grad():
-        code, (h, condition) = model.beginning_of(valid)
-        of_another = code, (h, condition.roll(1, dims=0))
-        told, mistold = (
-            model.log_likelihood_from(valid, x)[0].mean() for x in ((code, (h, condition)), of_another)
+        code, (h, conditioning) = model.initial_cache_for(valid)
+        of_another = code, (h, conditioning.roll(1, dims=0))
+        conditioning, mistold = (
+            model.log_likelihood_from(valid, x)[0].mean() for x in ((code, (h, conditioning)), of_another)
         )
-    assert told > mistold + 1
+    assert conditioning > mistold + 1
 
 
 def test_it_trains_in_half_precision():
@@ -130,7 +130,7 @@ def test_it_trains_in_half_precision():
 
 
 def test_it_saves_weights_and_no_filters(model):
-    assert {name.partition(".")[0] for name in model.state_dict()} == {"told", "cell"}
+    assert {name.partition(".")[0] for name in model.state_dict()} == {"conditioning", "cell"}
 
 
 @pytest.mark.parametrize(
@@ -146,18 +146,18 @@ def test_it_saves_weights_and_no_filters(model):
 )
 def test_features_that_are_none_are_named(model, features, because):
     with pytest.raises(ValueError, match=because):
-        model.sing(features.double())
+        model.synthesize(features.double())
 
 
 def test_without_a_spectrogram_it_has_nothing_to_sing(model):
-    with pytest.raises(ValueError, match="past must hold conditioning for the next 1 samples, got 0"):
+    with pytest.raises(ValueError, match="cache must hold conditioning for the next 1 samples, got 0"):
         model.generate(5)
-    with pytest.raises(ValueError, match="past must hold conditioning for the next 40 samples, got 0"):
-        model.log_likelihood_from(some_codes(40), model.beginning(2))
+    with pytest.raises(ValueError, match="cache must hold conditioning for the next 40 samples, got 0"):
+        model.log_likelihood_from(some_codes(40), model.initial_cache(2))
 
 
 def test_a_wavernn_that_listens_to_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"config\.d_condition must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"config\.d_conditioning must be at least 1, got 0"):
         Vocoder(WaveRNNConfig(12), MEL)
 
 

@@ -154,7 +154,7 @@ def write_status(out: Path, status: dict[str, Any]) -> None:
     partial.replace(out / "status.json")
 
 
-def take_up(earlier: Path, out: Path) -> None:
+def load_optimizer_state(earlier: Path, out: Path) -> None:
     """Begin with the checkpoints of another folder, where this one has none."""
     if not (earlier / "training").is_dir():
         raise ValueError(f"--resume must name the folder of an earlier run, with its training, got {earlier}")
@@ -179,7 +179,7 @@ def run_all(options: argparse.Namespace, began: float) -> int:
         f"{status['device']}; torch {status['torch']}; missing: {', '.join(status['missing']) or 'nothing'}"
     )
     if options.resume:
-        take_up(options.resume, options.out)
+        load_optimizer_state(options.resume, options.out)
     with Told() as told:
         for part in parts(options):
             left = total - (time.monotonic() - began) - END - GRACE

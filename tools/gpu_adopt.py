@@ -11,7 +11,7 @@ sys.path += [str(ROOT), str(ROOT / "benchmarks")]
 
 from result import IN_BOOK
 
-from sashimi_lib.files import replacing
+from sashimi_lib.storage.atomic import atomic_write
 from sashimi_lib.training.checkpoint import load_checkpoint
 
 PRETRAINED = ROOT / "runs" / "pretrained"
@@ -37,7 +37,7 @@ def adopt(folder: Path, results: Path = IN_BOOK, pretrained: Path = PRETRAINED) 
         if why:
             adopted.refused[path.name] = why
             continue
-        with replacing(results / path.name) as file:
+        with atomic_write(results / path.name) as file:
             file.write(path.read_bytes())
         adopted.taken.append(path.name)
     for path in sorted((folder / "training").glob("*.pt")):
@@ -46,7 +46,7 @@ def adopt(folder: Path, results: Path = IN_BOOK, pretrained: Path = PRETRAINED) 
             adopted.refused[path.name] = why
             continue
         put_aside(pretrained / path.name)
-        with replacing(pretrained / path.name) as file, open(path, "rb") as source:
+        with atomic_write(pretrained / path.name) as file, open(path, "rb") as source:
             shutil.copyfileobj(source, file)
         adopted.taken.append(path.name)
     return adopted

@@ -29,7 +29,7 @@ from result import save_result
 from train_pretrained import TASKS, Task, best_weights, learn
 
 from sashimi_lib.training.recipes import RECIPES, Recipe
-from sashimi_lib.training.run import History
+from sashimi_lib.training.train_state import History
 
 SET_OF_RATE = {16_000: "piano", 8_000: "tunes"}
 SAID, AVERAGE = 50, 50  # steps between two lines of the log; losses that a figure is the mean of

@@ -27,7 +27,7 @@ sys.path += [str(ROOT), str(ROOT / "tools")]
 
 from outputs import KEY, RECORD, changed, made_from, unfit
 
-from sashimi_lib.files import replacing
+from sashimi_lib.storage.atomic import atomic_write
 
 SECONDS_PER_CELL = 300
 
@@ -115,7 +115,7 @@ def renew(path: Path, root: Path) -> str:
     """Execute a chapter, store it, and return a line that says so."""
     start = time.perf_counter()
     notebook = executed(path, root)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write((nbformat.writes(notebook) + "\n").encode())
     return f"{path.stem}: {time.perf_counter() - start:.0f} s"
 

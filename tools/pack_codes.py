@@ -31,10 +31,10 @@ sys.path += [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tools")]
 from corpus import Corpus, recordings
 from train_pretrained import TASKS
 
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.data import bundled
 from sashimi_lib.data.clips import find_audio
-from sashimi_lib.quantize import MuLaw
-from sashimi_lib.tensor_file import read_tensors, write_tensors
+from sashimi_lib.storage.tensor_file import read_tensors, write_tensors
 
 KIND = "codes 1"
 SPLITS = ("train", "valid", "test")

@@ -20,11 +20,11 @@ sys.path += [str(ROOT), str(ROOT / "benchmarks")]
 from corpus import sounds
 
 from sashimi_lib.models import SaShiMiUNetConfig
-from sashimi_lib.pretrained import WEIGHTS, Card, save
+from sashimi_lib.pretrained import WEIGHTS, ModelCard, save
 from sashimi_lib.training.checkpoint import best_of, load_checkpoint
 from sashimi_lib.training.recipes import DIGITS_DIFFUSION_SASHIMI, DiffusionRecipe
 from sashimi_lib.training.trainer import train
-from sashimi_lib.training.validation import held_out
+from sashimi_lib.training.validation import validation_loss
 
 NAME = "digits_diffusion"
 CHECKPOINT = ROOT / "runs" / "pretrained" / f"{NAME}.pt"
@@ -57,14 +57,14 @@ def main() -> None:
     best = load_checkpoint(best_of(CHECKPOINT))
     model.load_state_dict(best["model"])
     model.half().float()  # as the file will keep it
-    card = Card(
+    card = ModelCard(
         NAME,
         "Spoken digits by one speaker, 39 takes of each, brought to a peak of 1 and half a second: 3 takes "
         "of each to choose by, 5 to be judged by",
         "Free Spoken Digit Dataset, Zohar Jackson and contributors, speaker jackson, CC BY-SA 4.0",
         steps=best["steps"],
         samples=best["steps"] * RECIPE.training.samples_per_step(RECIPE.length),
-        test_loss=held_out(model, corpus["test"].pairs()),
+        test_loss=validation_loss(model, corpus["test"].pairs()),
     )
     print(card)
     save(WEIGHTS / f"{NAME}.safetensors", model, RECIPE.sample_rate, card, torch.float16)

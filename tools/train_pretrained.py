@@ -35,17 +35,17 @@ sys.path += [str(ROOT), str(ROOT / "benchmarks")]
 
 from corpus import Corpus, excerpts, load, pieces
 
-from sashimi_lib.autoregressive import AudioLM, Autoregressive, ModelConfig, new_model
+from sashimi_lib.audio.quantizers import CoarseFine, MuLaw, Quantizer
 from sashimi_lib.evaluation.likelihood import bigram_bits
 from sashimi_lib.models import SaShiMiConfig, WaveRNNConfig
-from sashimi_lib.pretrained import WEIGHTS, Card, bundled_bits, save
-from sashimi_lib.quantize import CoarseFine, MuLaw, Quantizer
+from sashimi_lib.models.audio_lm import AudioLM, Autoregressive, ModelConfig, new_model
+from sashimi_lib.pretrained import WEIGHTS, ModelCard, bundled_bits, save
 from sashimi_lib.ssm.s4 import SSMConfig
-from sashimi_lib.training.checkpoint import begun, best_of, load_checkpoint
-from sashimi_lib.training.initial import order_codes
-from sashimi_lib.training.run import History
+from sashimi_lib.training.checkpoint import best_of, checkpoint_exists, load_checkpoint
+from sashimi_lib.training.init import init_ordered_embeddings
+from sashimi_lib.training.train_state import History
 from sashimi_lib.training.trainer import TrainingConfig, train
-from sashimi_lib.training.validation import held_out
+from sashimi_lib.training.validation import validation_loss
 
 BACKBONE = SaShiMiConfig(d_model=64, n_layers=2, ssm=SSMConfig(d_state=32))
 BROAD = TrainingConfig(lr=0.008, ssm_lr=0.004, warmup=50, valid_every=400)
@@ -101,7 +101,7 @@ DIGITS = Task(
 # A recurrent network learns from many sequences side by side, a piece of each at a time, its state carried
 # on.
 RECURRENT = TrainingConfig(
-    lr=0.004, warmup=50, batch_size=32, truncate=512, clip_norm=1.0, valid_every=200, decay="constant"
+    lr=0.004, warmup=50, batch_size=32, tbptt_length=512, clip_norm=1.0, valid_every=200, decay="constant"
 )
 TASKS = {
     "piano": Task(
@@ -176,7 +176,7 @@ def untrained(task: Task, seed: int = 0) -> Autoregressive:
     torch.manual_seed(seed)
     model = new_model(task.config, task.quantizer)
     if isinstance(model, AudioLM):
-        order_codes(model)
+        init_ordered_embeddings(model)
     return model
 
 
@@ -197,7 +197,7 @@ def learn(
     stage, as it ends. ``how`` goes to `train`."""
     model = untrained(task).to(device)
     for stage, corpus in enumerate(corpora):
-        if begun(checkpoint(name, stage + 1, runs)):
+        if checkpoint_exists(checkpoint(name, stage + 1, runs)):
             continue  # it began with the weights of this one
         length, config = task.stage(stage)
         data, valid = task.sequences(corpus, length)
@@ -210,7 +210,7 @@ def best_weights(name: str, task: Task, runs: Path = RUNS) -> tuple[int, dict[st
     found = []
     for stage in itertools.count(len(task.stages) - 1):
         path = checkpoint(name, stage, runs)
-        if not begun(path):
+        if not checkpoint_exists(path):
             break
         if best_of(path).exists():
             found.append((stage, load_checkpoint(best_of(path))))
@@ -234,13 +234,13 @@ def pack(name: str, task: Task, folder: Path) -> None:
     model.to(task.dtype).float()  # as the file will keep it
     test = excerpts(corpus["test"], 8 * task.sample_rate, sum(map(len, corpus["test"]))).clips
     steps, samples = heard(task, stage, best["steps"])
-    card = Card(
+    card = ModelCard(
         name,
         task.data,
         task.credit,
         steps=steps,
         samples=samples,
-        test_bits=held_out(model, test, truncate=4096),
+        test_bits=validation_loss(model, test, tbptt_length=4096),
         bigram_bits=None if task.quantizer == CoarseFine() else bigram_bits(corpus["train"], test),
         bundled_bits=bundled_bits(model, task.sample_rate),
     )

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.diffusion.model import DiffusionModel
-from sashimi_lib.models.autoregression import SoundModel
-from sashimi_lib.pretrained import Card, load
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.models.autoregressive import DiscreteAudioModel
+from sashimi_lib.pretrained import ModelCard, load
 
 
-def begin_from(name: str, model: SoundModel | DiffusionModel, sample_rate: int) -> Card:
+def begin_from(name: str, model: DiscreteAudioModel | DiffusionModel, sample_rate: int) -> ModelCard:
     """Give a new model the weights of a trained one of the same shape and rate; returns the card of that one.
     Raises ValueError, naming what differs."""
     trained = load(name)
@@ -28,7 +28,7 @@ def begin_from(name: str, model: SoundModel | DiffusionModel, sample_rate: int) 
     return trained.card
 
 
-def shape_of(model: SoundModel | DiffusionModel) -> dict[str, Any]:
+def shape_of(model: DiscreteAudioModel | DiffusionModel) -> dict[str, Any]:
     """All that a model is built from, each setting by its name.
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig

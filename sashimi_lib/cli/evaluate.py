@@ -14,8 +14,8 @@ from sashimi_lib.data.clips import audio_paths, find_audio
 from sashimi_lib.data.corpora import CORPORA, FOLDER, Codes
 from sashimi_lib.data.split import FileLists, Split, relative_name, summary
 from sashimi_lib.diffusion.model import DiffusionModel
-from sashimi_lib.evaluation.likelihood import FEWEST, Estimate, clip_bits, mean_bits
-from sashimi_lib.models.autoregression import SoundModel
+from sashimi_lib.evaluation.likelihood import FEWEST, ConfidenceInterval, clip_bits, mean_bits
+from sashimi_lib.models.autoregressive import DiscreteAudioModel
 from sashimi_lib.pretrained import load
 
 
@@ -44,7 +44,7 @@ def run(command: EvaluateCommand) -> None:
     print(judged(model.to(device_of(command.device)), codes, rate, command.batch_size)[1])
 
 
-def judged(model: SoundModel, codes: Codes, rate: int, batch_size: int) -> tuple[float, str]:
+def judged(model: DiscreteAudioModel, codes: Codes, rate: int, batch_size: int) -> tuple[float, str]:
     """Bits per sample; and these in words, with their interval where there are recordings enough for one."""
     pieces = sequences_of(codes)
     recordings = codes.recordings or [None] * len(pieces)  # unknown ones might all be one
@@ -53,12 +53,12 @@ def judged(model: SoundModel, codes: Codes, rate: int, batch_size: int) -> tuple
     return estimate.mean, f"{in_words(estimate)} ({seconds} in {len(pieces):,} pieces)"
 
 
-def in_words(estimate: Estimate) -> str:
+def in_words(estimate: ConfidenceInterval) -> str:
     """Bits per sample, and their interval or why there is none.
 
-    >>> in_words(Estimate(5.25, (5.0, 5.5), 12))
+    >>> in_words(ConfidenceInterval(5.25, (5.0, 5.5), 12))
     '5.250 bits per sample, 95 % confidence interval over 12 recordings 5.000 to 5.500'
-    >>> in_words(Estimate(5.25, None, 1))
+    >>> in_words(ConfidenceInterval(5.25, None, 1))
     '5.250 bits per sample, no confidence interval for fewer than 5 recordings, here 1'
     """
     bits, number = f"{estimate.mean:.3f} bits per sample", estimate.recordings

@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sashimi_lib.audio import read, resample, writing
-from sashimi_lib.autoregressive import Autoregressive
+from sashimi_lib.audio import open_audio_writer, read, resample
 from sashimi_lib.cli.arguments import GenerateCommand
 from sashimi_lib.cli.device import device_of
 from sashimi_lib.cli.stop import Stop
-from sashimi_lib.cli.stream import pour
+from sashimi_lib.cli.stream import write_stream
 from sashimi_lib.diffusion.model import DiffusionModel
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
-from sashimi_lib.models.autoregression import SoundModel
+from sashimi_lib.models.audio_lm import Autoregressive
+from sashimi_lib.models.autoregressive import DiscreteAudioModel
 from sashimi_lib.pretrained import load
 from sashimi_lib.streaming import Stream, stream
 from sashimi_lib.streaming.live import whole_samples
@@ -41,14 +41,14 @@ def run(command: GenerateCommand) -> int:
         else all_at_once(model, length, rate, command)
     )
     with Stop() as stop, ExitStack() as files:
-        sinks = [files.enter_context(writing(path, rate)) for path in paths]
+        sinks = [files.enter_context(open_audio_writer(path, rate)) for path in paths]
 
         def write(chunk: Tensor) -> None:
             for sink, sound in zip(sinks, chunk.cpu(), strict=True):
                 sink(sound)
 
         if isinstance(sounds, Stream):
-            length, _ = pour(sounds, write, stop)
+            length, _ = write_stream(sounds, write, stop)
         else:
             write(sounds)
     print(f"{length / rate:.2f} s of sound in {', '.join(map(str, paths))}")
@@ -56,9 +56,9 @@ def run(command: GenerateCommand) -> int:
 
 
 def check_writable(paths: list[Path], rate: int) -> None:
-    """Raise as `writing` does, before hours of work: it leaves no file of no samples."""
+    """Raise as `open_audio_writer` does, before hours of work: it leaves no file of no samples."""
     for path in paths:
-        with writing(path, rate):
+        with open_audio_writer(path, rate):
             pass
 
 
@@ -70,7 +70,7 @@ def one_by_one(model: Autoregressive, rate: int, command: GenerateCommand) -> St
 
 
 def all_at_once(
-    model: SoundModel | DiffusionModel, length: int, rate: int, command: GenerateCommand
+    model: DiscreteAudioModel | DiffusionModel, length: int, rate: int, command: GenerateCommand
 ) -> Float[Tensor, "count length"]:
     """Sounds of a model that makes all their samples together."""
     if isinstance(model, DiffusionModel):
@@ -81,7 +81,7 @@ def all_at_once(
 
 
 def prompt_of(
-    model: SoundModel, rate: int, command: GenerateCommand
+    model: DiscreteAudioModel, rate: int, command: GenerateCommand
 ) -> Int[Tensor, "count prompt *two"] | None:
     """The codes to go on from, for each sound. Raises ValueError for a label: no model of codes takes one."""
     if command.label is not None:

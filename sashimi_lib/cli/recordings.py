@@ -13,8 +13,8 @@ from sashimi_lib.audio import check_sample_rate
 from sashimi_lib.data.clips import AudioFile
 from sashimi_lib.data.corpora import Codes, Corpus
 from sashimi_lib.data.split import FileLists, difference, summary
-from sashimi_lib.training.batches import Data, Item, sequence_of
-from sashimi_lib.training.checkpoint import begun
+from sashimi_lib.training.batches import Example, SequenceDataset, sequence_of
+from sashimi_lib.training.checkpoint import checkpoint_exists
 from sashimi_lib.training.recipes import DiffusionRecipe, Recipe
 
 HIGHEST = 16_000  # Hz: no model of one's own recordings is asked for more, unless it is said
@@ -22,12 +22,12 @@ SECONDS = 4.0  # of a piece that is judged
 Files = Mapping[str, Sequence[AudioFile]]  # of "train", "valid" and "test"
 
 
-def usual_rate(parts: Files) -> int:
+def dominant_sample_rate(parts: Files) -> int:
     """The sample rate of most of the sound in some files, but at most `HIGHEST`.
 
     >>> from sashimi_lib.data.bundled import AUDIO
     >>> from sashimi_lib.data.corpora import FOLDER
-    >>> usual_rate(FOLDER.parts(AUDIO))
+    >>> dominant_sample_rate(FOLDER.parts(AUDIO))
     16000
     """
     seconds: Counter[int] = Counter()
@@ -58,7 +58,9 @@ def codes_of(corpus: Corpus, parts: Files, recipe: Recipe, progress: bool) -> di
     }
 
 
-def waveforms_of(corpus: Corpus, parts: Files, recipe: DiffusionRecipe, progress: bool) -> dict[str, Data]:
+def waveforms_of(
+    corpus: Corpus, parts: Files, recipe: DiffusionRecipe, progress: bool
+) -> dict[str, SequenceDataset]:
     """Waveforms of each part, for a model whose input are whole sounds, with their classes where it has
     classes and so has the corpus.
 
@@ -70,9 +72,9 @@ def waveforms_of(corpus: Corpus, parts: Files, recipe: DiffusionRecipe, progress
     heard = replace(corpus, sample_rate=recipe.sample_rate, length=recipe.length)
     least = recipe.length // 4
     label = corpus.label if recipe.config.backbone.n_classes > 0 else None
-    data: dict[str, Data] = {}
+    data: dict[str, SequenceDataset] = {}
     for part, files in parts.items():
-        items: list[Item] = []
+        items: list[Example] = []
         dropped = dict.fromkeys(str(file.path) for file in files)
         for piece, path in heard.pieces(files, progress):
             if len(piece) >= least:
@@ -103,7 +105,7 @@ def lists_of(corpus: Corpus, parts: Files, folder: Path) -> FileLists | None:
 def check_recordings(checkpoint: Path, files: FileLists | None) -> None:
     """Raise ValueError, naming them, where a run is to go on with other recordings than ``run.json`` says."""
     path = checkpoint.with_name("run.json")
-    if files is None or not path.exists() or not begun(checkpoint):
+    if files is None or not path.exists() or not checkpoint_exists(checkpoint):
         return
     try:
         there = json.loads(path.read_text()).get("recordings")
@@ -117,7 +119,7 @@ def check_recordings(checkpoint: Path, files: FileLists | None) -> None:
         )
 
 
-def some(data: Data, samples: int) -> Data:
+def some(data: SequenceDataset, samples: int) -> SequenceDataset:
     """Sequences from all over the data, at least one, of about so many samples together.
 
     >>> import torch
@@ -131,11 +133,11 @@ def some(data: Data, samples: int) -> Data:
     return [data[number * len(data) // count] for number in range(count)]
 
 
-def sequences_of(data: Data) -> list[Tensor]:
+def sequences_of(data: SequenceDataset) -> list[Tensor]:
     """All sequences."""
     return [sequence_of(data[number]) for number in range(len(data))]
 
 
-def samples_of(data: Data) -> int:
+def samples_of(data: SequenceDataset) -> int:
     """How many samples there are in all sequences."""
     return sum(len(sequence_of(data[number])) for number in range(len(data)))

@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from sashimi_lib.audio import read, resample, writing
-from sashimi_lib.autoregressive import Autoregressive
+from sashimi_lib.audio import open_audio_writer, read, resample
 from sashimi_lib.cli.arguments import StreamCommand
 from sashimi_lib.cli.stop import Stop
+from sashimi_lib.models.audio_lm import Autoregressive
 from sashimi_lib.pretrained import load
 from sashimi_lib.streaming import Stream, stream
 from sashimi_lib.streaming.live import whole_samples
 
-Outlet = Callable[[Float[Tensor, " samples"]], None]
+AudioSink = Callable[[Float[Tensor, " samples"]], None]
 
 
 def run(command: StreamCommand) -> int:
@@ -32,17 +32,17 @@ def run(command: StreamCommand) -> int:
         )
     sound = begin(command, pretrained.model, pretrained.sample_rate)
     with Stop() as stop, ExitStack() as outlets:
-        sinks: list[Outlet] = []
+        sinks: list[AudioSink] = []
         if command.play:
             sinks.append(outlets.enter_context(playing(sound.sample_rate)))
         if command.out is not None:
-            sinks.append(outlets.enter_context(writing(command.out, sound.sample_rate)))
+            sinks.append(outlets.enter_context(open_audio_writer(command.out, sound.sample_rate)))
 
         def write(chunk: Tensor) -> None:
             for sink in sinks:
                 sink(chunk[0])
 
-        samples, seconds = pour(sound, write, stop)
+        samples, seconds = write_stream(sound, write, stop)
         if command.state_out is not None:
             sound.save(command.state_out)
     print(f"{samples / sound.sample_rate:.2f} s of sound, {speed(samples, seconds, sound.sample_rate)}")
@@ -55,30 +55,30 @@ def begin(command: StreamCommand, model: Autoregressive, rate: int) -> Stream:
         sound = stream(model, sample_rate=rate, seed=command.seed or 0)
     else:
         sound = Stream.load(model, command.state_in, command.seed)
-        if len(sound.past[0]) != 1:
-            raise ValueError(f"--state-in must be of one sound, got {len(sound.past[0])} at once")
+        if len(sound.cache[0]) != 1:
+            raise ValueError(f"--state-in must be of one sound, got {len(sound.cache[0])} at once")
     rate = sound.sample_rate
     sound = replace(
         sound,
         temperature=sound.temperature if command.temperature is None else command.temperature,
         top_p=sound.top_p if command.top_p is None else command.top_p,
         chunk=sound.chunk if command.chunk is None else whole_samples("--chunk", command.chunk, rate),
-        left=None if command.seconds is None else whole_samples("--seconds", command.seconds, rate),
+        remaining=None if command.seconds is None else whole_samples("--seconds", command.seconds, rate),
     )
     if command.prompt is not None:
         waveform = resample(*read(command.prompt), rate)
-        sound.hear(model.quantizer.encode(waveform[None].to(model.device)))
+        sound.prefill(model.quantizer.encode(waveform[None].to(model.device)))
     return sound
 
 
-def pour(
+def write_stream(
     sound: Stream, write: Callable[[Float[Tensor, "batch samples"]], None], stop: Stop
 ) -> tuple[int, float]:
     """Write all of a stream, chunk by chunk, under a bar that shows how fast it is made; or, where a signal
     comes, up to the end of the chunk that is being made. Returns how many samples there were of each
     sequence, and how many seconds it took to make them."""
     samples, seconds, rate = 0, 0.0, sound.sample_rate
-    total = None if sound.left is None else sound.left / rate
+    total = None if sound.remaining is None else sound.remaining / rate
     layout = "{n:.1f} s" if total is None else "{l_bar}{bar}| {n:.1f} of {total:.1f} s"
     with tqdm(total=total, disable=None, bar_format=layout + " [{elapsed}{postfix}]") as bar:
         try:
@@ -86,7 +86,7 @@ def pour(
             first = sound.copy()
             first.chunk = 1
             next(first)
-            while sound.left != 0 and not stop():
+            while sound.remaining != 0 and not stop():
                 start = time.perf_counter()
                 chunk = next(sound)
                 seconds += time.perf_counter() - start
@@ -110,7 +110,7 @@ def speed(samples: int, seconds: float, sample_rate: int) -> str:
 
 
 @contextmanager
-def playing(sample_rate: int) -> Iterator[Outlet]:
+def playing(sample_rate: int) -> Iterator[AudioSink]:
     """Sound from a loudspeaker as it comes, by the extra ``play``.
 
     Raises ImportError, saying what to install, where that is missing; and ValueError where there is nothing

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Union, cast
 import torch
 import tyro
 
-from sashimi_lib.autoregressive import AudioLM, ModelConfig
+from sashimi_lib.audio.quantizers import CoarseFine
 from sashimi_lib.cli.arguments import CorpusName, Device
 from sashimi_lib.cli.begin import begin_from
 from sashimi_lib.cli.device import check_compiler, device_of
@@ -27,11 +27,11 @@ from sashimi_lib.cli.log import Log
 from sashimi_lib.cli.recordings import (
     check_recordings,
     codes_of,
+    dominant_sample_rate,
     lists_of,
     samples_of,
     sequences_of,
     some,
-    usual_rate,
     waveforms_of,
 )
 from sashimi_lib.cli.stop import Stop
@@ -39,22 +39,22 @@ from sashimi_lib.data.corpora import CORPORA, Codes
 from sashimi_lib.data.split import FileLists
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.evaluation.likelihood import bigram_bits
-from sashimi_lib.files import locked, replacing
 from sashimi_lib.models import WaveRNN
-from sashimi_lib.pretrained import Card, save
-from sashimi_lib.quantize import CoarseFine
+from sashimi_lib.models.audio_lm import AudioLM, ModelConfig
+from sashimi_lib.pretrained import ModelCard, save
+from sashimi_lib.storage.atomic import atomic_write, locked
 from sashimi_lib.training import recipes
-from sashimi_lib.training.batches import Data, check_data
-from sashimi_lib.training.checkpoint import begun
-from sashimi_lib.training.compute import PLAIN, Compute
+from sashimi_lib.training.batches import SequenceDataset, check_data
+from sashimi_lib.training.checkpoint import checkpoint_exists
 from sashimi_lib.training.config import TrainingConfig, differences
-from sashimi_lib.training.initial import order_codes
+from sashimi_lib.training.distributed import DistributedContext, init_distributed
+from sashimi_lib.training.execution import DEFAULT_EXECUTION, ExecutionConfig
+from sashimi_lib.training.init import init_ordered_embeddings
 from sashimi_lib.training.recipes import DiffusionRecipe, Recipe
-from sashimi_lib.training.run import History
-from sashimi_lib.training.team import Team, joined
 from sashimi_lib.training.tensorboard import TensorBoard
+from sashimi_lib.training.train_state import History
 from sashimi_lib.training.trainer import train
-from sashimi_lib.training.validation import held_out
+from sashimi_lib.training.validation import validation_loss
 
 MY_WAVS = "my-wavs"
 COUNTED = 20_000_000  # samples at most that the table of pairs counts: enough for 65,536 of them
@@ -81,7 +81,7 @@ class TrainCommand:
     a hash of their paths, unless they lie in folders of these names."""
     model: tyro.conf.AvoidSubcommands[ModelConfig | DiffusionConfig]
     training: tyro.conf.OmitArgPrefixes[TrainingConfig]
-    compute: tyro.conf.OmitArgPrefixes[Compute]
+    execution: tyro.conf.OmitArgPrefixes[ExecutionConfig]
     length: int
     """Samples of a training sequence."""
     sample_rate: int | None
@@ -104,55 +104,62 @@ class TrainCommand:
         """Train, or go on; returns the exit code. Raises ValueError for what cannot be, or is not as in the
         run that lies there; OSError for what is missing; and FloatingPointError where training diverges."""
         device = device_of(self.device)
-        with joined(device) as team, nullcontext() if team.leads else silence():
+        with (
+            init_distributed(device) as distributed,
+            nullcontext() if distributed.is_main_process else silence(),
+        ):
             try:
-                return self._run(device, team)
+                return self._run(device, distributed)
             except torch.cuda.OutOfMemoryError as error:
                 raise ValueError(
-                    "the GPU's memory does not hold a step: --accumulate 2 hears a batch in two parts, one "
-                    f"after the other, --recompute keeps less of it, --length makes it shorter: {error}"
+                    "the GPU's memory does not hold a step: --grad-accumulation 2 hears a batch in two parts, one "
+                    f"after the other, --activation-checkpointing keeps less of it, --length makes it shorter: {error}"
                 ) from error
 
-    def _run(self, device: torch.device, team: Team) -> int:
+    def _run(self, device: torch.device, distributed: DistributedContext) -> int:
         """The same as one of a team, of which the first one speaks and keeps files."""
         out = self.out or Path("runs") / self.recipe
-        if self.compute.compile:
+        if self.execution.compile:
             check_compiler(device)
         recipe, parts, files = self._prepared()
         model, begun_from = self._begun(recipe)
         for part, data in parts.items():  # now: the turn of some comes after hours
             check_data(model, data, part)
         checkpoint = out / "run.pt"
-        with locked(checkpoint) if team.leads else nullcontext():
-            if team.leads:
+        with locked(checkpoint) if distributed.is_main_process else nullcontext():
+            if distributed.is_main_process:
                 check_recordings(checkpoint, files)
                 keep_settings(checkpoint, self._settings(recipe, parts, files), self.training.free)
-            return self._learnt(model.to(device), recipe, parts, checkpoint, begun_from, files, team)
+            return self._learnt(model.to(device), recipe, parts, checkpoint, begun_from, files, distributed)
 
     def _learnt(
         self,
         model: AudioLM | WaveRNN | DiffusionModel,
         recipe: Recipe | DiffusionRecipe,
-        parts: dict[str, Data],
+        parts: dict[str, SequenceDataset],
         checkpoint: Path,
-        begun_from: Card | None,
+        begun_from: ModelCard | None,
         files: FileLists | None,
-        team: Team,
+        distributed: DistributedContext,
     ) -> int:
         """Train it, judge it, and write it beside its checkpoint; the exit code."""
         out, device, valid = checkpoint.parent, model.device, parts["valid"]
         if self.valid_seconds is not None:
             valid = some(valid, max(1, round(self.valid_seconds * recipe.sample_rate)))
         seconds = {part: f"{samples_of(data) / recipe.sample_rate:,.1f} s" for part, data in parts.items()}
-        where = f"the {device.type}" if team.size == 1 else f"{team.size} processes, each on a {device.type}"
+        where = (
+            f"the {device.type}"
+            if distributed.size == 1
+            else f"{distributed.size} processes, each on a {device.type}"
+        )
         print(
             f"{self.recipe}: {sum(p.numel() for p in model.parameters()):,} parameters on {where}, "
             f"{recipe.sample_rate:,} Hz; {seconds['train']} to learn from, {seconds['valid']} held out, "
-            f"{seconds['test']} for the test; {'goes on from' if begun(checkpoint) else 'kept in'} "
+            f"{seconds['test']} for the test; {'goes on from' if checkpoint_exists(checkpoint) else 'kept in'} "
             f"{checkpoint}",
             flush=True,
         )
-        with Stop(patient=team.size > 1) as stop:
+        with Stop(patient=distributed.size > 1) as stop:
             history = train(
                 model,
                 parts["train"],
@@ -164,14 +171,14 @@ class TrainCommand:
                     TensorBoard(out / "tensorboard", recipe.sample_rate) if self.tensorboard else None
                 ),
                 progress=sys.stderr.isatty(),
-                compute=self.compute,
-                team=team,
+                execution=self.execution,
+                distributed=distributed,
             )
-            stopped = team.most(stop()) > 0
+            stopped = distributed.all_reduce_max(stop()) > 0
             path, card = out / "model.safetensors", self._card(history, begun_from, files)
-            if team.leads:
+            if distributed.is_main_process:
                 save(path, model, recipe.sample_rate, card)  # the test may take long, and be broken off
-        if not team.leads:
+        if not distributed.is_main_process:
             return stop.exit_code
         if stopped:
             steps = f"{len(history.loss):,} of {self.training.steps:,} steps"
@@ -184,16 +191,16 @@ class TrainCommand:
 
     def _begun(
         self, recipe: Recipe | DiffusionRecipe
-    ) -> tuple[AudioLM | WaveRNN | DiffusionModel, Card | None]:
+    ) -> tuple[AudioLM | WaveRNN | DiffusionModel, ModelCard | None]:
         """The model before its first step, and the card of the one whose weights it begins with."""
         model = recipe.build(self.training.seed)
         if self.begin is not None:
             return model, begin_from(self.begin, model, recipe.sample_rate)
         if self.recipe == MY_WAVS and isinstance(model, AudioLM):
-            order_codes(model)
+            init_ordered_embeddings(model)
         return model, None
 
-    def _prepared(self) -> tuple[Recipe | DiffusionRecipe, dict[str, Data], FileLists | None]:
+    def _prepared(self) -> tuple[Recipe | DiffusionRecipe, dict[str, SequenceDataset], FileLists | None]:
         """The recipe as it was asked for, and the recordings as it takes them; and which of one's own are in
         which part."""
         for name, value in (("length", self.length), ("sample-rate", self.sample_rate)):
@@ -207,7 +214,7 @@ class TrainCommand:
         settings: dict[str, Any] = {
             "length": self.length,
             "training": self.training,
-            "sample_rate": usual_rate(files) if self.sample_rate is None else self.sample_rate,
+            "sample_rate": dominant_sample_rate(files) if self.sample_rate is None else self.sample_rate,
         }
         recipe = known(device_of(self.device).type == "cuda")[self.recipe]
         if isinstance(recipe, DiffusionRecipe):
@@ -217,7 +224,7 @@ class TrainCommand:
         return wanted, dict(codes_of(corpus, files, wanted, progress)), lists
 
     def _settings(
-        self, recipe: Recipe | DiffusionRecipe, parts: dict[str, Data], files: FileLists | None
+        self, recipe: Recipe | DiffusionRecipe, parts: dict[str, SequenceDataset], files: FileLists | None
     ) -> dict[str, Any]:
         """All that must be the same when a run goes on."""
         return {
@@ -233,14 +240,14 @@ class TrainCommand:
             "recordings": None if files is None else files.as_json(),
         }
 
-    def _card(self, history: History, begun_from: Card | None, files: FileLists | None) -> Card:
+    def _card(self, history: History, begun_from: ModelCard | None, files: FileLists | None) -> ModelCard:
         steps = history.best[0] if history.valid else len(history.loss)  # whose weights the model has
         corpus = CORPORA[self.corpus]
         data, credit = f"{self.data.resolve().name}: {corpus.about}", corpus.licence
         if begun_from is not None:
             data += f" (begun from {begun_from.name}: {begun_from.data})"
             credit += f" (begun from: {begun_from.credit})"
-        return Card(
+        return ModelCard(
             self.recipe,
             data=data,
             credit=credit,
@@ -250,12 +257,16 @@ class TrainCommand:
         )
 
     def _tested(
-        self, card: Card, model: AudioLM | WaveRNN | DiffusionModel, parts: dict[str, Data], rate: int
-    ) -> Card:
+        self,
+        card: ModelCard,
+        model: AudioLM | WaveRNN | DiffusionModel,
+        parts: dict[str, SequenceDataset],
+        rate: int,
+    ) -> ModelCard:
         """The card with what the test says, which is printed."""
         test, batch_size = parts["test"], self.training.batch_size
         if isinstance(model, DiffusionModel):
-            loss = held_out(model, test, batch_size)
+            loss = validation_loss(model, test, batch_size)
             print(f"test: mean squared error {loss:.4f}")
             return replace(card, test_loss=loss)
         assert isinstance(test, Codes)
@@ -272,7 +283,7 @@ def keep_settings(checkpoint: Path, settings: dict[str, Any], free: Collection[s
     """Write the settings of a run beside its checkpoint, as ``run.json``. Raises ValueError, naming what
     differs, where a checkpoint lies there whose run has others; but for those that are ``free``."""
     path = checkpoint.with_name("run.json")
-    if path.exists() and begun(checkpoint):
+    if path.exists() and checkpoint_exists(checkpoint):
         try:
             there = json.loads(path.read_text())
         except ValueError as error:
@@ -283,7 +294,7 @@ def keep_settings(checkpoint: Path, settings: dict[str, Any], free: Collection[s
                 f"{checkpoint} is of a run with other settings: {'; '.join(other)}. Give the same ones to go "
                 "on, or another --out to begin anew"
             )
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(json.dumps(settings, indent=1).encode() + b"\n")
 
 
@@ -344,7 +355,7 @@ def _command(name: str, recipe: Recipe | DiffusionRecipe) -> Callable[..., Train
         recipe=name,
         model=recipe.config if isinstance(recipe, DiffusionRecipe) else recipe.backbone,
         training=recipe.training,
-        compute=PLAIN,
+        execution=DEFAULT_EXECUTION,
         length=recipe.length,
         sample_rate=None if name == MY_WAVS else recipe.sample_rate,
         corpus=cast(CorpusName, corpus) if corpus in CORPORA else "folder",

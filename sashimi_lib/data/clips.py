@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sashimi_lib.audio import check_sample_rate, read, resample, resampling_periods
-from sashimi_lib.audio_file import count_frames, header_of, lie
+from sashimi_lib.audio.decoder import count_frames, header_of, lie
 from sashimi_lib.data.split import summary
 
 # What libsndfile reads, but for tables of numbers (.mat), samples without a header (.raw) and instruments.
@@ -65,7 +65,7 @@ def find_audio(folder: str | Path) -> list[AudioFile]:
     paths = audio_paths(folder)
     if not paths:
         raise ValueError(f"folder must hold WAV, FLAC, MP3 or other audio files, found none in {folder}")
-    found, remarks = look_at(paths)
+    found, remarks = probe_files(paths)
     if not found:
         raise ValueError(f"folder {folder} holds no usable audio: {'; '.join(remarks)}")
     for remark in remarks:
@@ -111,12 +111,12 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in BINS
 
 
-def look_at(paths: list[Path]) -> tuple[list[AudioFile], list[str]]:
+def probe_files(paths: list[Path]) -> tuple[list[AudioFile], list[str]]:
     """The usable ones of these files, in their order; and what is wrong with others or with headers.
 
     Only headers and the last sample of each are read, where headers can be believed.
 
-    >>> look_at([Path("missing.wav")])
+    >>> probe_files([Path("missing.wav")])
     ([], ["left out 1 of 1 files: missing.wav cannot be read as audio: ..."])
 
     Chapter: 1.

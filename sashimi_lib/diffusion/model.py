@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from sashimi_lib.audio import check_waveform
+from sashimi_lib.audio.mel import LogMel, check_features
 from sashimi_lib.diffusion.objective import Draws, Predict, estimates, noise_of, random_draws, target
 from sashimi_lib.diffusion.samplers import (
     ANCESTRAL,
@@ -29,11 +30,10 @@ from sashimi_lib.diffusion.samplers import (
     sample,
 )
 from sashimi_lib.diffusion.schedules import PUBLISHED, Schedule, add_noise
-from sashimi_lib.mel import LogMel, check_features
-from sashimi_lib.models.build import DenoiserConfig, new_denoiser
-from sashimi_lib.models.trainable import Past, Trainable
-from sashimi_lib.ssm.cache import cached_kernels
-from sashimi_lib.ssm.exact import rounding_factors
+from sashimi_lib.models.build import AnyDenoiserConfig, new_denoiser
+from sashimi_lib.models.trainable import Cache, Trainable
+from sashimi_lib.ssm.kernel_cache import cached_kernels
+from sashimi_lib.ssm.precision import tf32_allowed
 
 Steps = int | Float[Tensor, " n"] | None  # so many steps of `grid`, these steps, or every step there is
 
@@ -54,17 +54,17 @@ class DiffusionConfig:
     not positive.
     """
 
-    backbone: DenoiserConfig
+    backbone: AnyDenoiserConfig
     schedule: Schedule = PUBLISHED
     predict: Predict = "noise"
-    unlabelled: float = 0.1
+    label_dropout: float = 0.1
     scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.predict not in get_args(Predict):
             raise ValueError(f"predict must be one of {', '.join(get_args(Predict))}, got {self.predict!r}")
-        if not 0 <= self.unlabelled < 1:
-            raise ValueError(f"unlabelled must lie in [0, 1), got {self.unlabelled}")
+        if not 0 <= self.label_dropout < 1:
+            raise ValueError(f"label_dropout must lie in [0, 1), got {self.label_dropout}")
         if not 0 < self.scale < math.inf:
             raise ValueError(f"scale must be positive and finite, got {self.scale}")
 
@@ -88,7 +88,7 @@ class DiffusionModel(Trainable):
     >>> model.generate(100, steps=5, seed=0).shape
     torch.Size([1, 100])
 
-    With ``config.backbone.mel`` it is a vocoder: it learns the sounds that have a spectrogram, and `sing`
+    With ``config.backbone.mel`` it is a vocoder: it learns the sounds that have a spectrogram, and `synthesize`
     makes one. With ``config.backbone.n_classes`` it can be told what a sound is a sound of.
 
     Chapter: 9. DDPM paper (Ho et al., 2020); DiffWave paper (Kong et al., 2021).
@@ -101,17 +101,17 @@ class DiffusionModel(Trainable):
         self.log_mel = LogMel(config.backbone.mel) if config.backbone.mel else None
 
     @property
-    def silence(self) -> float:
+    def pad_value(self) -> float:
         """A sample of silence."""
         return 0.0
 
-    def beginning(self, batch_size: int) -> None:
+    def initial_cache(self, batch_size: int) -> None:
         """No past: sounds are heard as wholes, from both ends."""
 
     def score(
         self,
         x: Float[Tensor, "batch length"],
-        past: Past | None = None,
+        cache: Cache | None = None,
         label: Int[Tensor, " batch"] | None = None,
         random: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> tuple[Float[Tensor, "batch length"], None]:
@@ -121,12 +121,12 @@ class DiffusionModel(Trainable):
         CPU wait for a GPU: `check` does that. Raises ValueError for a past, and for labels that the model
         cannot take or that are not one for each sound.
         """
-        if past is not None:
-            raise ValueError("past must be None: a diffusion model takes whole sounds only")
+        if cache is not None:
+            raise ValueError("cache must be None: a diffusion model takes whole sounds only")
         self._check_labels_fit(label, len(x))
         step, dropout, seed = self.draw_random(len(x)) if random is None else random
         if label is not None:
-            dropped = (dropout < self.config.unlabelled).to(label.device, non_blocking=True)
+            dropped = (dropout < self.config.label_dropout).to(label.device, non_blocking=True)
             label = torch.where(dropped, self.config.backbone.n_classes, label)
         length, x = x.shape[1], self._padded(x)
         features, x = self._features(x), x / self.config.scale
@@ -188,7 +188,7 @@ class DiffusionModel(Trainable):
         return estimates(x, said, self.config.schedule.log_snr(step), self.config.predict)
 
     @torch.no_grad()
-    @rounding_factors(False)
+    @tf32_allowed(False)
     def loss_by_level(
         self,
         x: Float[Tensor, "batch length"],
@@ -239,9 +239,9 @@ class DiffusionModel(Trainable):
             raise ValueError(f"length must be at least 1 sample, got {length}")
         shape = (batch_size if label is None else len(label), length)
         denoise = partial(self._denoise, label=self._checked(label, shape[0]), guidance=guidance)
-        return self._sing(shape, denoise, sampler, self._path(steps), self.generator(seed), progress)
+        return self._synthesize(shape, denoise, sampler, self._path(steps), self.generator(seed), progress)
 
-    def sing(
+    def synthesize(
         self,
         features: Float[Tensor, "batch frames n_mels"],
         sampler: Sampler = ANCESTRAL,
@@ -263,7 +263,7 @@ class DiffusionModel(Trainable):
         features = F.pad(features, (0, 0, 0, more), value=-1.0).to(self.device)  # -1 is silence
         denoise = partial(self._denoise, features=features)
         shape = (len(features), length)
-        return self._sing(shape, denoise, sampler, self._path(steps), self.generator(seed), progress)
+        return self._synthesize(shape, denoise, sampler, self._path(steps), self.generator(seed), progress)
 
     def inpaint(
         self,
@@ -306,14 +306,14 @@ class DiffusionModel(Trainable):
 
         denoise = partial(self._denoise, label=self._checked(label, len(waveform)), guidance=guidance)
         path, shape = resampled(self._path(steps), resample), (len(waveform), waveform.shape[1])
-        x = self._sing(shape, denoise, sampler, path, generator, progress, constrain)
+        x = self._synthesize(shape, denoise, sampler, path, generator, progress, constrain)
         return torch.where(known.to(waveform.device), waveform, x.to(waveform))
 
     def sound(self, length: int, seed: int = 0) -> Float[Tensor, "batch length"]:
         """A waveform that the model makes up, in 20 steps. Raises ValueError where it needs a spectrogram."""
         return self.generate(length, sampler=DPM_SOLVER, steps=20, seed=seed)
 
-    def _sing(
+    def _synthesize(
         self,
         shape: tuple[int, int],
         denoise: Callable[..., tuple[Tensor, Tensor]],

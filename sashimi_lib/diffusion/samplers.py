@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sashimi_lib.diffusion.schedules import Schedule, alpha_sigma, step_of
-from sashimi_lib.ssm.exact import cudnn_as_matmul
+from sashimi_lib.ssm.precision import cudnn_as_matmul
 
 # x, step -> estimates of the clean x and of its noise; x, step -> x as it has to be at that step
 Denoise = Callable[[Tensor, float], tuple[Tensor, Tensor]]

@@ -10,8 +10,8 @@ from sashimi_lib.display.plots import COLORS
 
 
 def plot_subscale(
-    ticks: Int[Tensor, "factor places"],
-    heard: Bool[Tensor, "factor places"],
+    generation_order: Int[Tensor, "factor places"],
+    context_mask: Bool[Tensor, "factor places"],
     sample: tuple[int, int],
     ax: Axes | None = None,
 ) -> Axes:
@@ -22,38 +22,42 @@ def plot_subscale(
     Raises ValueError for masks of another shape than the ticks, and for a sample that is not among them.
 
     >>> import torch
-    >>> ticks, heard = torch.tensor([[0, 1], [1, 2]]), torch.tensor([[True, False], [False, False]])
-    >>> ax = plot_subscale(ticks, heard, sample=(1, 0))
+    >>> generation_order, context_mask = torch.tensor([[0, 1], [1, 2]]), torch.tensor([[True, False], [False, False]])
+    >>> ax = plot_subscale(generation_order, context_mask, sample=(1, 0))
     >>> [text.get_text() for text in ax.texts]
     ['0', '1', '1', '2']
 
     Chapter: 8. WaveRNN paper, section 4.
     """
-    factor, places = ticks.shape
-    if heard.shape != ticks.shape:
-        raise ValueError(f"heard must have the shape of ticks, {factor, places}, got {tuple(heard.shape)}")
+    factor, positions = generation_order.shape
+    if context_mask.shape != generation_order.shape:
+        raise ValueError(
+            f"context_mask must have the shape of ticks, {factor, positions}, got {tuple(context_mask.shape)}"
+        )
     s, i = sample
-    if not (0 <= s < factor and 0 <= i < places):
-        raise ValueError(f"sample must be (s, i) with s below {factor} and i below {places}, got {sample}")
+    if not (0 <= s < factor and 0 <= i < positions):
+        raise ValueError(f"sample must be (s, i) with s below {factor} and i below {positions}, got {sample}")
     if ax is None:
         ax = plt.subplots(figsize=(6.0, 1.5 + 0.4 * factor))[1]
     for z in range(factor):
-        for k in range(places):
-            here, hears = (z, k) == sample, bool(heard[z, k])
+        for k in range(positions):
+            here, hears = (z, k) == sample, bool(context_mask[z, k])
             fill = COLORS["vermillion"] if here else "#bfe0f5" if hears else "white"
             ax.add_patch(Rectangle((k - 0.5, z - 0.5), 1, 1, facecolor=fill, edgecolor="#c8c8c8"))
             ink = "white" if here else COLORS["black"] if hears else "#666666"
             weight = "bold" if here or hears else "normal"
-            ax.text(k, z, str(int(ticks[z, k])), ha="center", va="center", color=ink, weight=weight)
-    for z, k in (ticks == ticks[s, i]).nonzero().tolist():
+            ax.text(
+                k, z, str(int(generation_order[z, k])), ha="center", va="center", color=ink, weight=weight
+            )
+    for z, k in (generation_order == generation_order[s, i]).nonzero().tolist():
         frame = Rectangle(
             (k - 0.46, z - 0.46), 0.92, 0.92, fill=False, edgecolor=COLORS["black"], linewidth=2.2
         )
         ax.add_patch(frame).set_zorder(2)
     ax.set(
-        xlim=(-0.52, places - 0.48),
+        xlim=(-0.52, positions - 0.48),
         ylim=(factor - 0.48, -0.52),
-        xticks=range(places),
+        xticks=range(positions),
         yticks=range(factor),
         xlabel=f"place i  (sample t = {factor} i + s)",
         ylabel="sub-sequence s",

@@ -20,21 +20,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.models.autoregression import Autoregressive, preceded
+from sashimi_lib.audio.quantizers import CoarseFine, MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.models.autoregressive import Autoregressive, shift_right
 from sashimi_lib.models.heads import DualSoftmax, Head, JointSoftmax, Logistics
 from sashimi_lib.models.wavernn import WaveRNN
-from sashimi_lib.quantize import CoarseFine, MuLaw
-from sashimi_lib.ssm.exact import rounding_factors
+from sashimi_lib.ssm.precision import tf32_allowed
 
 MULAW = MuLaw()
 AT_ONCE = 256  # samples of which all 65,536 logits are held, where a head has them: 64 MiB
 
 
 def coarse_bits(model: Autoregressive, codes: Int[Tensor, "batch length 2"]) -> Float[Tensor, "batch length"]:
-    """``log2 P(c_t | past)`` of the coarse byte of every sample, in bits (so never positive).
+    """``log2 P(c_t | cache)`` of the coarse byte of every sample, in bits (so never positive).
 
-    ``codes`` are those of `sashimi_lib.quantize.CoarseFine`, heard from silence. The past is all of it, fine
+    ``codes`` are those of `sashimi_lib.audio.quantizers.CoarseFine`, heard from silence. The past is all of it, fine
     bytes too.
 
     >>> from sashimi_lib.models import WaveRNNConfig
@@ -50,9 +50,9 @@ def coarse_bits(model: Autoregressive, codes: Int[Tensor, "batch length 2"]) -> 
 def mulaw_bits(
     model: Autoregressive, codes: Int[Tensor, "batch length 2"], mulaw: MuLaw = MULAW
 ) -> Float[Tensor, "batch length"]:
-    """``log2 P(q_t | past)`` of the mu-law code that every sample falls in, in bits (so never positive).
+    """``log2 P(q_t | cache)`` of the mu-law code that every sample falls in, in bits (so never positive).
 
-    ``codes`` are those of `sashimi_lib.quantize.CoarseFine`, heard from silence; the past is that of 16 bits.
+    ``codes`` are those of `sashimi_lib.audio.quantizers.CoarseFine`, heard from silence; the past is that of 16 bits.
 
     >>> from sashimi_lib.models import WaveRNNConfig
     >>> model, codes = WaveRNN(WaveRNNConfig(8)), CoarseFine().encode(torch.zeros(1, 50))
@@ -71,7 +71,7 @@ def mulaw_bits(
 def mulaw_edges(levels: int = 256, mulaw: MuLaw = MULAW) -> Int[Tensor, " edges"]:
     """Where the mu-law codes begin and end: code q is values ``edges[q]`` to ``edges[q + 1] - 1``.
 
-    Values are 0 to ``levels**2 - 1``, as of `sashimi_lib.quantize.CoarseFine`; there is one edge more than
+    Values are 0 to ``levels**2 - 1``, as of `sashimi_lib.audio.quantizers.CoarseFine`; there is one edge more than
     there are codes.
 
     >>> mulaw_edges()[[0, 1, 128, 129, 256]]
@@ -85,14 +85,14 @@ def mulaw_edges(levels: int = 256, mulaw: MuLaw = MULAW) -> Int[Tensor, " edges"
 
 
 @torch.no_grad()
-@rounding_factors(False)
+@tf32_allowed(False)
 def interval_bits(
     model: Autoregressive,
     codes: Int[Tensor, "batch length 2"],
     low: Int[Tensor, "batch length"],
     high: Int[Tensor, "batch length"],
 ) -> Float[Tensor, "batch length"]:
-    """``log2 P(low <= v_t < high | past)`` of the value ``v = levels c + f`` of every sample.
+    """``log2 P(low <= v_t < high | cache)`` of the value ``v = levels c + f`` of every sample.
 
     ``codes`` are the past, from silence on; what is asked of each sample need not hold it. It is a sum of
     probabilities: of whole coarse bytes by the coarse softmax, and of parts of the two at the ends by a fine
@@ -113,8 +113,8 @@ def interval_bits(
             f"low and high must be intervals within 0..{levels**2}, got low from {int(low.min())} and high "
             f"to {int(high.max())}, high - low from {int((high - low).min())}"
         )
-    silence, state = model.beginning(len(codes))
-    before = preceded(codes, silence)
+    silence, state = model.initial_cache(len(codes))
+    before = shift_right(codes, silence)
     match model:
         case WaveRNN():
             h, _ = model(before, codes[..., 0], state)

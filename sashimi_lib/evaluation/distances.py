@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sashimi_lib.audio import check_waveform
-from sashimi_lib.mel import LogMel, LogMelConfig
+from sashimi_lib.audio.mel import LogMel, LogMelConfig
 
 LONGEST = 2048  # samples of the longest transform of `stft_distance`
 

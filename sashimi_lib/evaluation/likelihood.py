@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from scipy import stats
 from torch import Tensor
 
-from sashimi_lib.models.autoregression import SoundModel
-from sashimi_lib.quantize import check_codes
+from sashimi_lib.audio.quantizers import check_codes
+from sashimi_lib.models.autoregressive import DiscreteAudioModel
 from sashimi_lib.training.validation import AT_ONCE, losses
 
 FEWEST = 5  # recordings: of fewer no interval is given
@@ -103,7 +103,7 @@ def bigram_bits(train: Clips, test: Clips, levels: int = 256) -> float:
 
 
 def clip_bits(
-    model: SoundModel, clips: Clips, batch_size: int = 8, frame: int = AT_ONCE
+    model: DiscreteAudioModel, clips: Clips, batch_size: int = 8, frame: int = AT_ONCE
 ) -> Float[Tensor, " clips"]:
     """Bits per sample of each clip under a model, each heard from silence, whatever its length.
 
@@ -111,9 +111,9 @@ def clip_bits(
     `sashimi_lib.training.validation.losses`, ``batch_size`` clips at a time, in pieces of ``frame`` samples.
     float64, on the CPU. Raises ValueError for no clips, and for codes that the model does not have.
 
-    >>> from sashimi_lib.autoregressive import AudioLM
+    >>> from sashimi_lib.models.audio_lm import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
-    >>> from sashimi_lib.quantize import MuLaw
+    >>> from sashimi_lib.audio.quantizers import MuLaw
     >>> model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(4, 1)))
     >>> clip_bits(model, [torch.full((70,), 128), torch.full((50,), 128)], frame=32).shape
     torch.Size([2])
@@ -127,7 +127,7 @@ def clip_bits(
     return losses(model, [clip.long() for clip in clips], batch_size, frame)
 
 
-class Estimate(NamedTuple):
+class ConfidenceInterval(NamedTuple):
     """Bits per sample of so many recordings, and the 95 % confidence interval over recordings: 95 of 100 such
     intervals, each of other recordings of the same kind, hold the figure of all that there could be. None for
     fewer than `FEWEST`, whose spread says too little."""
@@ -137,7 +137,9 @@ class Estimate(NamedTuple):
     recordings: int
 
 
-def mean_bits(bits: Float[Tensor, " clips"], clips: Clips, recordings: Sequence[Hashable]) -> Estimate:
+def mean_bits(
+    bits: Float[Tensor, " clips"], clips: Clips, recordings: Sequence[Hashable]
+) -> ConfidenceInterval:
     """Bits per sample of all clips together, with a 95 % confidence interval over recordings.
 
     ``bits`` is one figure a clip, as `clip_bits` gives them, and ``recordings`` says which recording each
@@ -176,7 +178,9 @@ def by_recording(
     return total / samples, samples.long()
 
 
-def pooled_bits(bits: Float[Tensor, " recordings"], samples: Int[Tensor, " recordings"]) -> Estimate:
+def pooled_bits(
+    bits: Float[Tensor, " recordings"], samples: Int[Tensor, " recordings"]
+) -> ConfidenceInterval:
     """Bits per sample of all recordings together, with a 95 % confidence interval over recordings.
 
     ``bits`` is one figure a recording, ``samples`` how long each is; or ``bits`` is by how much two models
@@ -204,8 +208,8 @@ def pooled_bits(bits: Float[Tensor, " recordings"], samples: Int[Tensor, " recor
     total, m = bits.double() * length, len(bits)
     mean = float(total.sum() / length.sum())
     if m < FEWEST:
-        return Estimate(mean, None, m)
+        return ConfidenceInterval(mean, None, m)
     without = (total.sum() - total) / (length.sum() - length)
     error = float(((m - 1) / m * (without - mean).square().sum()).sqrt())
     half = error * float(stats.t.ppf(0.975, m - 1))
-    return Estimate(mean, (mean - half, mean + half), m)
+    return ConfidenceInterval(mean, (mean - half, mean + half), m)

@@ -3,9 +3,9 @@
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sashimi_lib.audio.quantizers import CoarseFine, Quantizer
 from sashimi_lib.models.blocks import SequenceModel
 from sashimi_lib.models.heads import DualSoftmax, Head, Softmax
-from sashimi_lib.quantize import CoarseFine, Quantizer
 
 
 class Backbone(SequenceModel):

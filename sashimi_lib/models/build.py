@@ -1,6 +1,6 @@
 """A configuration becomes a backbone, or a denoiser: the one place that knows which belongs to which.
 
-A WaveRNN is no backbone but a whole model: `sashimi_lib.autoregressive.new_model` makes either kind.
+A WaveRNN is no backbone but a whole model: `sashimi_lib.models.audio_lm.new_model` makes either kind.
 """
 
 from sashimi_lib.models.backbone import Backbone
@@ -13,7 +13,7 @@ from sashimi_lib.models.sashimi_unet import SaShiMiUNet, SaShiMiUNetConfig
 from sashimi_lib.models.wavenet import WaveNet, WaveNetConfig
 
 Config = SaShiMiConfig | IsotropicConfig | WaveNetConfig | SampleRNNConfig
-DenoiserConfig = SaShiMiUNetConfig | DiffWaveConfig
+AnyDenoiserConfig = SaShiMiUNetConfig | DiffWaveConfig
 
 
 def build(config: Config) -> Backbone:
@@ -35,7 +35,7 @@ def build(config: Config) -> Backbone:
             return SampleRNN(config)
 
 
-def new_denoiser(config: DenoiserConfig) -> Denoiser:
+def new_denoiser(config: AnyDenoiserConfig) -> Denoiser:
     """A new network of that shape for a diffusion model, which keeps it as its ``config``.
 
     >>> new_denoiser(DiffWaveConfig(d_residual=8, n_layers=4, cycle=4)).config.receptive_field

@@ -13,12 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sashimi_lib.audio.mel import LogMelConfig
 from sashimi_lib.checks import at_least
-from sashimi_lib.mel import LogMelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToldConfig:
+class DenoiserConfig:
     """What a denoiser is told, the same for every kind of network.
 
     ``d_step`` are the widths on the way of the step: its sines and cosines, a hidden layer, and what every
@@ -47,7 +47,7 @@ class Denoiser(nn.Module, ABC):
     class is not known.
     """
 
-    config: ToldConfig
+    config: DenoiserConfig
     frame: int
 
     @abstractmethod
@@ -76,18 +76,18 @@ def step_embedding(step: Float[Tensor, " batch"], dim: int) -> Float[Tensor, "ba
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-class Told(nn.Module):
+class ConditioningEmbedding(nn.Module):
     """The step, and the class where there are classes, as one vector for every block.
 
-    >>> told = Told(ToldConfig(d_step=(8, 16, 12), n_classes=10))
-    >>> told(torch.tensor([0.0, 99.5]), torch.tensor([3, 7])).shape
+    >>> conditioning = ConditioningEmbedding(DenoiserConfig(d_step=(8, 16, 12), n_classes=10))
+    >>> conditioning(torch.tensor([0.0, 99.5]), torch.tensor([3, 7])).shape
     torch.Size([2, 12])
 
     Chapter: 9. Raises ValueError for labels where there are no classes, and for labels out of range that are
     on the CPU: on a GPU every step would wait for the check, which `sashimi_lib.diffusion.model` makes once.
     """
 
-    def __init__(self, config: ToldConfig) -> None:
+    def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
         dim, hidden, out = config.d_step
@@ -100,17 +100,17 @@ class Told(nn.Module):
     ) -> Float[Tensor, "batch d_told"]:
         """Steps and labels (batch,) -> (batch, d_told)."""
         waves = step_embedding(step, self.config.d_step[0]).to(self.hidden.weight.dtype)
-        told = F.silu(self.out(F.silu(self.hidden(waves))))
+        conditioning = F.silu(self.out(F.silu(self.hidden(waves))))
         if self.classes is None:
             if label is not None:
                 raise ValueError("label must be None: this model knows no classes")
-            return told
+            return conditioning
         n = self.config.n_classes
         if label is None:
             label = torch.full_like(step, n, dtype=torch.long)
         if label.is_cpu and bool(((label < 0) | (label > n)).any()):
             raise ValueError(f"label must lie in 0..{n - 1}, or be {n} for none, got {label.tolist()}")
-        return told + self.classes(label)
+        return conditioning + self.classes(label)
 
 
 def _stretch(factor: int) -> nn.ConvTranspose2d:
@@ -127,11 +127,11 @@ def _stretch(factor: int) -> nn.ConvTranspose2d:
     return layer
 
 
-class Frames(nn.Module):
+class ConditioningUpsampler(nn.Module):
     """Frames of a spectrogram, stretched to one a sample by two transposed convolutions over time and pitch.
 
     >>> mel = LogMelConfig(8_000, n_mels=20, hop=100, window=400)
-    >>> Frames(mel)(torch.zeros(2, 11, 20), length=950).shape
+    >>> ConditioningUpsampler(mel)(torch.zeros(2, 11, 20), length=950).shape
     torch.Size([2, 950, 20])
 
     Frame k is centred on sample ``k hop``, and at first straight lines run from frame to frame. The first
@@ -162,8 +162,8 @@ class Frames(nn.Module):
         return x[:, 0, :, hop // 2 : hop // 2 + length].mT.to(features.dtype)  # slower tiers hear means of it
 
 
-def stretched(
-    frames: Frames | None, features: Float[Tensor, "batch frames n_mels"] | None, length: int
+def upsample_conditioning(
+    frames: ConditioningUpsampler | None, features: Float[Tensor, "batch frames n_mels"] | None, length: int
 ) -> Float[Tensor, "batch length n_mels"] | None:
     """What a denoiser hears of its features: None where it has no ``frames`` to hear them by.
 

@@ -12,11 +12,17 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from sashimi_lib.checks import at_least
-from sashimi_lib.models.denoiser import Denoiser, Frames, Told, ToldConfig, stretched
+from sashimi_lib.models.denoiser import (
+    ConditioningEmbedding,
+    ConditioningUpsampler,
+    Denoiser,
+    DenoiserConfig,
+    upsample_conditioning,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffWaveConfig(ToldConfig):
+class DiffWaveConfig(DenoiserConfig):
     """The shape of a DiffWave; the defaults are the paper's, 24.1M parameters.
 
     Dilations run 1, 2, 4 ... and start again after every ``cycle`` layers. ``DiffWaveConfig(d_residual=128,
@@ -59,7 +65,7 @@ def _conv(d_in: int, d_out: int, dilation: int | None = None) -> nn.Module:
 
 
 class DilatedLayer(nn.Module):
-    """``z = tanh(a) sigmoid(b)`` with ``[a, b] = conv(x + told)``, then on to ``(x + R z) sqrt(1/2)``.
+    """``z = tanh(a) sigmoid(b)`` with ``[a, b] = conv(x + conditioning)``, then on to ``(x + R z) sqrt(1/2)``.
 
     Beside that it gives ``S z``, what it adds to the sum of all layers. Frames of a spectrogram are mapped to
     a and b too, and added there.
@@ -77,7 +83,7 @@ class DilatedLayer(nn.Module):
         super().__init__()
         d = config.d_residual
         self.widths = (d, config.d_skip)
-        self.told = nn.Linear(config.d_step[-1], d)
+        self.conditioning = nn.Linear(config.d_step[-1], d)
         self.gates = _conv(d, 2 * d, dilation)
         self.frames = _conv(config.mel.n_mels, 2 * d) if config.mel else None
         # R and S as one map. Weight norm goes row by row, so that this is the same as one of each.
@@ -86,11 +92,11 @@ class DilatedLayer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch d_residual length"],
-        told: Float[Tensor, "batch d_told"],
+        conditioning: Float[Tensor, "batch d_told"],
         frames: Float[Tensor, "batch length n_mels"] | None = None,
     ) -> tuple[Float[Tensor, "batch d_residual length"], Float[Tensor, "batch d_skip length"]]:
         """The next layer's input, and the skip."""
-        h = self.gates(x + self.told(told)[..., None])
+        h = self.gates(x + self.conditioning(conditioning)[..., None])
         if self.frames is not None and frames is not None:
             h = h + self.frames(frames.mT)
         filtered, gate = h.chunk(2, dim=1)
@@ -118,8 +124,8 @@ class DiffWave(Denoiser):
         super().__init__()
         self.config = config
         self.frame = 1  # any length goes
-        self.told = Told(config)
-        self.frames = Frames(config.mel) if config.mel else None
+        self.conditioning = ConditioningEmbedding(config)
+        self.frames = ConditioningUpsampler(config.mel) if config.mel else None
         self.start = _conv(1, config.d_residual)
         self.layers = nn.ModuleList(DilatedLayer(config, dilation) for dilation in config.dilations)
         last = nn.Conv1d(config.d_skip, 1, 1)
@@ -138,9 +144,12 @@ class DiffWave(Denoiser):
         length = x.shape[1]
         if not length:
             raise ValueError(f"x must hold at least one sample, got shape {tuple(x.shape)}")
-        told, frames = self.told(step, label), stretched(self.frames, features, length)
+        conditioning, frames = (
+            self.conditioning(step, label),
+            upsample_conditioning(self.frames, features, length),
+        )
         h, skips = F.relu(self.start(x[:, None]).to(x.dtype)), x.new_zeros(())
         for layer in self.layers:
-            h, skip = layer(h, told, frames)
+            h, skip = layer(h, conditioning, frames)
             skips = skips + skip
         return self.end(skips * math.sqrt(1 / len(self.layers)))[:, 0]

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_lib.models.autoregression import bits_of
-from sashimi_lib.models.sampling import Choose
+from sashimi_lib.models.autoregressive import log2_prob
+from sashimi_lib.models.sampling import TokenSampler
 
 
 class Head(nn.Module, ABC):
@@ -35,7 +35,7 @@ class Head(nn.Module, ABC):
         """``log2 P(code | y)`` of each code, in bits."""
 
     @abstractmethod
-    def draw(self, y: Float[Tensor, "batch H"], choose: Choose) -> Int[Tensor, "batch *two"]:
+    def draw(self, y: Float[Tensor, "batch H"], choose: TokenSampler) -> Int[Tensor, "batch *two"]:
         """A code for each row of features, as ``choose`` picks it from its logits."""
 
 
@@ -59,9 +59,9 @@ class Softmax(nn.Linear, Head):
         self, y: Float[Tensor, "batch length H"], codes: Int[Tensor, "batch length"]
     ) -> Float[Tensor, "batch length"]:
         """``log2 P(code | y)`` of each code, in bits."""
-        return bits_of(self(y), codes)
+        return log2_prob(self(y), codes)
 
-    def draw(self, y: Float[Tensor, "batch H"], choose: Choose) -> Int[Tensor, " batch"]:
+    def draw(self, y: Float[Tensor, "batch H"], choose: TokenSampler) -> Int[Tensor, " batch"]:
         """A code for each row of features, as ``choose`` picks it from its logits."""
         return choose(self(y))
 
@@ -101,9 +101,9 @@ class DualSoftmax(Head):
     ) -> Float[Tensor, "batch length"]:
         """``log2 P(c | y) + log2 P(f | y, c)`` of each sample, in bits."""
         coarse, fine = codes.unbind(-1)
-        return bits_of(self(y), coarse) + bits_of(self.fine(y, coarse), fine)
+        return log2_prob(self(y), coarse) + log2_prob(self.fine(y, coarse), fine)
 
-    def draw(self, y: Float[Tensor, "batch H"], choose: Choose) -> Int[Tensor, "batch two"]:
+    def draw(self, y: Float[Tensor, "batch H"], choose: TokenSampler) -> Int[Tensor, "batch two"]:
         """First the coarse code, then the fine one."""
         coarse = choose(self(y))
         return torch.stack([coarse, choose(self.fine(y, coarse))], dim=-1)
@@ -128,9 +128,9 @@ class JointSoftmax(Head):
     ) -> Float[Tensor, "batch length"]:
         """``log2 P(c, f | y)`` of each sample, in bits."""
         coarse, fine = codes.unbind(-1)
-        return bits_of(self.linear(y), self.levels * coarse + fine)
+        return log2_prob(self.linear(y), self.levels * coarse + fine)
 
-    def draw(self, y: Float[Tensor, "batch H"], choose: Choose) -> Int[Tensor, "batch two"]:
+    def draw(self, y: Float[Tensor, "batch H"], choose: TokenSampler) -> Int[Tensor, "batch two"]:
         """Both codes at once."""
         whole = choose(self.linear(y))
         return torch.stack([whole // self.levels, whole % self.levels], dim=-1)
@@ -165,7 +165,7 @@ class Logistics(Head):
         value = (self.levels * coarse + fine)[..., None]
         return self.interval(y, value, value + 1)[..., 0]
 
-    def draw(self, y: Float[Tensor, "batch H"], choose: Choose) -> Int[Tensor, "batch two"]:
+    def draw(self, y: Float[Tensor, "batch H"], choose: TokenSampler) -> Int[Tensor, "batch two"]:
         """As from a softmax over all values, so that ``choose`` means what it means elsewhere."""
         every = torch.arange(self.levels**2, device=y.device).expand(len(y), -1)
         whole = choose(self.interval(y, every, every + 1) * math.log(2))

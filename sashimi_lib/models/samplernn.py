@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from sashimi_lib.audio.quantizers import CoarseFine, Quantizer
 from sashimi_lib.checks import at_least
 from sashimi_lib.models.backbone import Backbone, embedding
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.heads import Head, Softmax
-from sashimi_lib.quantize import CoarseFine, Quantizer
-from sashimi_lib.ssm.exact import autocast_off
+from sashimi_lib.ssm.precision import autocast_off
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class AmplitudeEmbedding(nn.Module):
 
     The amplitudes are a table that travels with the weights: looking one up needs no check of codes.
 
-    >>> from sashimi_lib.quantize import MuLaw
+    >>> from sashimi_lib.audio.quantizers import MuLaw
     >>> AmplitudeEmbedding(MuLaw(), 16)(torch.tensor([[0, 128]]))[..., 0]
     tensor([[-2.,  0.]], grad_fn=<SelectBackward0>)
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Choose = Callable[[Tensor], Tensor]  # logits (batch, levels) -> codes (batch,)
+TokenSampler = Callable[[Tensor], Tensor]  # logits (batch, levels) -> codes (batch,)
 
 
 def distribution(
@@ -83,7 +83,7 @@ def sample(
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """`sample` with its settings: a `Choose`. Raises ValueError for settings out of range, as `distribution`
+    """`sample` with its settings: a `TokenSampler`. Raises ValueError for settings out of range, as `distribution`
     does."""
 
     temperature: float = 1.0

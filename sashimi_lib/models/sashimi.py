@@ -52,7 +52,7 @@ class SaShiMiConfig:
             raise ValueError("bidirectional must come with unet=True: the autoregressive form is causal")
 
 
-class Centre(Composite):
+class CenterTier(Composite):
     """The slowest tier: ``x + blocks(x)``."""
 
     def __init__(self, blocks: Stack) -> None:
@@ -67,7 +67,7 @@ class Centre(Composite):
         return x + y, states
 
 
-class Tier(Composite):
+class PooledTier(Composite):
     """A tier of the autoregressive form: ``u = x + hourglass(x)``, then ``u + blocks(u)``."""
 
     def __init__(self, hourglass: Hourglass, blocks: Stack) -> None:
@@ -150,7 +150,7 @@ class SaShiMi(Backbone):
 def _tier(config: SaShiMiConfig, level: int) -> Composite:
     width = config.d_model * config.expand**level
     if level == len(config.pool):
-        return Centre(_blocks(config, width))
+        return CenterTier(_blocks(config, width))
     pool = config.pool[level]
     normed = (
         not config.unet
@@ -163,7 +163,7 @@ def _tier(config: SaShiMiConfig, level: int) -> Composite:
     )
     if config.unet:
         return UNetTier(_blocks(config, width), hourglass, _blocks(config, width))
-    return Tier(hourglass, _blocks(config, width))
+    return PooledTier(hourglass, _blocks(config, width))
 
 
 def _blocks(config: SaShiMiConfig, width: int) -> Stack:

@@ -11,7 +11,13 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from sashimi_lib.models.blocks import FeedForward, ScalarNorm
-from sashimi_lib.models.denoiser import Denoiser, Frames, Told, ToldConfig, stretched
+from sashimi_lib.models.denoiser import (
+    ConditioningEmbedding,
+    ConditioningUpsampler,
+    Denoiser,
+    DenoiserConfig,
+    upsample_conditioning,
+)
 from sashimi_lib.models.pooling import DownPool, UpPool
 from sashimi_lib.models.sashimi import SaShiMiConfig
 from sashimi_lib.ssm.s4 import S4, Directions, Form, SSMConfig
@@ -22,7 +28,7 @@ PAPER_SSM = SSMConfig(form=Form.UNCONSTRAINED, tied=False, frozen=("Lambda", "p"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SaShiMiUNetConfig(ToldConfig):
+class SaShiMiUNetConfig(DenoiserConfig):
     """The shape of a SaShiMi for diffusion; the defaults are the published code's, 23.5M parameters.
 
     ``d_model`` to ``ff`` mean what they mean in `sashimi_lib.models.sashimi.SaShiMiConfig`, and raise what
@@ -49,13 +55,13 @@ PAPER_UNET = SaShiMiUNetConfig(directions="concatenated", glu=False, ssm=PAPER_S
 PAPER_UNET_SMALL = replace(PAPER_UNET, d_model=64)
 
 
-class Block(nn.Module):
-    """``u = x + S4(norm(x) + told) + frames``, then the feed-forward block ``u + W2 gelu(W1 norm(u))``.
+class UNetBlock(nn.Module):
+    """``u = x + S4(norm(x) + conditioning) + frames``, then the feed-forward block ``u + W2 gelu(W1 norm(u))``.
 
     What it is told, and the frames of a spectrogram, come through a linear map of the block's own.
 
     >>> import torch
-    >>> block = Block(4, SaShiMiUNetConfig())
+    >>> block = UNetBlock(4, SaShiMiUNetConfig())
     >>> block(torch.randn(2, 32, 4), torch.randn(2, 512)).shape
     torch.Size([2, 32, 4])
 
@@ -65,7 +71,7 @@ class Block(nn.Module):
     def __init__(self, width: int, config: SaShiMiUNetConfig) -> None:
         super().__init__()
         self.norm = ScalarNorm()
-        self.told = nn.Linear(config.d_step[-1], width)
+        self.conditioning = nn.Linear(config.d_step[-1], width)
         self.layer = S4(width, config.ssm, config.glu, config.directions)
         self.frames = weight_norm(nn.Linear(config.mel.n_mels, width)) if config.mel else None
         self.feed_forward = FeedForward(width, config.ff, normed=True)
@@ -73,17 +79,17 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch length H"],
-        told: Float[Tensor, "batch d_told"],
+        conditioning: Float[Tensor, "batch d_told"],
         frames: Float[Tensor, "batch length n_mels"] | None = None,
     ) -> Float[Tensor, "batch length H"]:
         """All samples at once."""
-        y, _ = self.layer(self.norm(x) + self.told(told)[:, None])
+        y, _ = self.layer(self.norm(x) + self.conditioning(conditioning)[:, None])
         if self.frames is not None:
             y = y + self.frames(frames)
         return self.feed_forward(x + y)[0]
 
 
-class Centre(nn.Module):
+class UNetCenter(nn.Module):
     """The slowest tier: ``x + blocks(x)``."""
 
     def __init__(self, width: int, config: SaShiMiUNetConfig) -> None:
@@ -93,17 +99,17 @@ class Centre(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch length H"],
-        told: Float[Tensor, "batch d_told"],
+        conditioning: Float[Tensor, "batch d_told"],
         frames: Float[Tensor, "batch length n_mels"] | None,
     ) -> Float[Tensor, "batch length H"]:
         """All samples at once."""
         y = x
         for block in self.blocks:
-            y = block(y, told, frames)
+            y = block(y, conditioning, frames)
         return x + y
 
 
-class Tier(nn.Module):
+class UNetStage(nn.Module):
     """Blocks, the slower tiers, and blocks again; a skip from before each part to after its mirror image.
 
     No shift: what comes of a frame is heard at once, since nothing here keeps a sample from those that follow
@@ -119,25 +125,25 @@ class Tier(nn.Module):
         last = level + 1 == len(config.pool)
         self.before = _blocks(width, config)
         self.down = DownPool(width, coarse, pool, normed=True)
-        self.slower = Centre(coarse, config) if last else Tier(config, level + 1)
+        self.slower = UNetCenter(coarse, config) if last else UNetStage(config, level + 1)
         self.up = UpPool(coarse, width, pool, normed=True)
         self.after = _blocks(width, config)
 
     def forward(
         self,
         x: Float[Tensor, "batch length H"],
-        told: Float[Tensor, "batch d_told"],
+        conditioning: Float[Tensor, "batch d_told"],
         frames: Float[Tensor, "batch length n_mels"] | None,
     ) -> Float[Tensor, "batch length H"]:
         """All samples at once."""
         skips = [x]
         for block in self.before:
-            x = block(x, told, frames)
+            x = block(x, conditioning, frames)
             skips.append(x)
         slow = None if frames is None else frames.unflatten(1, (-1, self.down.pool)).mean(2)
-        x = self.up(self.slower(self.down(x), told, slow)) + skips.pop()
+        x = self.up(self.slower(self.down(x), conditioning, slow)) + skips.pop()
         for block in self.after:
-            x = block(x, told, frames) + skips.pop()
+            x = block(x, conditioning, frames) + skips.pop()
         return x
 
 
@@ -157,12 +163,12 @@ class SaShiMiUNet(Denoiser):
         super().__init__()
         self.config = config
         self.frame = math.prod(config.pool)
-        self.told = Told(config)
-        self.frames = Frames(config.mel) if config.mel else None
+        self.conditioning = ConditioningEmbedding(config)
+        self.frames = ConditioningUpsampler(config.mel) if config.mel else None
         # Maps start as PyTorch starts them. The published code asks for larger ones, but after the weight
         # norm, where that has no effect; asked for before it, a short run gained nothing.
         self.start = weight_norm(nn.Linear(1, config.d_model))
-        self.tiers = Tier(config)
+        self.tiers = UNetStage(config)
         self.norm = ScalarNorm()
         self.hidden = weight_norm(nn.Linear(config.d_model, config.d_model))
         self.out = nn.Linear(config.d_model, 1)
@@ -180,11 +186,14 @@ class SaShiMiUNet(Denoiser):
         length = x.shape[1]
         if not length or length % self.frame:
             raise ValueError(f"x must have a length that {self.frame} divides, got {length} samples")
-        told, frames = self.told(step, label), stretched(self.frames, features, length)
+        conditioning, frames = (
+            self.conditioning(step, label),
+            upsample_conditioning(self.frames, features, length),
+        )
         start = self.start(x[..., None]).to(x.dtype)  # the residual stream, which autocast must not round
-        y = self.tiers(F.relu(start), told, frames)
+        y = self.tiers(F.relu(start), conditioning, frames)
         return self.out(F.relu(self.hidden(self.norm(y))))[..., 0]
 
 
 def _blocks(width: int, config: SaShiMiUNetConfig) -> nn.ModuleList:
-    return nn.ModuleList(Block(width, config) for _ in range(config.n_layers))
+    return nn.ModuleList(UNetBlock(width, config) for _ in range(config.n_layers))

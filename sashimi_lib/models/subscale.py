@@ -24,18 +24,18 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from sashimi_lib.checks import at_least
-from sashimi_lib.models.autoregression import Past, SoundModel, bits_of
+from sashimi_lib.models.autoregressive import Cache, DiscreteAudioModel, log2_prob
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import distribution, invert
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
-from sashimi_lib.ssm.exact import cudnn_as_matmul
+from sashimi_lib.ssm.precision import cudnn_as_matmul
 
 
 @dataclass(frozen=True)
 class SubscaleConfig:
     """The shape of a subscale WaveRNN; 1024 units, 16 sub-sequences and a look-ahead of 64 are the paper's.
 
-    ``factor`` is B and ``ahead`` is F. The CNN has ``layers`` of width ``d_condition``; it hears ``context +
+    ``factor`` is B and ``lookahead`` is F. The CNN has ``layers`` of width ``d_conditioning``; it hears ``context +
     1`` places, the last of them F ahead. How deep and wide the paper's is was not printed.
 
     >>> SubscaleConfig().context
@@ -44,18 +44,18 @@ class SubscaleConfig:
 
     d_hidden: int = 1024
     factor: int = 16
-    ahead: int = 64
-    d_condition: int = 128
+    lookahead: int = 64
+    d_conditioning: int = 128
     layers: int = 8
     levels: int = 256
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "factor", "d_condition", "layers")
-        at_least(self, 0, "ahead")
-        WaveRNNConfig(self.d_hidden, self.d_condition, self.levels)  # checks them
-        if self.context < self.ahead:
+        at_least(self, 1, "factor", "d_conditioning", "layers")
+        at_least(self, 0, "lookahead")
+        WaveRNNConfig(self.d_hidden, self.d_conditioning, self.levels)  # checks them
+        if self.context < self.lookahead:
             raise ValueError(
-                f"layers must be enough to hear from ahead={self.ahead} places later back to a sample's own, "
+                f"layers must be enough to hear from ahead={self.lookahead} places later back to a sample's own, "
                 f"2^layers > ahead, got {self.layers}"
             )
 
@@ -65,41 +65,43 @@ class SubscaleConfig:
         return 2**self.layers - 1
 
 
-def ticks(places: int, factor: int, ahead: int) -> Int[Tensor, "factor places"]:
+def generation_order(positions: int, factor: int, lookahead: int) -> Int[Tensor, "factor places"]:
     """At which tick of the wavefront each sample is made: ``i + s (F + 1)``. All of one tick are made
-    together, in ``places + (B - 1)(F + 1)`` ticks.
+    together, in ``positions + (B - 1)(F + 1)`` ticks.
 
-    >>> ticks(places=4, factor=3, ahead=1)
+    >>> generation_order(positions=4, factor=3, lookahead=1)
     tensor([[0, 1, 2, 3],
             [2, 3, 4, 5],
             [4, 5, 6, 7]])
 
     Chapter: 8. WaveRNN paper, section 4.
     """
-    return torch.arange(places) + (ahead + 1) * torch.arange(factor)[:, None]
+    return torch.arange(positions) + (lookahead + 1) * torch.arange(factor)[:, None]
 
 
-def heard(places: int, factor: int, ahead: int, s: int, i: int) -> Bool[Tensor, "factor places"]:
+def context_mask(
+    positions: int, factor: int, lookahead: int, s: int, i: int
+) -> Bool[Tensor, "factor places"]:
     """What sample i of sub-sequence s may hear: the definition, as a mask over all samples.
 
-    >>> heard(places=4, factor=3, ahead=1, s=1, i=1).int()
+    >>> context_mask(positions=4, factor=3, lookahead=1, s=1, i=1).int()
     tensor([[1, 1, 1, 0],
             [1, 0, 0, 0],
             [0, 0, 0, 0]], dtype=torch.int32)
 
     Chapter: 8. WaveRNN paper, section 4.
     """
-    z, k = torch.arange(factor)[:, None], torch.arange(places)
-    return ((z < s) & (k <= i + ahead)) | ((z == s) & (k < i))
+    z, k = torch.arange(factor)[:, None], torch.arange(positions)
+    return ((z < s) & (k <= i + lookahead)) | ((z == s) & (k < i))
 
 
-class Listener(nn.Module):
+class ContextCNN(nn.Module):
     """What the earlier sub-sequences say to each: a causal dilated CNN with ReLUs along the places.
 
     ``x_0 = W [u_{z,k} for z < s, zeros for the others] + E_s``, then layer by layer, for d = 1, 2, 4, ...,
     ``x_{l+1}[k] = x_l[k] + relu(W_l [x_l[k - d], x_l[k]])``.
 
-    >>> listener = Listener(factor=4, d=8, layers=3)
+    >>> listener = ContextCNN(factor=4, d=8, layers=3)
     >>> [tuple(x.shape) for x in listener(torch.zeros(1, 10, 4, 2))]
     [(1, 10, 4, 8), (1, 9, 4, 8), (1, 7, 4, 8), (1, 3, 4, 8)]
 
@@ -155,12 +157,12 @@ def _mix(layer: nn.Module, delayed: Tensor, x: Tensor) -> Tensor:
     return x + F.relu(layer(torch.cat([delayed, x], dim=-1)))
 
 
-class Subscale(SoundModel):
+class Subscale(DiscreteAudioModel):
     """A distribution over 16-bit sound, of codes ``(batch, length, 2)``, that is made B samples at a time.
 
-    >>> model = Subscale(SubscaleConfig(d_hidden=16, factor=4, ahead=1, d_condition=8, layers=2))
+    >>> model = Subscale(SubscaleConfig(d_hidden=16, factor=4, lookahead=1, d_conditioning=8, layers=2))
     >>> codes = model.generate(10, seed=0)
-    >>> torch.equal(codes, model.generate_in_order(10, seed=0))
+    >>> torch.equal(codes, model.generate_sequential(10, seed=0))
     True
     >>> model.log_likelihood(codes).shape
     torch.Size([1, 10])
@@ -175,9 +177,9 @@ class Subscale(SoundModel):
     def __init__(self, config: SubscaleConfig = SubscaleConfig()) -> None:
         super().__init__()
         self.config = config
-        self.cell = WaveRNN(WaveRNNConfig(config.d_hidden, config.d_condition, config.levels))
+        self.cell = WaveRNN(WaveRNNConfig(config.d_hidden, config.d_conditioning, config.levels))
         self.quantizer = self.cell.quantizer
-        self.listener = Listener(config.factor, config.d_condition, config.layers)
+        self.listener = ContextCNN(config.factor, config.d_conditioning, config.layers)
 
     def initial_state(self, batch_size: int) -> State:
         """The state of silence: the codes of as many places as are heard, and zeros in every cell."""
@@ -190,8 +192,8 @@ class Subscale(SoundModel):
     ) -> tuple[Float[Tensor, "batch factor places d_hidden"], State]:
         """Teacher-forced: the state of the cell at every sample, and what the next piece has to know."""
         context, h = state
-        every = torch.cat([context, u, self._silence(len(u), self.config.ahead)], dim=1)
-        condition = self.listener(self._scaled(every[:, self.config.ahead :]))[-1]
+        every = torch.cat([context, u, self._silence(len(u), self.config.lookahead)], dim=1)
+        condition = self.listener(self._scaled(every[:, self.config.lookahead :]))[-1]
         before = torch.cat([context[:, -1:], u[:, :-1]], dim=1)
         along = (x.transpose(1, 2).flatten(0, 1) for x in (before, u[..., 0], condition))
         before, coarse, condition = along  # (batch B, places, ...)
@@ -200,22 +202,22 @@ class Subscale(SoundModel):
         return states.unflatten(0, h.shape[:2]), (context, last.view_as(h))
 
     def log_likelihood_from(
-        self, codes: Int[Tensor, "batch length 2"], past: Past
-    ) -> tuple[Float[Tensor, "batch length"], Past]:
+        self, codes: Int[Tensor, "batch length 2"], cache: Cache
+    ) -> tuple[Float[Tensor, "batch length"], Cache]:
         """``log2 P(x_t | what it may hear)`` of every sample of a piece, in the order of time; and the past
         of the next piece. Raises ValueError after a piece whose length B does not divide."""
         length, B = codes.shape[1], self.config.factor
         u = torch.cat([codes, self._silence(len(codes), 1)[:, 0, : -length % B]], dim=1).unflatten(1, (-1, B))
-        states, state = self(u, self._whole(past))
+        states, state = self(u, self._whole(cache))
         h, in_line = states.flatten(0, 1), u.transpose(1, 2).flatten(0, 1)
-        bits = bits_of(self.cell.coarse_logits(h), in_line[..., 0])
-        bits = bits + bits_of(self.cell.fine_logits(h), in_line[..., 1])
+        bits = log2_prob(self.cell.coarse_logits(h), in_line[..., 0])
+        bits = bits + log2_prob(self.cell.fine_logits(h), in_line[..., 1])
         in_time = bits.unflatten(0, (len(codes), B)).transpose(1, 2).flatten(1)[:, :length]
         return in_time, (codes[:, -1], state if length % B == 0 else ())
 
-    def absorb(self, codes: Int[Tensor, "batch length 2"], past: Past) -> Past:
+    def prefill(self, codes: Int[Tensor, "batch length 2"], cache: Cache) -> Cache:
         """The past after some more codes, all at once."""
-        return self.log_likelihood_from(codes, past)[1]
+        return self.log_likelihood_from(codes, cache)[1]
 
     @torch.no_grad()
     @cudnn_as_matmul()
@@ -231,33 +233,39 @@ class Subscale(SoundModel):
     ) -> Int[Tensor, "batch length 2"]:
         """Draw ``length`` codes, tick by tick: all sub-sequences that may run step together, as one batch.
 
-        Slow twin: `generate_in_order`, which gives the same codes. ``prompt`` is the piece before. Raises
-        ValueError as `SoundModel.generate` does, and for a prompt whose length B does not divide.
+        Slow twin: `generate_sequential`, which gives the same codes. ``prompt`` is the piece before. Raises
+        ValueError as `DiscreteAudioModel.generate` does, and for a prompt whose length B does not divide.
         """
-        B, ahead, lead = self.config.factor, self.config.ahead, self.config.context
+        B, lookahead, lead = self.config.factor, self.config.lookahead, self.config.context
         u, uniform, (context, h) = self._begin(length, batch_size, prompt, seed)
-        every = torch.cat([context, u, self._silence(len(u), ahead)], dim=1)  # place k is every[:, lead + k]
+        every = torch.cat(
+            [context, u, self._silence(len(u), lookahead)], dim=1
+        )  # place k is every[:, lead + k]
         queues, h = self.listener.queues(self._scaled(context)), h.clone()
-        made, s = ticks(u.shape[1], B, ahead), torch.arange(B, device=self.device)
+        made, s = generation_order(u.shape[1], B, lookahead), torch.arange(B, device=self.device)
         last, start = int(made.T.flatten()[:length].max()), made[:, 0].to(self.device)
         # In the F ticks before the first, sub-sequence 0 takes in the places up to its look-ahead.
-        for tick in tqdm(range(-ahead, last + 1), unit="tick", disable=not progress):
+        for tick in tqdm(range(-lookahead, last + 1), unit="tick", disable=not progress):
             k = tick - start
-            some = s[(k >= -ahead) & (B * k + s < length)]
+            some = s[(k >= -lookahead) & (B * k + s < length)]
             k = k[some]
-            told = self.listener.step(self._scaled(every[:, lead + k + ahead]), some, k + ahead, queues)
+            told = self.listener.step(
+                self._scaled(every[:, lead + k + lookahead]), some, k + lookahead, queues
+            )
             told, some, k = told[:, k >= 0], some[k >= 0], k[k >= 0]
             before, h_some, numbers, told = (
                 x.flatten(0, 1) for x in (every[:, lead + k - 1, some], h[:, some], uniform[:, k, some], told)
             )
-            code, h_some = self.cell.draw(before, h_some, inverse(numbers, temperature, top_p), told)
+            code, h_some = self.cell.draw(
+                before, h_some, sampler_from_uniforms(numbers, temperature, top_p), told
+            )
             every[:, lead + k, some] = code.unflatten(0, (len(u), len(some)))
             h[:, some] = h_some.unflatten(0, (len(u), len(some)))
         return every[:, lead : lead + u.shape[1]].flatten(1, 2)[:, :length]
 
     @torch.no_grad()
     @cudnn_as_matmul()
-    def generate_in_order(
+    def generate_sequential(
         self,
         length: int,
         batch_size: int = 1,
@@ -272,7 +280,7 @@ class Subscale(SoundModel):
         for s in range(self.config.factor):
             for i in range(len(range(s, length, self.config.factor))):
                 for byte, logits in enumerate((self.cell.coarse_logits, self.cell.fine_logits)):
-                    choose = inverse(uniform[:, i, s, byte:], temperature, top_p)
+                    choose = sampler_from_uniforms(uniform[:, i, s, byte:], temperature, top_p)
                     u[:, i, s, byte] = choose(logits(self(u, state)[0][:, s, i]))
         return u.flatten(1, 2)[:, :length]
 
@@ -282,38 +290,38 @@ class Subscale(SoundModel):
         """Silence to write on, a uniform number for each of its bytes, and the state before it."""
         if length < 1:
             raise ValueError(f"length must be at least 1 sample, got {length}")
-        past = self.beginning(batch_size if prompt is None else len(prompt))
+        cache = self.initial_cache(batch_size if prompt is None else len(prompt))
         if prompt is not None and prompt.shape[1] > 0:
             self.quantizer.check(prompt, "prompt")
-            past = self.absorb(prompt.to(self.device), past)
-        u = self._silence(len(past[0]), -(-length // self.config.factor)).clone()
-        return u, torch.rand(u.shape, generator=self.generator(seed), device=self.device), self._whole(past)
+            cache = self.prefill(prompt.to(self.device), cache)
+        u = self._silence(len(cache[0]), -(-length // self.config.factor)).clone()
+        return u, torch.rand(u.shape, generator=self.generator(seed), device=self.device), self._whole(cache)
 
-    def _whole(self, past: Past) -> State:
+    def _whole(self, cache: Cache) -> State:
         """The state of a past that ends with a whole place."""
-        if not past[1]:
+        if not cache[1]:
             raise ValueError(
-                f"past must be of a length that factor={self.config.factor} divides, "
+                f"cache must be of a length that factor={self.config.factor} divides, "
                 "so that the next piece begins with sub-sequence 0, got another"
             )
-        return past[1]
+        return cache[1]
 
-    def _silence(self, batch_size: int, places: int) -> Int[Tensor, "batch places factor 2"]:
+    def _silence(self, batch_size: int, positions: int) -> Int[Tensor, "batch places factor 2"]:
         silence = torch.tensor(self.quantizer.silence, device=self.device)
-        return silence.expand(batch_size, places, self.config.factor, 2)
+        return silence.expand(batch_size, positions, self.config.factor, 2)
 
     def _scaled(self, codes: Int[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
         """Bytes scaled to [-1, 1], as the cell hears them."""
         return codes.to(self.cell.bias.dtype) / ((self.config.levels - 1) / 2) - 1
 
 
-def inverse(
+def sampler_from_uniforms(
     uniform: Float[Tensor, "batch draws"], temperature: float = 1.0, top_p: float = 1.0
 ) -> Callable[[Float[Tensor, "batch levels"]], Int[Tensor, " batch"]]:
     """A way to choose codes that takes its chance from given numbers in [0, 1), one of a row a call: the
     first code whose cumulative probability exceeds the number. Whoever draws first, the same codes come out.
 
-    >>> choose = inverse(torch.tensor([[0.1, 0.6]]))
+    >>> choose = sampler_from_uniforms(torch.tensor([[0.1, 0.6]]))
     >>> choose(torch.zeros(1, 4)), choose(torch.zeros(1, 4))
     (tensor([0]), tensor([2]))
 

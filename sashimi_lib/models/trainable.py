@@ -9,31 +9,31 @@ from torch import Tensor, nn
 
 from sashimi_lib.models.blocks import State
 
-Past = tuple[Tensor, State]  # the last sample of each sequence, and the state before it
+Cache = tuple[Tensor, State]  # the last sample of each sequence, and the state before it
 
 
 class Trainable(nn.Module, ABC):
     """A model that scores every sample of a batch; training makes the mean of the scores larger.
 
     Sequences are whatever the model is of: codes ``(batch, length)`` or ``(batch, length, 2)``, or waveforms
-    ``(batch, length)``. ``silence`` is the sample that fills up the shorter ones of a batch, which is not
+    ``(batch, length)``. ``pad_value`` is the sample that fills up the shorter ones of a batch, which is not
     scored. ``label`` is what else is known of each sequence, where the model can be told it.
     """
 
     @property
     @abstractmethod
-    def silence(self) -> int | tuple[int, int] | float:
+    def pad_value(self) -> int | tuple[int, int] | float:
         """A sample of silence."""
 
     @abstractmethod
     def score(
         self,
         x: Num[Tensor, "batch length *two"],
-        past: Past | None = None,
+        cache: Cache | None = None,
         label: Int[Tensor, " batch"] | None = None,
         random: Any = None,
-    ) -> tuple[Float[Tensor, "batch length"], Past | None]:
-        """The score of every sample of whole sequences (``past`` None), or of a piece of them; and the past
+    ) -> tuple[Float[Tensor, "batch length"], Cache | None]:
+        """The score of every sample of whole sequences (``cache`` None), or of a piece of them; and the past
         of the next piece.
 
         ``random`` are rows of what `draw_random` gave; without them a model that needs some draws its own.
@@ -54,13 +54,13 @@ class Trainable(nn.Module, ABC):
         """Raise ValueError for sequences or labels that `score` cannot take: once, where they are read."""
 
     @abstractmethod
-    def beginning(self, batch_size: int) -> Past | None:
+    def initial_cache(self, batch_size: int) -> Cache | None:
         """The past of a first sample; None where the model hears sequences only as wholes."""
 
-    def beginning_of(self, x: Num[Tensor, "batch length *two"]) -> Past | None:
-        """The past of the first sample of these sequences: `beginning`, unless the model is told something of
+    def initial_cache_for(self, x: Num[Tensor, "batch length *two"]) -> Cache | None:
+        """The past of the first sample of these sequences: `initial_cache`, unless the model is told something of
         each sequence from outside."""
-        return self.beginning(len(x))
+        return self.initial_cache(len(x))
 
     @abstractmethod
     def sound(self, length: int, seed: int = 0) -> Float[Tensor, "batch length"]:

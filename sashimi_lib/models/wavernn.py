@@ -22,27 +22,27 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sashimi_lib.audio.quantizers import CoarseFine
 from sashimi_lib.checks import at_least
-from sashimi_lib.models.autoregression import Autoregressive, Past, bits_of, preceded
-from sashimi_lib.models.sampling import Choose
-from sashimi_lib.quantize import CoarseFine
-from sashimi_lib.ssm.exact import autocast_off
+from sashimi_lib.models.autoregressive import Autoregressive, Cache, log2_prob, shift_right
+from sashimi_lib.models.sampling import TokenSampler
+from sashimi_lib.ssm.precision import autocast_off
 
 
 @dataclass(frozen=True)
 class WaveRNNConfig:
     """The shape of a WaveRNN; the default is the paper's WaveRNN-896, 3,050,048 parameters.
 
-    ``d_condition`` is the number of features a sample that it is told from outside (a spectrogram, say); 0 is
+    ``d_conditioning`` is the number of features a sample that it is told from outside (a spectrogram, say); 0 is
     a model that is told nothing. ``levels`` is how many values each of the two bytes can take.
     """
 
     d_hidden: int = 896
-    d_condition: int = 0
+    d_conditioning: int = 0
     levels: int = 256
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "d_condition")
+        at_least(self, 0, "d_conditioning")
         if not self.d_hidden >= 2 or self.d_hidden % 2:
             raise ValueError(f"d_hidden must be even, a coarse half and a fine one, got {self.d_hidden}")
         CoarseFine(self.levels)  # checks them
@@ -67,8 +67,8 @@ class WaveRNN(Autoregressive):
         self.config, self.quantizer = config, CoarseFine(config.levels)
         half, levels = config.d_hidden // 2, config.levels
         self.R = nn.Linear(config.d_hidden, 3 * config.d_hidden, bias=False)
-        self.I_coarse = nn.Linear(2 + config.d_condition, 3 * half, bias=False)
-        self.I_fine = nn.Linear(3 + config.d_condition, 3 * half, bias=False)
+        self.I_coarse = nn.Linear(2 + config.d_conditioning, 3 * half, bias=False)
+        self.I_fine = nn.Linear(3 + config.d_conditioning, 3 * half, bias=False)
         self.bias = nn.Parameter(torch.zeros(3 * config.d_hidden))
         self.O1, self.O2 = nn.Linear(half, half), nn.Linear(half, levels)
         self.O3, self.O4 = nn.Linear(half, half), nn.Linear(half, levels)
@@ -91,11 +91,11 @@ class WaveRNN(Autoregressive):
         before: Int[Tensor, "batch length 2"],
         coarse: Int[Tensor, "batch length"],
         state: Float[Tensor, "batch d_hidden"],
-        condition: Float[Tensor, "batch length d_condition"] | None = None,
+        conditioning: Float[Tensor, "batch length d_condition"] | None = None,
     ) -> tuple[Float[Tensor, "batch length d_hidden"], Float[Tensor, "batch d_hidden"]]:
         """Teacher-forced: every state h_t, given the codes before each sample and its own coarse code; and
         the last state."""
-        x = self._heard(torch.cat([before, coarse[..., None]], dim=-1), condition)
+        x = self._heard(torch.cat([before, coarse[..., None]], dim=-1), conditioning)
         # PyTorch's GRU calls u z, has the rows of r before those of u, and two biases that mostly add up.
         w_x, w_h, b = (
             w.unflatten(0, (3, -1))[[1, 0, 2]].flatten(0, 1) for w in (self.I_star, self.R.weight, self.bias)
@@ -117,56 +117,58 @@ class WaveRNN(Autoregressive):
     def log_likelihood_from(
         self,
         codes: Int[Tensor, "batch length 2"],
-        past: Past,
-        condition: Float[Tensor, "batch length d_condition"] | None = None,
-    ) -> tuple[Float[Tensor, "batch length"], Past]:
+        cache: Cache,
+        conditioning: Float[Tensor, "batch length d_condition"] | None = None,
+    ) -> tuple[Float[Tensor, "batch length"], Cache]:
         """``log2 P(c_t | x_<t) + log2 P(f_t | x_<t, c_t)`` of every sample, given the past of the first; and
         the past of the next piece."""
-        before, state = past
+        before, state = cache
         coarse, fine = codes.unbind(-1)
-        h, state = self(preceded(codes, before), coarse, state, condition)
-        bits = bits_of(self.coarse_logits(h), coarse) + bits_of(self.fine_logits(h), fine)
+        h, state = self(shift_right(codes, before), coarse, state, conditioning)
+        bits = log2_prob(self.coarse_logits(h), coarse) + log2_prob(self.fine_logits(h), fine)
         return bits, (codes[:, -1], state)
 
-    def absorb(
+    def prefill(
         self,
         codes: Int[Tensor, "batch length 2"],
-        past: Past,
-        condition: Float[Tensor, "batch length d_condition"] | None = None,
-    ) -> Past:
+        cache: Cache,
+        conditioning: Float[Tensor, "batch length d_condition"] | None = None,
+    ) -> Cache:
         """The past after some more codes, all at once."""
-        before, state = past
-        return codes[:, -1], self(preceded(codes, before), codes[..., 0], state, condition)[1]
+        before, state = cache
+        return codes[:, -1], self(shift_right(codes, before), codes[..., 0], state, conditioning)[1]
 
     def draw(
         self,
         code: Int[Tensor, "batch 2"],
         state: Float[Tensor, "batch d_hidden"],
-        choose: Choose,
-        condition: Float[Tensor, "batch d_condition"] | None = None,
+        choose: TokenSampler,
+        conditioning: Float[Tensor, "batch d_condition"] | None = None,
     ) -> tuple[Int[Tensor, "batch 2"], Float[Tensor, "batch d_hidden"]]:
         """The next sample: one product with R, the coarse gates, c_t, the fine gates, f_t."""
-        x = self._heard(code, condition)
+        x = self._heard(code, conditioning)
         old_coarse, old_fine = state.chunk(2, dim=-1)
         # Of u, r and e in turn, the coarse half and the fine half: (batch, 3, 2, half).
         product, bias = self.R(state).unflatten(-1, (3, 2, -1)), self.bias.unflatten(-1, (3, 2, -1))
         h_coarse = gates(product[:, :, 0], self.I_coarse(x).unflatten(-1, (3, -1)) + bias[:, 0], old_coarse)
         coarse = choose(self.O2(F.relu(self.O1(h_coarse))))
-        x = self._heard(torch.cat([code, coarse[:, None]], dim=-1), condition)
+        x = self._heard(torch.cat([code, coarse[:, None]], dim=-1), conditioning)
         h_fine = gates(product[:, :, 1], self.I_fine(x).unflatten(-1, (3, -1)) + bias[:, 1], old_fine)
         fine = choose(self.O4(F.relu(self.O3(h_fine))))
         return torch.stack([coarse, fine], dim=-1), torch.cat([h_coarse, h_fine], dim=-1)
 
     def _heard(
-        self, codes: Int[Tensor, "*batch bytes"], condition: Float[Tensor, "*batch d_condition"] | None
+        self, codes: Int[Tensor, "*batch bytes"], conditioning: Float[Tensor, "*batch d_condition"] | None
     ) -> Float[Tensor, "*batch inputs"]:
         """Bytes scaled to [-1, 1], and what the model is told from outside."""
-        told = 0 if condition is None else condition.shape[-1]
-        if told != self.config.d_condition:
-            raise ValueError(f"condition must have {self.config.d_condition} features a sample, got {told}")
+        told = 0 if conditioning is None else conditioning.shape[-1]
+        if told != self.config.d_conditioning:
+            raise ValueError(
+                f"conditioning must have {self.config.d_conditioning} features a sample, got {told}"
+            )
         top = (self.config.levels - 1) / 2
         x = codes.to(self.bias.dtype) / top - 1
-        return x if condition is None else torch.cat([x, condition], dim=-1)
+        return x if conditioning is None else torch.cat([x, conditioning], dim=-1)
 
 
 def gates(

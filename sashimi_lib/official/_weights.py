@@ -5,7 +5,7 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.audio.quantizers import Linear, MuLaw
 
 Weights = dict[str, Tensor]
 Quantization = Literal["mu-law", "linear"]  # as the published configurations call it

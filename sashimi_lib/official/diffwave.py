@@ -79,9 +79,11 @@ def _ends(weights: Weights) -> Weights:
 
 
 def _layer(weights: Weights, theirs: str, ours: str) -> Weights:
-    told = {f"{ours}.told.{name}": take(weights, f"{theirs}.fc_t.{name}") for name in ("weight", "bias")}
+    conditioning = {
+        f"{ours}.told.{name}": take(weights, f"{theirs}.fc_t.{name}") for name in ("weight", "bias")
+    }
     gates = _conv(weights, f"{ours}.gates", f"{theirs}.dilated_conv_layer.conv")
-    return told | gates | _conv(weights, f"{ours}.out", f"{theirs}.res_conv", f"{theirs}.skip_conv")
+    return conditioning | gates | _conv(weights, f"{ours}.out", f"{theirs}.res_conv", f"{theirs}.skip_conv")
 
 
 def _conv(weights: Weights, ours: str, *theirs: str) -> Weights:

@@ -15,10 +15,10 @@ import math
 import torch
 from torch import Tensor
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import Linear, Quantizer
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
 from sashimi_lib.official._weights import Quantization, Weights, finish, look, matrix, quantizer_of, take
-from sashimi_lib.quantize import Linear, Quantizer
 
 
 def load_samplernn(

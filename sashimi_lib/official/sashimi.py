@@ -21,10 +21,10 @@ import re
 import torch
 from torch import nn
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.blocks import S4Block
 from sashimi_lib.models.pooling import DownPool, UpPool
-from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig, Tier, UNetTier
+from sashimi_lib.models.sashimi import PooledTier, SaShiMi, SaShiMiConfig, UNetTier
 from sashimi_lib.official._s4 import StepTransform, directions, has_glu, s4_state, ssm_config
 from sashimi_lib.official._weights import (
     Quantization,
@@ -134,9 +134,9 @@ def _modules(weights: Weights, part: str) -> list[str]:
 
 
 def _sashimi(backbone: SaShiMi, weights: Weights, step: StepTransform) -> Weights:
-    tiers: list[Tier | UNetTier] = []
+    tiers: list[PooledTier | UNetTier] = []
     tier: nn.Module = backbone.tiers
-    while isinstance(tier, Tier | UNetTier):
+    while isinstance(tier, PooledTier | UNetTier):
         tiers.append(tier)
         tier = tier.hourglass.inner
     centre = list(tier.get_submodule("blocks.blocks").children())

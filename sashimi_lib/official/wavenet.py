@@ -9,7 +9,7 @@ import re
 
 import torch
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.wavenet import WaveNet, WaveNetConfig
 from sashimi_lib.official._weights import (
     Quantization,

@@ -8,7 +8,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sashimi_lib.ssm.exact import autocast_off
+from sashimi_lib.ssm.precision import autocast_off
 
 
 def causal_conv(
@@ -27,7 +27,7 @@ def causal_conv(
     return _circular_conv(u, K[..., : _length(u, K=K)], D)
 
 
-def two_sided_conv(
+def bidirectional_conv(
     u: Float[Tensor, "*batch length"],
     past: Float[Tensor, "*H lags"],
     future: Float[Tensor, "*H later"],
@@ -39,18 +39,18 @@ def two_sided_conv(
     Both kernels lie on one circle: the past's from its start onwards, the future's from its end backwards.
 
     >>> past, future = torch.tensor([1.0, 0.5, 0.25]), torch.tensor([10.0, 20.0, 0.0])
-    >>> two_sided_conv(torch.tensor([1.0, 0.0, 2.0]), past, future).round(decimals=4)
+    >>> bidirectional_conv(torch.tensor([1.0, 0.0, 2.0]), past, future).round(decimals=4)
     tensor([41.0000, 20.5000,  2.2500])
 
-    Chapter: 9. Slow twin: `two_sided_conv_naive`. Raises ValueError as `causal_conv` does.
+    Chapter: 9. Slow twin: `bidirectional_conv_naive`. Raises ValueError as `causal_conv` does.
     """
     length = _length(u, past=past, future=future)
-    gap = past.new_zeros(*past.shape[:-1], _circle(length) - 2 * length + 1)
+    gap = past.new_zeros(*past.shape[:-1], _fft_size(length) - 2 * length + 1)
     circle = torch.cat([past[..., :length], gap, future[..., : length - 1].flip(-1)], dim=-1)
     return _circular_conv(u, circle, D)
 
 
-def two_sided_conv_naive(
+def bidirectional_conv_naive(
     u: Float[Tensor, "*batch length"],
     past: Float[Tensor, "*H lags"],
     future: Float[Tensor, "*H later"],
@@ -59,10 +59,10 @@ def two_sided_conv_naive(
     """The same sums, lag by lag: O(L^2).
 
     >>> past, future = torch.tensor([1.0, 0.5, 0.25]), torch.tensor([10.0, 20.0, 0.0])
-    >>> two_sided_conv_naive(torch.tensor([1.0, 0.0, 2.0]), past, future)
+    >>> bidirectional_conv_naive(torch.tensor([1.0, 0.0, 2.0]), past, future)
     tensor([41.0000, 20.5000,  2.2500])
 
-    Chapter: 9. Fast twin: `two_sided_conv`. Raises what that raises.
+    Chapter: 9. Fast twin: `bidirectional_conv`. Raises what that raises.
     """
     length = _length(u, past=past, future=future)
     y = causal_conv_naive(u, past, D)
@@ -71,7 +71,7 @@ def two_sided_conv_naive(
     return y
 
 
-def _circle(length: int) -> int:
+def _fft_size(length: int) -> int:
     """How many samples make a circle on which nothing meets what it should not."""
     return int(next_fast_len(2 * length - 1, real=True))
 
@@ -96,7 +96,7 @@ class _FFTConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, K: Tensor, D: Tensor | None) -> Tensor:
-        length, n = u.shape[-1], _circle(u.shape[-1])
+        length, n = u.shape[-1], _fft_size(u.shape[-1])
         u = torch.nn.functional.pad(u, (0, n - length))
         U, F = torch.fft.rfft(u), torch.fft.rfft(K, n)
         ctx.n, ctx.lags = n, K.shape[-1]

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sashimi_lib.ssm.systems import DPLR, Modes, Recurrence, real_columns, real_vector
+from sashimi_lib.ssm.systems import DPLR, DiagonalMatrix, Recurrence, real_columns, real_vector
 
 
 def bilinear(
@@ -51,7 +51,7 @@ def bilinear_dplr(system: DPLR) -> Recurrence:
     ``(I - dt/2 A)^-1 = S + dt/2 S p G q* S``, and ``A_bar = 2 (I - dt/2 A)^-1 - I``.
 
     >>> one, none = torch.ones(1, 1) + 0j, torch.zeros(1, 1, 0) + 0j
-    >>> bilinear_dplr(DPLR(-one, none, none, one, one, torch.tensor([0.1]))).modes.decay
+    >>> bilinear_dplr(DPLR(-one, none, none, one, one, torch.tensor([0.1]))).modes.real
     tensor([[0.9048]])
 
     Chapter: 4 (equation woodbury). Dense twin: `bilinear`.
@@ -65,7 +65,7 @@ def bilinear_dplr(system: DPLR) -> Recurrence:
     left = dt[..., None] * Sp @ G
     B = real_vector(S * system.B) + (left @ (Sq.mT @ real_vector(system.B)[..., None]))[..., 0] / 2
     rotation = 2 * S - 1
-    return Recurrence(Modes(rotation.real, rotation.imag), left, Sq, dt * B, system.C_row())
+    return Recurrence(DiagonalMatrix(rotation.real, rotation.imag), left, Sq, dt * B, system.C_row())
 
 
 def zoh_diagonal(system: DPLR) -> Recurrence:
@@ -82,7 +82,7 @@ def zoh_diagonal(system: DPLR) -> Recurrence:
     rotation = torch.exp(system.dt[:, None] * system.Lambda)
     B = real_vector((rotation - 1) / system.Lambda * system.B)
     none = B[..., None][..., :0]
-    return Recurrence(Modes(rotation.real, rotation.imag), none, none, B, system.C_row())
+    return Recurrence(DiagonalMatrix(rotation.real, rotation.imag), none, none, B, system.C_row())
 
 
 def _step(A: Tensor, dt: float | Tensor) -> Tensor:

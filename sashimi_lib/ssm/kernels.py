@@ -5,7 +5,7 @@ and `kernel_cauchy` (S4). And `kernel`, which the layers use: it splits a lag ``
 short tables of powers stand in for one of length L. The same tables carry a state along when a sequence comes
 in pieces.
 
-Products that build on each other are `exact`: never of factors rounded to TensorFloat-32.
+Products that build on each other are `exact_matmul`: never of factors rounded to TensorFloat-32.
 """
 
 import math
@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sashimi_lib.ssm.discretize import bilinear_dplr
-from sashimi_lib.ssm.exact import exact, rounding_factors
-from sashimi_lib.ssm.systems import DPLR, LowRank, Matrices, Modes, Recurrence
+from sashimi_lib.ssm.precision import exact_matmul, tf32_allowed
+from sashimi_lib.ssm.systems import DPLR, DiagonalMatrix, DiagonalPlusLowRank, Matrices, Recurrence
 
-STRIDE = 8  # powers of one stride of `walk`
+STRIDE = 8  # powers of one stride of `strided_powers`
 
 
 def kernel_naive(
@@ -112,7 +112,7 @@ def kernel(
 
     ``K[i T + j] = (C A_bar^(iT)) (A_bar^j B)``: the left factor for L/T values of i, the right one for T
     values of j, and one matrix product. Tables grow by doubling (`krylov`), the left one soon in strides
-    (`walk`), and the first powers are the modes plus a low rank (`sashimi_lib.ssm.systems.LowRank`), of few
+    (`strided_powers`), and the first powers are the modes plus a low rank (`sashimi_lib.ssm.systems.DiagonalPlusLowRank`), of few
     operations. Give the recurrence in float64 and ask for a ``dtype`` of float32: powers up to A_bar^(T/2)
     are then squared in float64, the later ones in float32, so that no lag is more than 2 L/T rounding errors
     off. All readings C of the same states share the powers.
@@ -131,8 +131,8 @@ def kernel(
     right, A = krylov(B[:, None], recurrence.A_bar().mT, T)
     A = A.to(C.dtype)
     readings = C.reshape(-1, *B.shape).transpose(0, 1)  # (H, readings, N)
-    left = walk(readings, exact(A, A).mT, -(-length // T))
-    K = exact(left, right.mT).unflatten(1, (-1, readings.shape[1]))  # (H, L/T, readings, T)
+    left = strided_powers(readings, exact_matmul(A, A).mT, -(-length // T))
+    K = exact_matmul(left, right.mT).unflatten(1, (-1, readings.shape[1]))  # (H, L/T, readings, T)
     return K.permute(2, 0, 1, 3).reshape(*C.shape[:-1], -1)[..., :length]
 
 
@@ -153,36 +153,36 @@ def krylov(x: Float[Tensor, "H r N"], A: Matrices, length: int) -> tuple[Float[T
     table, rows = x, x.shape[1]
     while (size := table.shape[1] // rows) < length:
         if size > 1:
-            A = exact(A, A)
+            A = exact_matmul(A, A)
         first = table if 2 * size <= length else table[:, : rows * (length - size)]
-        table = torch.cat([table, exact(first, A.to(x.dtype))], dim=1)
+        table = torch.cat([table, exact_matmul(first, A.to(x.dtype))], dim=1)
     return table, A
 
 
-def walk(x: Float[Tensor, "H r N"], A: Matrices, length: int) -> Float[Tensor, "H rows N"]:
+def strided_powers(x: Float[Tensor, "H r N"], A: Matrices, length: int) -> Float[Tensor, "H rows N"]:
     """`krylov`'s table, for powers that soon are full matrices: to square one costs as much as 64 rows. It
     doubles to 8 powers, and goes on in strides of ``A^8``.
 
-    >>> walk(torch.ones(1, 1, 1), torch.full((1, 1, 1), 0.5), 20)[0, -1] == 0.5**19
+    >>> strided_powers(torch.ones(1, 1, 1), torch.full((1, 1, 1), 0.5), 20)[0, -1] == 0.5**19
     tensor([True])
 
     Chapter: 4.
     """
-    if length <= STRIDE or isinstance(A, Modes):
+    if length <= STRIDE or isinstance(A, DiagonalMatrix):
         return krylov(x, A, length)[0]
     rows, A = krylov(x, A, STRIDE)
-    A = exact(A, A)
-    full = A.dense() if isinstance(A, LowRank) else A
-    return _Strides.apply(rows, full.to(x.dtype), -(-length // STRIDE))[:, : length * x.shape[1]]
+    A = exact_matmul(A, A)
+    full = A.dense() if isinstance(A, DiagonalPlusLowRank) else A
+    return _StridedPowers.apply(rows, full.to(x.dtype), -(-length // STRIDE))[:, : length * x.shape[1]]
 
 
-class _Strides(torch.autograd.Function):
+class _StridedPowers(torch.autograd.Function):
     """``[x, x A, x A^2, ...]``, one after the other. What A gets of all strides is one product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, A: Tensor, strides: int) -> Tensor:
         parts = [x]
-        with rounding_factors(False):
+        with tf32_allowed(False):
             for _ in range(strides - 1):
                 parts.append(parts[-1] @ A)
         table = torch.cat(parts, dim=1)
@@ -195,13 +195,13 @@ class _Strides(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         table, A = ctx.saved_tensors
         parts = list(grad.split(ctx.rows, dim=1))
-        with rounding_factors(False):
+        with tf32_allowed(False):
             for i in reversed(range(1, len(parts))):
                 parts[i - 1] = torch.baddbmm(parts[i - 1], parts[i], A.mT)
             return parts[0], table[:, : -ctx.rows].mT @ torch.cat(parts[1:], dim=1), None
 
 
-def state_response(
+def zero_input_response(
     recurrence: Recurrence, state: Float[Tensor, "batch H N"], length: int
 ) -> Float[Tensor, "batch H length"]:
     """What a state goes on to say when no more input comes: ``C A_bar^(l+1) x`` for l = 0 ... length - 1.
@@ -210,9 +210,9 @@ def state_response(
     """
     T = _block(length)
     x, A = state.transpose(0, 1), recurrence.A_bar().mT
-    right, A = krylov(exact(x, A.to(x.dtype)), A, T)  # (H, T batch, N)
-    left = walk(recurrence.C[:, None].to(x.dtype), exact(A, A).mT, -(-length // T))
-    y = exact(left, right.mT).reshape(x.shape[0], -1, x.shape[1])  # (H, time, batch)
+    right, A = krylov(exact_matmul(x, A.to(x.dtype)), A, T)  # (H, T batch, N)
+    left = strided_powers(recurrence.C[:, None].to(x.dtype), exact_matmul(A, A).mT, -(-length // T))
+    y = exact_matmul(left, right.mT).reshape(x.shape[0], -1, x.shape[1])  # (H, time, batch)
     return y[:, :length].permute(2, 0, 1)
 
 
@@ -230,14 +230,14 @@ def final_state(
     rest = length % T
     right, A = krylov(recurrence.B[:, None].to(u.dtype), recurrence.A_bar().mT, T)
     start, _ = krylov(state.transpose(0, 1), recurrence.A_bar().mT, rest + 1)
-    start = start[:, -batch:] + exact(u[..., :rest].transpose(0, 1), right[:, :rest].flip(1))
+    start = start[:, -batch:] + exact_matmul(u[..., :rest].transpose(0, 1), right[:, :rest].flip(1))
     blocks = u[..., rest:].reshape(batch, H, -1, T).permute(1, 2, 0, 3).flatten(1, 2)
-    x = torch.cat([start, exact(blocks, right.flip(1))], dim=1).reshape(H, -1, batch, N)
+    x = torch.cat([start, exact_matmul(blocks, right.flip(1))], dim=1).reshape(H, -1, batch, N)
     while (count := x.shape[1]) > 1:  # neighbours merge: the older block moves A_bar^(its length) further
-        A = exact(A, A)
+        A = exact_matmul(A, A)
         x = torch.nn.functional.pad(x, (0, 0, 0, 0, count % 2, 0))
         older, newer = x[:, 0::2].flatten(1, 2), x[:, 1::2].flatten(1, 2)
-        x = (exact(older, A.to(u.dtype)) + newer).reshape(H, -1, batch, N)
+        x = (exact_matmul(older, A.to(u.dtype)) + newer).reshape(H, -1, batch, N)
     return x[:, 0].transpose(0, 1)
 
 

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from sashimi_lib.checks import at_least
 from sashimi_lib.ssm import hippo
-from sashimi_lib.ssm.cache import Cached
-from sashimi_lib.ssm.convolution import causal_conv, two_sided_conv
+from sashimi_lib.ssm.convolution import bidirectional_conv, causal_conv
 from sashimi_lib.ssm.discretize import bilinear_dplr, zoh_diagonal
-from sashimi_lib.ssm.exact import autocast_off
-from sashimi_lib.ssm.kernels import final_state, kernel, state_response
+from sashimi_lib.ssm.kernel_cache import Cached
+from sashimi_lib.ssm.kernels import final_state, kernel, zero_input_response
+from sashimi_lib.ssm.precision import autocast_off
 from sashimi_lib.ssm.systems import DPLR, Recurrence
 
 Directions = Literal["forward", "two-sided", "concatenated"]
@@ -80,7 +80,7 @@ class SSMConfig:
 PAPER_SSM = SSMConfig(frozen=("p", "B", "log_dt"))  # SaShiMi trained Lambda and C alone (appendix C.2)
 
 
-class Bank(Cached):
+class SSMParameters(Cached):
     """Systems side by side as parameters, and the kernels that they make: ``systems`` of them for each of
     ``d_model`` channels, each with its own C and dt. Of ``readings`` C there may be several.
 
@@ -118,7 +118,7 @@ class Bank(Cached):
             if hasattr(self, name):
                 getattr(self, name).requires_grad_(False)
 
-    def dynamics(self) -> list[nn.Parameter]:
+    def ssm_parameters(self) -> list[nn.Parameter]:
         """The parameters that shape time: they train slowly, and without weight decay."""
         return [p for name, p in self.named_parameters() if name not in ("C", "D")]
 
@@ -138,9 +138,9 @@ class Bank(Cached):
         rule = zoh_diagonal if self.config.form is Form.DIAGONAL else bilinear_dplr
         return rule(self.system())
 
-    def constants(self) -> tuple[Recurrence, Recurrence]:
+    def discretized(self) -> tuple[Recurrence, Recurrence]:
         """`recurrence` in float64 and in the layer's own precision. Made at each call, but inside
-        `sashimi_lib.ssm.cache.cached_kernels`."""
+        `sashimi_lib.ssm.kernel_cache.cached_kernels`."""
 
         def make() -> tuple[Recurrence, Recurrence]:
             precise = self.recurrence()
@@ -150,15 +150,15 @@ class Bank(Cached):
 
     def kernels(self, length: int) -> Float[Tensor, "*readings H length"]:
         """The kernel of every system and reading, in the layer's own precision. Made at each call, but inside
-        `sashimi_lib.ssm.cache.cached_kernels`, where a shorter kernel is the beginning of a longer one."""
+        `sashimi_lib.ssm.kernel_cache.cached_kernels`, where a shorter kernel is the beginning of a longer one."""
 
         def make() -> Tensor:
-            return kernel(self.constants()[0], length, self.D.dtype)
+            return kernel(self.discretized()[0], length, self.D.dtype)
 
         return self.cached("kernels", make, length)[..., :length]
 
 
-class StateSpace(Bank):
+class StateSpace(SSMParameters):
     """``d_model`` single-input single-output state spaces, one a channel, each with its own C, dt and skip D.
 
     Any length, one kernel: nothing here is tied to the length it was trained at, and a sequence may come
@@ -188,8 +188,8 @@ class StateSpace(Bank):
             x = u.transpose(1, 2).to(self.D.dtype)
             y = causal_conv(x, self.kernels(x.shape[-1]), self.D)
             if state is not None:
-                recurrence, _ = self.constants()
-                y = y + state_response(recurrence, state, x.shape[-1])
+                recurrence, _ = self.discretized()
+                y = y + zero_input_response(recurrence, state, x.shape[-1])
                 state = final_state(recurrence, x, state)
         return y.transpose(1, 2).to(u.dtype), state
 
@@ -197,18 +197,18 @@ class StateSpace(Bank):
         self, u_t: Float[Tensor, "batch H"], state: Float[Tensor, "batch H N"]
     ) -> tuple[Float[Tensor, "batch H"], Float[Tensor, "batch H N"]]:
         """One sample, by recurrence, in O(N) a channel and in real arithmetic."""
-        _, recurrence = self.constants()
+        _, recurrence = self.discretized()
         state = recurrence.step(u_t.to(state.dtype), state)
         return torch.linalg.vecdot(recurrence.C, state) + self.D * u_t, state
 
 
-class TwoSided(Bank):
+class BidirectionalSSM(SSMParameters):
     """State spaces whose kernel has a side for the future: the same states, run backwards and read by
     another C.
 
     ``y[t] = sum_{m <= t} K[t - m] u[m] + sum_{m > t} K'[m - t - 1] u[m] + D u[t]``.
 
-    >>> TwoSided(3)(torch.randn(2, 100, 3)).shape
+    >>> BidirectionalSSM(3)(torch.randn(2, 100, 3)).shape
     torch.Size([2, 100, 3])
 
     Chapter: 9. The form of the published code that came after the paper.
@@ -223,16 +223,16 @@ class TwoSided(Bank):
         with autocast_off(u.device):
             x = u.transpose(1, 2).to(self.D.dtype)
             past, future = self.kernels(x.shape[-1])
-            y = two_sided_conv(x, past, future, self.D)
+            y = bidirectional_conv(x, past, future, self.D)
         return y.transpose(1, 2).to(u.dtype)
 
 
-class Concatenated(Bank):
+class ConcatBidirectionalSSM(SSMParameters):
     """State spaces over the sequence, and others over its reverse, side by side: twice the channels.
 
     ``y[t] = (sum_{m <= t} K[t - m] u[m] + D u[t], sum_{m >= t} K'[m - t] u[m] + D u[t])``.
 
-    >>> Concatenated(3)(torch.randn(2, 100, 3)).shape
+    >>> ConcatBidirectionalSSM(3)(torch.randn(2, 100, 3)).shape
     torch.Size([2, 100, 6])
 
     Chapter: 9. SaShiMi paper, section 4.2. Both directions have one D, as the published counts of parameters
@@ -258,7 +258,7 @@ class S4(nn.Module):
     """State spaces, GELU, and a linear mixing of channels, with a gate (GLU) if wanted.
 
     ``directions`` says what it hears: the past (``forward``: a `StateSpace`), or past and future, by one
-    kernel of two sides (`TwoSided`) or by two whose outputs the mixing brings together (`Concatenated`).
+    kernel of two sides (`BidirectionalSSM`) or by two whose outputs the mixing brings together (`ConcatBidirectionalSSM`).
     What hears the future has no state and no step.
 
     >>> S4(4)(torch.randn(1, 32, 4))[0].shape
@@ -276,10 +276,10 @@ class S4(nn.Module):
         directions: Directions = "forward",
     ) -> None:
         super().__init__()
-        kinds = {"forward": StateSpace, "two-sided": TwoSided, "concatenated": Concatenated}
+        kinds = {"forward": StateSpace, "two-sided": BidirectionalSSM, "concatenated": ConcatBidirectionalSSM}
         if directions not in kinds:
             raise ValueError(f"directions must be one of {', '.join(kinds)}, got {directions!r}")
-        self.ssm: StateSpace | TwoSided | Concatenated = kinds[directions](d_model, ssm)
+        self.ssm: StateSpace | BidirectionalSSM | ConcatBidirectionalSSM = kinds[directions](d_model, ssm)
         self.glu = glu
         self.output = nn.Linear(d_model * (1 + (directions == "concatenated")), d_model * (1 + glu))
 

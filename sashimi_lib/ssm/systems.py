@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from sashimi_lib.ssm.exact import exact
+from sashimi_lib.ssm.precision import exact_matmul
 
-Matrices = Any  # Float[Tensor, "H N N"], or `Modes` or `LowRank` in its place: all know @, .mT and .to
+Matrices = Any  # Float[Tensor, "H N N"], or `DiagonalMatrix` or `DiagonalPlusLowRank` in its place: all know @, .mT and .to
 
 
 class DPLR(NamedTuple):
@@ -39,7 +39,7 @@ class DPLR(NamedTuple):
 
     def dense(self) -> tuple[Float[Tensor, "H N N"], Float[Tensor, "H N"], Float[Tensor, "*readings H N"]]:
         """A, B and C as full real matrices and vectors, in the coordinates ``[Re x, Im x]``."""
-        A = Modes(self.Lambda.real, self.Lambda.imag).dense() + real_columns(self.p) @ self.q_row()
+        A = DiagonalMatrix(self.Lambda.real, self.Lambda.imag).dense() + real_columns(self.p) @ self.q_row()
         return A, real_vector(self.B), self.C_row()
 
     def q_row(self) -> Float[Tensor, "H r N"]:
@@ -51,61 +51,61 @@ class DPLR(NamedTuple):
         return 2 * real_vector(self.C.conj())
 
 
-class Modes(NamedTuple):
-    """A diagonal matrix of complex numbers ``decay + i turn``, acting on real coordinates ``[Re x, Im x]``.
+class DiagonalMatrix(NamedTuple):
+    """A diagonal matrix of complex numbers ``real + i imag``, acting on real coordinates ``[Re x, Im x]``.
 
     Behaves like the N x N matrix of 2 x 2 rotations that it stands for, at O(N) instead of O(N^2) a product.
 
-    >>> torch.tensor([[[1.0, 0.0]]]) @ Modes(torch.zeros(1, 1), torch.ones(1, 1)).mT  # i * 1 = i
+    >>> torch.tensor([[[1.0, 0.0]]]) @ DiagonalMatrix(torch.zeros(1, 1), torch.ones(1, 1)).mT  # i * 1 = i
     tensor([[[0., 1.]]])
 
     Chapter: 4.
     """
 
-    decay: Float[Tensor, "H M"]
-    turn: Float[Tensor, "H M"]
+    real: Float[Tensor, "H M"]
+    imag: Float[Tensor, "H M"]
 
-    def __matmul__(self, other: "Modes") -> "Modes":
+    def __matmul__(self, other: "DiagonalMatrix") -> "DiagonalMatrix":
         """The product with other modes (powers)."""
         product = torch.complex(*self) * torch.complex(*other)
-        return Modes(*torch.view_as_real(product).unbind(-1))
+        return DiagonalMatrix(*torch.view_as_real(product).unbind(-1))
 
     def __rmatmul__(self, rows: Float[Tensor, "H rows N"]) -> Float[Tensor, "H rows N"]:
         """The product of rows with the matrix: each mode turns them backwards, as a transpose does."""
-        return real_vector(complex_vector(rows) * torch.complex(self.decay, -self.turn)[:, None])
+        return real_vector(complex_vector(rows) * torch.complex(self.real, -self.imag)[:, None])
 
-    def rotate(self, x: Float[Tensor, "batch H N"]) -> Float[Tensor, "batch H N"]:
+    def apply(self, x: Float[Tensor, "batch H N"]) -> Float[Tensor, "batch H N"]:
         """The product with a batch of states, in as few passes over memory as it takes."""
         real, imag = x.chunk(2, dim=-1)
         return torch.cat(
             [
-                torch.addcmul(self.decay * real, self.turn, imag, value=-1),
-                torch.addcmul(self.turn * real, self.decay, imag),
+                torch.addcmul(self.real * real, self.imag, imag, value=-1),
+                torch.addcmul(self.imag * real, self.real, imag),
             ],
             dim=-1,
         )
 
     @property
-    def mT(self) -> "Modes":
+    def mT(self) -> "DiagonalMatrix":
         """The transpose: a rotation backwards."""
-        return Modes(self.decay, -self.turn)
+        return DiagonalMatrix(self.real, -self.imag)
 
-    def to(self, dtype: torch.dtype) -> "Modes":
+    def to(self, dtype: torch.dtype) -> "DiagonalMatrix":
         """The same modes in another precision."""
-        return Modes(self.decay.to(dtype), self.turn.to(dtype))
+        return DiagonalMatrix(self.real.to(dtype), self.imag.to(dtype))
 
     def dense(self) -> Float[Tensor, "H N N"]:
         """The full real matrices."""
-        decay, turn = torch.diag_embed(self.decay), torch.diag_embed(self.turn)
-        return torch.cat([torch.cat([decay, -turn], -1), torch.cat([turn, decay], -1)], -2)
+        real, imag = torch.diag_embed(self.real), torch.diag_embed(self.imag)
+        return torch.cat([torch.cat([real, -imag], -1), torch.cat([imag, real], -1)], -2)
 
 
-class LowRank(NamedTuple):
+class DiagonalPlusLowRank(NamedTuple):
     """Matrices ``modes + left^T right``, whose powers stay so for a while: the rank doubles when they are
     squared. Once it has come to N/2, a product is made of full matrices.
 
     >>> one = torch.ones(1, 1, 4)
-    >>> A = LowRank(Modes(torch.ones(1, 2), torch.zeros(1, 2)), one, one)  # the identity and ones everywhere
+    >>> A = DiagonalPlusLowRank(DiagonalMatrix(torch.ones(1, 2), torch.zeros(1, 2)), one, one)  # the identity and ones everywhere
     >>> square = A @ A
     >>> square.left.shape, (A @ square).shape, bool((A @ square == A.dense() @ A.dense() @ A.dense()).all())
     (torch.Size([1, 2, 4]), torch.Size([1, 4, 4]), True)
@@ -113,35 +113,35 @@ class LowRank(NamedTuple):
     Chapter: 4.
     """
 
-    modes: Modes
+    modes: DiagonalMatrix
     left: Float[Tensor, "H r N"]
     right: Float[Tensor, "H r N"]
 
-    def __matmul__(self, other: "LowRank") -> Any:
+    def __matmul__(self, other: "DiagonalPlusLowRank") -> Any:
         """The product with other such matrices."""
         rank, N = self.left.shape[1] + other.left.shape[1], self.left.shape[2]
         if rank > N // 2:
-            return exact(self.dense(), other.dense())
+            return exact_matmul(self.dense(), other.dense())
         left = [self.left, other.left @ self.modes.mT]
         right = [self.right @ other, other.right]
-        return LowRank(self.modes @ other.modes, torch.cat(left, dim=1), torch.cat(right, dim=1))
+        return DiagonalPlusLowRank(self.modes @ other.modes, torch.cat(left, dim=1), torch.cat(right, dim=1))
 
     def __rmatmul__(self, rows: Float[Tensor, "H rows N"]) -> Float[Tensor, "H rows N"]:
         """The product of rows with the matrices."""
-        return rows @ self.modes + exact(exact(rows, self.left.mT), self.right)
+        return rows @ self.modes + exact_matmul(exact_matmul(rows, self.left.mT), self.right)
 
     @property
-    def mT(self) -> "LowRank":
+    def mT(self) -> "DiagonalPlusLowRank":
         """The transpose."""
-        return LowRank(self.modes.mT, self.right, self.left)
+        return DiagonalPlusLowRank(self.modes.mT, self.right, self.left)
 
-    def to(self, dtype: torch.dtype) -> "LowRank":
+    def to(self, dtype: torch.dtype) -> "DiagonalPlusLowRank":
         """The same matrices in another precision."""
-        return LowRank(self.modes.to(dtype), self.left.to(dtype), self.right.to(dtype))
+        return DiagonalPlusLowRank(self.modes.to(dtype), self.left.to(dtype), self.right.to(dtype))
 
     def dense(self) -> Float[Tensor, "H N N"]:
         """The full matrices."""
-        return self.modes.dense() + exact(self.left.mT, self.right)
+        return self.modes.dense() + exact_matmul(self.left.mT, self.right)
 
 
 class Recurrence(NamedTuple):
@@ -153,7 +153,7 @@ class Recurrence(NamedTuple):
     Chapters: 3 (the recurrence) and 4 (its structure).
     """
 
-    modes: Modes
+    modes: DiagonalMatrix
     left: Float[Tensor, "H N r"]
     right: Float[Tensor, "H N r"]
     B: Float[Tensor, "H N"]
@@ -165,14 +165,18 @@ class Recurrence(NamedTuple):
 
     def step(self, u: Float[Tensor, "batch H"], x: Float[Tensor, "batch H N"]) -> Float[Tensor, "batch H N"]:
         """The next state, in O(N) a channel: rotate each mode, add the low-rank term and the input."""
-        after = torch.addcmul(self.modes.rotate(x), self.B, u[..., None])
+        after = torch.addcmul(self.modes.apply(x), self.B, u[..., None])
         for left, right in zip(self.left.unbind(-1), self.right.unbind(-1), strict=True):
             after = torch.addcmul(after, left, torch.linalg.vecdot(right, x)[..., None])
         return after
 
     def A_bar(self) -> Matrices:
         """What powers are taken of: the modes alone where they are all there is."""
-        return self.modes if self.left.shape[-1] == 0 else LowRank(self.modes, self.left.mT, self.right.mT)
+        return (
+            self.modes
+            if self.left.shape[-1] == 0
+            else DiagonalPlusLowRank(self.modes, self.left.mT, self.right.mT)
+        )
 
     def dense(self) -> Float[Tensor, "H N N"]:
         """``A_bar`` as full real matrices."""

@@ -13,16 +13,16 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sashimi_lib.models.autoregression import Autoregressive
+from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.models.blocks import State
-from sashimi_lib.models.sampling import Choose
-from sashimi_lib.models.trainable import Past
+from sashimi_lib.models.sampling import TokenSampler
+from sashimi_lib.models.trainable import Cache
 
 PIECE = 1024  # samples that are made between two looks at the progress bar
 
 
 class Engine(Autoregressive):
-    """A model with a `go_on` of its own: the same distribution, sooner."""
+    """A model with a `generate_from` of its own: the same distribution, sooner."""
 
     def __init__(self, model: Autoregressive) -> None:
         super().__init__()
@@ -32,22 +32,22 @@ class Engine(Autoregressive):
         """The state of silence."""
         return self.model.initial_state(batch_size)
 
-    def beginning_of(self, x: Num[Tensor, "batch length *two"]) -> Past:
+    def initial_cache_for(self, x: Num[Tensor, "batch length *two"]) -> Cache:
         """The past of the first sample of these sequences, as of the model."""
-        return self.model.beginning_of(x)
+        return self.model.initial_cache_for(x)
 
     def log_likelihood_from(
-        self, codes: Int[Tensor, "batch length *two"], past: Past
-    ) -> tuple[Float[Tensor, "batch length"], Past]:
+        self, codes: Int[Tensor, "batch length *two"], cache: Cache
+    ) -> tuple[Float[Tensor, "batch length"], Cache]:
         """As of the model."""
-        return self.model.log_likelihood_from(codes, past)
+        return self.model.log_likelihood_from(codes, cache)
 
-    def absorb(self, codes: Int[Tensor, "batch length *two"], past: Past) -> Past:
+    def prefill(self, codes: Int[Tensor, "batch length *two"], cache: Cache) -> Cache:
         """As of the model: all at once."""
-        return self.model.absorb(codes, past)
+        return self.model.prefill(codes, cache)
 
     def draw(
-        self, code: Int[Tensor, "batch *two"], state: State, choose: Choose
+        self, code: Int[Tensor, "batch *two"], state: State, choose: TokenSampler
     ) -> tuple[Int[Tensor, "batch *two"], State]:
         """As of the model: one sample, and no faster."""
         return self.model.draw(code, state, choose)

@@ -16,22 +16,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.models.autoregression import Autoregressive, SoundModel
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.models.autoregressive import Autoregressive, DiscreteAudioModel
 from sashimi_lib.models.sampling import Sampler
 from sashimi_lib.models.sashimi import SaShiMi
-from sashimi_lib.models.trainable import Past
+from sashimi_lib.models.trainable import Cache
 from sashimi_lib.models.wavenet import WaveNet
 from sashimi_lib.models.wavernn import WaveRNN
 from sashimi_lib.streaming.base import Engine, in_pieces
 from sashimi_lib.streaming.graph import graphed
 
 if TYPE_CHECKING:
-    from sashimi_lib.streaming.kernels import Orders
-    from sashimi_lib.streaming.loop import Loop, Tree
+    from sashimi_lib.streaming.compiled_loop import CompiledLoop, Tree
+    from sashimi_lib.streaming.compiled_ops import SamplingRequest
 
-Model = TypeVar("Model", bound=SoundModel)
-TOGETHER = 8  # sequences that a thread draws side by side: the states of more would not stay in a cache
+Model = TypeVar("Model", bound=DiscreteAudioModel)
+MAX_BATCH_PER_THREAD = (
+    8  # sequences that a thread draws side by side: the states of more would not stay in a cache
+)
 
 
 class Compiled(Engine):
@@ -47,13 +49,13 @@ class Compiled(Engine):
         self.loop = _loop_of(model)
 
     @torch.no_grad()
-    def go_on(
-        self, past: Past, length: int, choose: Sampler, progress: bool = False
-    ) -> tuple[Int[Tensor, "batch length *two"], Past]:
+    def generate_from(
+        self, cache: Cache, length: int, choose: Sampler, progress: bool = False
+    ) -> tuple[Int[Tensor, "batch length *two"], Cache]:
         """The next ``length`` codes after a past, and the past after them, by the compiled loop."""
-        from sashimi_lib.streaming.kernels import Orders
+        from sashimi_lib.streaming.compiled_ops import SamplingRequest
 
-        code, state = past
+        code, state = cache
         pieces, memory = [], self.loop.begin(state)
         nothing = np.zeros((len(code), 0, self.loop.codes), np.int64)
         no_logits = np.zeros((*nothing.shape, self.loop.levels), np.float32)
@@ -63,43 +65,43 @@ class Compiled(Engine):
                 samples, self.loop.codes, len(code), generator=choose.generator, dtype=torch.float64
             )
             uniform = chance.movedim(-1, 0).contiguous().numpy()
-            orders = Orders(uniform, choose.temperature, choose.top_p, nothing, no_logits)
-            pieces.append(self._run(code, samples, memory, orders))
+            request = SamplingRequest(uniform, choose.temperature, choose.top_p, nothing, no_logits)
+            pieces.append(self._run(code, samples, memory, request))
             code = pieces[-1][:, -1]
         return torch.cat(pieces, dim=1), (code, self.loop.end(memory))
 
     @torch.no_grad()
-    def forced(
-        self, codes: Int[Tensor, "batch length *two"], past: Past
-    ) -> tuple[Float[Tensor, "batch length *two levels"], Past]:
+    def teacher_forced_logits(
+        self, codes: Int[Tensor, "batch length *two"], cache: Cache
+    ) -> tuple[Float[Tensor, "batch length *two levels"], Cache]:
         """The logits that the compiled loop gives each of some codes, sample by sample; and the past after
         them."""
-        from sashimi_lib.streaming.kernels import Orders
+        from sashimi_lib.streaming.compiled_ops import SamplingRequest
 
         self.quantizer.check(codes)
-        code, state = past
+        code, state = cache
         memory = self.loop.begin(state)
         given = codes.reshape(*codes.shape[:2], self.loop.codes).contiguous().numpy()
         logits = np.empty((*given.shape, self.loop.levels), np.float32)
-        orders = Orders(np.zeros((len(given), 0, self.loop.codes)), 1.0, 1.0, given, logits)
-        self._run(code, codes.shape[1], memory, orders)
+        request = SamplingRequest(np.zeros((len(given), 0, self.loop.codes)), 1.0, 1.0, given, logits)
+        self._run(code, codes.shape[1], memory, request)
         after = codes[:, -1], self.loop.end(memory)
         return torch.from_numpy(logits).reshape(*codes.shape, self.loop.levels), after
 
-    def _run(self, code: Tensor, samples: int, memory: "Tree", orders: "Orders") -> Tensor:
+    def _run(self, code: Tensor, samples: int, memory: "Tree", request: "SamplingRequest") -> Tensor:
         """The loop, on some rows of the batch at a time in each thread."""
-        from sashimi_lib.streaming.loop import each
+        from sashimi_lib.streaming.compiled_loop import tree_map
 
         batch = len(code)
         codes = np.empty((batch, 1 + samples, self.loop.codes), np.int64)
         codes[:, 0] = code.reshape(batch, self.loop.codes).numpy()
 
         def run(rows: slice) -> bool:
-            mine = each(lambda x: x[rows], (codes, memory, orders))
+            mine = tree_map(lambda x: x[rows], (codes, memory, request))
             return self.loop.run(*mine)
 
         threads = torch.get_num_threads()
-        shares = max(min(batch, threads), math.ceil(batch / TOGETHER))
+        shares = max(min(batch, threads), math.ceil(batch / MAX_BATCH_PER_THREAD))
         edges = np.linspace(0, batch, shares + 1).astype(int)
         with ThreadPoolExecutor(threads) as pool:
             if not all(pool.map(run, itertools.starmap(slice, itertools.pairwise(edges)))):
@@ -126,12 +128,12 @@ def compiled(model: Autoregressive) -> Compiled:
     return Compiled(model)
 
 
-def fastest(model: Model) -> Model | Engine:
+def best_engine(model: Model) -> Model | Engine:
     """The same model by the fastest engine that there is for it here: the compiled one on a CPU, graphs on a
     GPU; the model itself where neither can be had.
 
     >>> from sashimi_lib.models import WaveRNNConfig
-    >>> type(fastest(WaveRNN(WaveRNNConfig(d_hidden=32)))).__name__
+    >>> type(best_engine(WaveRNN(WaveRNNConfig(d_hidden=32)))).__name__
     'Compiled'
 
     Chapters: 7 and 8. Without Numba it warns once, and says why.
@@ -152,7 +154,7 @@ def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=3)
 
 
-def _loop_of(model: Autoregressive) -> "Loop":
+def _loop_of(model: Autoregressive) -> "CompiledLoop":
     """The loop for a model."""
     backbone = model.backbone if isinstance(model, AudioLM) else model
     if not isinstance(backbone, (SaShiMi, WaveNet, WaveRNN)):

@@ -17,25 +17,25 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.models.autoregression import Autoregressive
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import Sampler, cut_softmax, invert
 from sashimi_lib.models.sparse import SparseLinear
-from sashimi_lib.models.trainable import Past
+from sashimi_lib.models.states import flatten_state, unflatten_state
+from sashimi_lib.models.trainable import Cache
 from sashimi_lib.models.wavenet import WaveNet
 from sashimi_lib.models.wavernn import WaveRNN
-from sashimi_lib.ssm.cache import cached_kernels
-from sashimi_lib.ssm.exact import cudnn_as_matmul
-from sashimi_lib.ssm.s4 import Bank
+from sashimi_lib.ssm.kernel_cache import cached_kernels
+from sashimi_lib.ssm.precision import cudnn_as_matmul
+from sashimi_lib.ssm.s4 import SSMParameters
 from sashimi_lib.ssm.systems import Recurrence
 from sashimi_lib.streaming.base import PIECE, Engine, in_pieces
-from sashimi_lib.streaming.states import state_of, tensors_of
 
 ROUNDS = 2  # whole frames that are made before recording: libraries set themselves up, constants are computed
 
 
-class Memory(ABC):
+class StaticState(ABC):
     """A state that stays where it is."""
 
     @abstractmethod
@@ -54,17 +54,17 @@ class Memory(ABC):
     def write(self, state: State) -> None:
         """Take over what the model's step made of that."""
 
-    def clocks(self) -> list[Tensor]:
+    def host_counters(self) -> list[Tensor]:
         """What of it is on the CPU, numbers without an axis: they decide which kernels a step runs."""
         return []
 
 
-class Places(Memory):
+class StaticBuffers(StaticState):
     """A place for each tensor of a state, whatever it is: a step makes new ones or hands the old ones on."""
 
     def __init__(self, state: State) -> None:
         self.state = _copied(state)
-        self.phases = [tensor for tensor in tensors_of(self.state) if tensor.ndim == 0]
+        self.phases = [tensor for tensor in flatten_state(self.state) if tensor.ndim == 0]
 
     def fill(self, state: State) -> None:
         """Take a state over."""
@@ -80,16 +80,16 @@ class Places(Memory):
 
     def write(self, state: State) -> None:
         """Copy what is new: a slow tier that did not step costs nothing."""
-        for place, tensor in zip(tensors_of(self.state), tensors_of(state), strict=True):
+        for place, tensor in zip(flatten_state(self.state), flatten_state(state), strict=True):
             if tensor is not place:
                 place.copy_(tensor)
 
-    def clocks(self) -> list[Tensor]:
+    def host_counters(self) -> list[Tensor]:
         """The phases of its frames."""
         return self.phases
 
 
-class Rings(Memory):
+class RingBuffers(StaticState):
     """The queues of a WaveNet, all in one tensor: what leaves a queue makes room for what joins it, and
     nothing else moves. One number on the GPU says where.
 
@@ -97,7 +97,7 @@ class Rings(Memory):
     """
 
     def __init__(self, state: State) -> None:
-        self.ring = torch.stack(tensors_of(state))  # (sum of the lengths, batch, d_residual)
+        self.ring = torch.stack(flatten_state(state))  # (sum of the lengths, batch, d_residual)
         lengths = [len(queue) for queue in state]
         self.length = torch.tensor(lengths, device=self.ring.device)
         self.start = self.length.cumsum(0) - self.length
@@ -105,7 +105,7 @@ class Rings(Memory):
 
     def fill(self, state: State) -> None:
         """Take a state over: each queue begins where its ring does."""
-        torch.stack(tensors_of(state), out=self.ring)
+        torch.stack(flatten_state(state), out=self.ring)
         self.time.zero_()
 
     def copy(self) -> State:
@@ -120,7 +120,7 @@ class Rings(Memory):
 
     def write(self, state: State) -> None:
         """The newest in place of the oldest."""
-        self.ring.index_copy_(0, self.slots, torch.stack(tensors_of(state)))
+        self.ring.index_copy_(0, self.slots, torch.stack(flatten_state(state)))
         self.time.add_(1)
 
 
@@ -135,8 +135,8 @@ class StaticStep:
     >>> model = WaveRNN(WaveRNNConfig(d_hidden=8))
     >>> step, generator = StaticStep(model, 1, temperature=1.0, top_p=1.0), model.generator(0)
     >>> with torch.no_grad():
-    ...     step.begin(model.beginning(1))
-    ...     step.hand_out(20, generator)
+    ...     step.begin(model.initial_cache(1))
+    ...     step.fill_uniforms(20, generator)
     ...     for _ in range(20):
     ...         step()
     >>> torch.equal(step.codes[:20, 0], model.generate(20, seed=0)[0])
@@ -147,10 +147,12 @@ class StaticStep:
 
     def __init__(self, model: Autoregressive, batch_size: int, temperature: float, top_p: float) -> None:
         self.model, self.temperature, self.top_p = model, temperature, top_p
-        code, state = model.beginning(batch_size)
+        code, state = model.initial_cache(batch_size)
         self.code = _copied(code)
-        self.memory: Memory = (
-            Rings(state) if isinstance(getattr(model, "backbone", None), WaveNet) else Places(state)
+        self.memory: StaticState = (
+            RingBuffers(state)
+            if isinstance(getattr(model, "backbone", None), WaveNet)
+            else StaticBuffers(state)
         )
         draws, device = _draws(model), code.device
         self.uniform = torch.zeros(PIECE, draws, batch_size, dtype=torch.float64, device=device)
@@ -158,13 +160,13 @@ class StaticStep:
         self.now = torch.zeros(1, dtype=torch.long, device=device)  # the sample that comes next
         self.finite = torch.ones((), dtype=torch.bool, device=device)
 
-    def begin(self, past: Past) -> None:
+    def begin(self, cache: Cache) -> None:
         """Go on from a past."""
-        self.code.copy_(past[0])
-        self.memory.fill(past[1])
+        self.code.copy_(cache[0])
+        self.memory.fill(cache[1])
         self.finite.fill_(True)
 
-    def hand_out(self, samples: int, generator: torch.Generator | None) -> None:
+    def fill_uniforms(self, samples: int, generator: torch.Generator | None) -> None:
         """Random numbers for some samples, all by one call. On a CPU they are those that `sample` asks for,
         one draw after the other; on a GPU they are not, since there each call begins a new block of them."""
         self.uniform[:samples].uniform_(generator=generator)
@@ -180,13 +182,13 @@ class StaticStep:
         self.codes.index_copy_(0, self.now, code[None])
         self.now.add_(1)
 
-    def clocks(self) -> tuple[int, ...]:
+    def host_counters(self) -> tuple[int, ...]:
         """What decides which kernels the next sample takes."""
-        return tuple(map(int, self.memory.clocks()))
+        return tuple(map(int, self.memory.host_counters()))
 
-    def set_clocks(self, readings: tuple[int, ...]) -> None:
+    def set_host_counters(self, readings: tuple[int, ...]) -> None:
         """Move the clocks on, where a replay does all else."""
-        for clock, reading in zip(self.memory.clocks(), readings, strict=True):
+        for clock, reading in zip(self.memory.host_counters(), readings, strict=True):
             clock.fill_(reading)
 
     def _choose(
@@ -198,7 +200,7 @@ class StaticStep:
         return invert(probability, numbers()).clamp(max=probability.shape[-1] - 1)
 
 
-class Recording:
+class CapturedGraphs:
     """A static step as CUDA graphs, one for each reading of its clocks: called, it replays one.
 
     The graphs share their scratch memory, since no two run at once and none leaves anything there.
@@ -209,24 +211,24 @@ class Recording:
         self.graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, tuple[int, ...]]] = {}
         with torch.cuda.device(step.code.device), parametrize.cached(), cached_kernels(step.model):
             # Kept for all steps, not made anew in each: the graphs read them where they are.
-            self.weights, self.constants = _normed_weights(step.model), _constants(step.model)
+            self.weights, self.discretized = _normed_weights(step.model), _constants(step.model)
             self._warm_up()
             self._record()
 
     def __call__(self) -> None:
         """The next sample."""
-        graph, after = self.graphs[self.step.clocks()]
+        graph, after = self.graphs[self.step.host_counters()]
         graph.replay()
-        self.step.set_clocks(after)
+        self.step.set_host_counters(after)
 
     def _warm_up(self) -> None:
         """On a stream of its own, as PyTorch asks for, and up to where the clocks began."""
-        stream, start = torch.cuda.Stream(), self.step.clocks()
+        stream, start = torch.cuda.Stream(), self.step.host_counters()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(ROUNDS):
                 self._unrecorded()
-                while self.step.clocks() != start:
+                while self.step.host_counters() != start:
                     self._unrecorded()
         torch.cuda.current_stream().wait_stream(stream)
 
@@ -236,12 +238,12 @@ class Recording:
 
     def _record(self) -> None:
         pool = torch.cuda.graph_pool_handle()
-        while (before := self.step.clocks()) not in self.graphs:
+        while (before := self.step.host_counters()) not in self.graphs:
             graph = torch.cuda.CUDAGraph()
             # "thread_local": what other threads ask of the GPU meanwhile, to pin memory say, is no error.
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 self.step()  # on the GPU nothing happens yet; the clocks on the CPU do move
-            self.graphs[before] = graph, self.step.clocks()
+            self.graphs[before] = graph, self.step.host_counters()
 
 
 class Graphed(Engine):
@@ -262,16 +264,16 @@ class Graphed(Engine):
 
     @torch.no_grad()
     @cudnn_as_matmul()
-    def go_on(
-        self, past: Past, length: int, choose: Sampler, progress: bool = False
-    ) -> tuple[Int[Tensor, "batch length *two"], Past]:
+    def generate_from(
+        self, cache: Cache, length: int, choose: Sampler, progress: bool = False
+    ) -> tuple[Int[Tensor, "batch length *two"], Cache]:
         """The next ``length`` codes after a past, and the past after them, by static steps."""
-        step, advance = self._ready(len(past[0]), choose)
-        step.begin(past)
+        step, advance = self._ready(len(cache[0]), choose)
+        step.begin(cache)
         pieces = []
         with cached_kernels(step.model):
             for samples in in_pieces(length, progress):
-                step.hand_out(samples, choose.generator)
+                step.fill_uniforms(samples, choose.generator)
                 for _ in range(samples):
                     advance()
                 if not bool(step.finite):
@@ -286,13 +288,13 @@ class Graphed(Engine):
         if self._recorded is None or self._recorded[0] != settings:
             self._recorded = None  # frees the memory of other graphs first
             step = self._new_step(*settings)
-            self._recorded = settings, step, Recording(step) if self.record else step
+            self._recorded = settings, step, CapturedGraphs(step) if self.record else step
         return self._recorded[1:]
 
 
 def graphed(model: Autoregressive) -> Graphed:
     """The same model for generating on a GPU, its steps replayed as CUDA graphs. A seed draws from the same
-    distribution as the model itself does there, by other random numbers (`StaticStep.hand_out`).
+    distribution as the model itself does there, by other random numbers (`StaticStep.fill_uniforms`).
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
     >>> graphed(WaveRNN(WaveRNNConfig(d_hidden=32)))
@@ -311,9 +313,9 @@ def graphed(model: Autoregressive) -> Graphed:
 def _check_static(model: Autoregressive) -> None:
     """Raise ValueError unless a step of the model can stay where it is."""
     name = type(model).__name__
-    if isinstance(model, WaveRNN) and model.config.d_condition:
+    if isinstance(model, WaveRNN) and model.config.d_conditioning:
         raise ValueError(
-            f"model must take no conditioning, got one with d_condition={model.config.d_condition}"
+            f"model must take no conditioning, got one with d_condition={model.config.d_conditioning}"
         )
     if not isinstance(model, AudioLM | WaveRNN):
         raise ValueError(f"model must be an AudioLM or a WaveRNN, got {name}")
@@ -342,7 +344,7 @@ def _normed_weights(model: Autoregressive) -> list[Tensor]:
 
 def _constants(model: Autoregressive) -> list[tuple[Recurrence, Recurrence]]:
     """The discrete systems of all state spaces."""
-    return [module.constants() for module in model.modules() if isinstance(module, Bank)]
+    return [module.discretized() for module in model.modules() if isinstance(module, SSMParameters)]
 
 
 def _draws(model: Autoregressive) -> int:
@@ -354,9 +356,11 @@ def _draws(model: Autoregressive) -> int:
         draws += 1
         return logits.argmax(-1)
 
-    model.draw(*model.beginning(1), count)
+    model.draw(*model.initial_cache(1), count)
     return draws
 
 
 def _copied(state: State) -> State:
-    return state_of((x.clone(memory_format=torch.contiguous_format) for x in tensors_of(state)), state)
+    return unflatten_state(
+        (x.clone(memory_format=torch.contiguous_format) for x in flatten_state(state)), state
+    )

@@ -18,24 +18,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sashimi_lib.audio import check_sample_rate
-from sashimi_lib.models.autoregression import Autoregressive
+from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.models.sampling import Sampler
-from sashimi_lib.models.trainable import Past
-from sashimi_lib.ssm.exact import cudnn_as_matmul
+from sashimi_lib.models.states import flatten_state, unflatten_state
+from sashimi_lib.models.trainable import Cache
+from sashimi_lib.ssm.precision import cudnn_as_matmul
+from sashimi_lib.storage.tensor_file import digest, read_tensors, write_tensors
 from sashimi_lib.streaming.base import Engine
-from sashimi_lib.streaming.engine import fastest
-from sashimi_lib.streaming.states import state_of, tensors_of
-from sashimi_lib.tensor_file import digest, read_tensors, write_tensors
+from sashimi_lib.streaming.engine import best_engine
 
 KIND = "stream 2"  # of a file, and the version of that
-SETTINGS = ("sample_rate", "chunk", "left", "temperature", "top_p")
+SETTINGS = ("sample_rate", "chunk", "remaining", "temperature", "top_p")
 
 
 @dataclass(eq=False)
 class Stream(Iterator[Float[Tensor, "batch samples"]]):
     """Waveforms, a chunk at a time: each is what comes next. `stream` begins one.
 
-    ``past`` is all that it remembers. ``chunk`` is how many samples it gives at once and ``left`` how many
+    ``cache`` is all that it remembers. ``chunk`` is how many samples it gives at once and ``remaining`` how many
     are still to come, None without end; these two, ``temperature`` and ``top_p`` may be changed at any time.
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
@@ -49,11 +49,11 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
     """
 
     model: Autoregressive
-    past: Past
+    cache: Cache
     generator: torch.Generator
     sample_rate: int
     chunk: int
-    left: int | None = None
+    remaining: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
 
@@ -63,29 +63,29 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
     def __next__(self) -> Float[Tensor, "batch samples"]:
         """The next chunk, whole; where it is interrupted, it is as if it had not been begun."""
         self._check()
-        if self.left == 0:
+        if self.remaining == 0:
             raise StopIteration
-        length = self.chunk if self.left is None else min(self.chunk, self.left)
+        length = self.chunk if self.remaining is None else min(self.chunk, self.remaining)
         choose, before = Sampler(self.temperature, self.top_p, self.generator), self.generator.get_state()
         try:
-            codes, self.past = self.model.go_on(self.past, length, choose)
+            codes, self.cache = self.model.generate_from(self.cache, length, choose)
         except BaseException:
             self.generator.set_state(before)
             raise
-        self.left = None if self.left is None else self.left - length
+        self.remaining = None if self.remaining is None else self.remaining - length
         return self.model.quantizer.decode(codes)
 
     @torch.no_grad()
     @cudnn_as_matmul()
-    def hear(self, codes: Int[Tensor, "batch length *two"]) -> None:
+    def prefill(self, codes: Int[Tensor, "batch length *two"]) -> None:
         """Go on as though it had just made these codes. They are taken in by the parallel pass, all at once.
 
         Raises ValueError for codes that are none of its model's, and for another number of sequences.
         """
         self.model.quantizer.check(codes)
-        if len(codes) != len(self.past[0]):
-            raise ValueError(f"codes must be of {len(self.past[0])} sequences, got {len(codes)}")
-        self.past = self.model.absorb(codes.to(self.model.device), self.past)
+        if len(codes) != len(self.cache[0]):
+            raise ValueError(f"codes must be of {len(self.cache[0])} sequences, got {len(codes)}")
+        self.cache = self.model.prefill(codes.to(self.model.device), self.cache)
 
     def copy(self, seed: int | None = None) -> "Stream":
         """A stream that goes on from here by itself: the same sound, or, with a seed, another one."""
@@ -108,7 +108,7 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
         >>> torch.equal(next(Stream.load(model, path)), next(today))
         True
         """
-        code, state = self.past
+        code, state = self.cache
         header = {
             "model": _checksum(self.model),
             "quantizer": repr(self.model.quantizer),
@@ -128,12 +128,12 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
         whose settings are out of range, and for the state of another model than this: of other tensors, over
         other codes, with other weights.
         """
-        engine = fastest(model)
+        engine = best_engine(model)
         try:
             header, tensors = read_tensors(path, KIND)
-            past = _past_of(model, header, tensors)
+            cache = _past_of(model, header, tensors)
             generator = _generator_of(model, header, tensors) if seed is None else model.generator(seed)
-            return cls(engine, past, generator, **{name: header[name] for name in SETTINGS})
+            return cls(engine, cache, generator, **{name: header[name] for name in SETTINGS})
         except Exception as error:  # a foreign file may fail anywhere, and a reader asks which it was
             raise ValueError(f"path must be a stream of such a model, got {path}: {error}") from error
 
@@ -141,8 +141,8 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
         """Raise ValueError for settings out of range."""
         check_sample_rate(self.sample_rate)
         Sampler(self.temperature, self.top_p)
-        left = 0 if self.left is None else self.left
-        for name, value, least in (("chunk", self.chunk, 1), ("left", left, 0)):
+        remaining = 0 if self.remaining is None else self.remaining
+        for name, value, least in (("chunk", self.chunk, 1), ("remaining", remaining, 0)):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of samples, at least {least}, got {value!r}")
 
@@ -158,7 +158,7 @@ def stream(
     seed: int | torch.Generator = 0,
     batch_size: int = 1,
 ) -> Stream:
-    """A model's sound as it is made, by its `fastest` engine: so many seconds of it, in chunks of so many;
+    """A model's sound as it is made, by its `best_engine` engine: so many seconds of it, in chunks of so many;
     or, where ``seconds`` is None, without end.
 
     ``prompt`` is what it goes on from, in codes; it is not given back. All chunks together are what
@@ -175,13 +175,13 @@ def stream(
     Chapter: 7. Raises ValueError for settings out of range, and for a prompt that is no codes of this model.
     """
     check_sample_rate(sample_rate)
-    left = None if seconds is None else whole_samples("seconds", seconds, sample_rate)
-    engine = fastest(model)
-    past = engine.beginning(batch_size if prompt is None else len(prompt))
-    settings = sample_rate, whole_samples("chunk", chunk, sample_rate), left, temperature, top_p
-    begun = Stream(engine, past, engine.generator(seed), *settings)
+    remaining = None if seconds is None else whole_samples("seconds", seconds, sample_rate)
+    engine = best_engine(model)
+    cache = engine.initial_cache(batch_size if prompt is None else len(prompt))
+    settings = sample_rate, whole_samples("chunk", chunk, sample_rate), remaining, temperature, top_p
+    begun = Stream(engine, cache, engine.generator(seed), *settings)
     if prompt is not None and prompt.shape[1] > 0:
-        begun.hear(prompt)
+        begun.prefill(prompt)
     return begun
 
 
@@ -209,15 +209,15 @@ def _checksum(model: Autoregressive) -> str:
 
 
 def _numbered(state: Any) -> dict[str, Tensor]:
-    return {f"state.{number}": x for number, x in enumerate(tensors_of(state))}
+    return {f"state.{number}": x for number, x in enumerate(flatten_state(state))}
 
 
-def _past_of(model: Autoregressive, header: dict[str, Any], tensors: dict[str, Tensor]) -> Past:
+def _past_of(model: Autoregressive, header: dict[str, Any], tensors: dict[str, Tensor]) -> Cache:
     """The past in a file, where the model wants it. Raises ValueError for one that is not the model's."""
     if header["quantizer"] != repr(model.quantizer):
         raise ValueError(f"its codes are those of {header['quantizer']}, the model's of {model.quantizer}")
     model.quantizer.check(tensors["code"][:, None])
-    code, state = model.beginning(len(tensors["code"]))
+    code, state = model.initial_cache(len(tensors["code"]))
     wanted = {"code": code} | _numbered(state)
     found = {name: x for name, x in tensors.items() if name != "random"}
     if _shapes(found) != _shapes(wanted):
@@ -225,7 +225,7 @@ def _past_of(model: Autoregressive, header: dict[str, Any], tensors: dict[str, T
     if header["model"] != _checksum(model):
         raise ValueError("it was saved for a model with other weights or settings")
     code, *parts = (found[name].to(x.device) for name, x in wanted.items())
-    return code, state_of(parts, like=state)
+    return code, unflatten_state(parts, like=state)
 
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

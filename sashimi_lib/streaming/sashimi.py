@@ -1,6 +1,6 @@
 """SaShiMi's sample loop, compiled: every tier at its rate, the head and the draw in one function (chapter 7).
 
-`sashimi_lib.streaming.tier` has what happens in a tier; here are the loop, and how a model's weights and
+`sashimi_lib.streaming.packed_tier` has what happens in a tier; here are the loop, and how a model's weights and
 state become its arrays.
 """
 
@@ -11,21 +11,39 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sashimi_lib.autoregressive import AudioLM
 from sashimi_lib.models import sashimi
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.blocks import ScalarNorm, State
 from sashimi_lib.ssm.s4 import Form, StateSpace
 from sashimi_lib.ssm.systems import real_columns, real_vector
-from sashimi_lib.streaming.heads import draw, embed, head_desk, pack_embedding, pack_head
-from sashimi_lib.streaming.kernels import Layer, Orders, affine, compiled, dense, numbers, padded, room
-from sashimi_lib.streaming.loop import Loop, side_by_side
-from sashimi_lib.streaming.tier import Desk, Memory, Norms, Spaces, Tier, advance, normalise, through
+from sashimi_lib.streaming.compiled_loop import CompiledLoop, pack_contiguous
+from sashimi_lib.streaming.compiled_ops import (
+    PackedLinear,
+    SamplingRequest,
+    affine,
+    dense,
+    jit,
+    padded,
+    padded_size,
+    to_float32_array,
+)
+from sashimi_lib.streaming.packed_heads import draw, embed, head_workspace, pack_embedding, pack_head
+from sashimi_lib.streaming.packed_tier import (
+    Norms,
+    PackedTier,
+    Spaces,
+    TierState,
+    Workspace,
+    advance_phase,
+    normalise,
+    run_tier,
+)
 from sashimi_lib.streaming.vectors import LANES
 
-Module = sashimi.Tier | sashimi.UNetTier | sashimi.Centre
+Module = sashimi.PooledTier | sashimi.UNetTier | sashimi.CenterTier
 
 
-class SaShiMiLoop(Loop):
+class SaShiMiLoop(CompiledLoop):
     """The weights of a SaShiMi, its embedding and its head, packed once."""
 
     def __init__(self, model: AudioLM) -> None:
@@ -33,27 +51,27 @@ class SaShiMiLoop(Loop):
         self.modules, self.dtype = list(_walk(model.backbone.tiers)), model.backbone.norm.weight.dtype
         self.table, self.head = pack_embedding(model.embedding), pack_head(model.head)
         self.codes, self.levels = len(self.table), self.head.levels
-        self.tiers = side_by_side(tuple(map(_pack_tier, self.modules)))
+        self.tiers = pack_contiguous(tuple(map(_pack_tier, self.modules)))
         self.norm = _pack_norms([model.backbone.norm], model.backbone.d_model)
 
-    def begin(self, state: State) -> tuple[Memory, ...]:
+    def begin(self, state: State) -> tuple[TierState, ...]:
         """The state of every tier, from the fastest on."""
         memory = []
         for module in self.modules:
             blocks, hourglass = _opened(module, state)
-            states = np.stack([_grouped(numbers(x).swapaxes(0, 1)) for x in blocks[::2]], axis=1)
+            states = np.stack([_grouped(to_float32_array(x).swapaxes(0, 1)) for x in blocks[::2]], axis=1)
             no_frame = torch.zeros(len(states), 0, 0)
             gathered, pending, phase, state = hourglass or (no_frame, no_frame, 0, None)
-            frame = padded(numbers(gathered), 2), padded(numbers(pending), 2)
-            memory.append(Memory(states, *frame, np.full(len(states), int(phase))))
-        return side_by_side(tuple(memory))
+            frame = padded(to_float32_array(gathered), 2), padded(to_float32_array(pending), 2)
+            memory.append(TierState(states, *frame, np.full(len(states), int(phase))))
+        return pack_contiguous(tuple(memory))
 
-    def end(self, memory: tuple[Memory, ...]) -> State:
+    def end(self, memory: tuple[TierState, ...]) -> State:
         """The nested state of the model."""
         state: State = None
         for module, tier, kept in reversed(list(zip(self.modules, self.tiers, memory, strict=True))):
             H, hourglass = tier.space.D.shape[1], None
-            if not isinstance(module, sashimi.Centre):
+            if not isinstance(module, sashimi.CenterTier):
                 frame = (self._tensor(part[..., :H]) for part in (kept.gathered, kept.pending))
                 hourglass = (*frame, torch.tensor(int(kept.phase[0])), state)
             states = map(self._tensor, np.moveaxis(_ungrouped(kept.states, H), 1, 0))
@@ -61,40 +79,40 @@ class SaShiMiLoop(Loop):
             state = _closed(module, blocks, hourglass)
         return state
 
-    def run(self, codes: np.ndarray, memory: tuple[Memory, ...], orders: Orders) -> bool:
+    def run(self, codes: np.ndarray, memory: tuple[TierState, ...], request: SamplingRequest) -> bool:
         """Write codes after the first, which are there already."""
         layers = [(tier.mix, tier.expand, tier.contract) for tier in self.tiers]
         widest = max(layer.bias.shape[1] for three in layers for layer in three)
         pairs, rank = self.tiers[0].space.G.shape[:2]
         x, y, wide = np.zeros((3, len(codes), widest), np.float32)
         scratch = np.zeros((1 + 2 * rank, widest), np.float32)
-        desk = Desk(x, y, wide, scratch, np.zeros((1 + 2 * pairs, len(codes), widest), np.float32))
-        tables = self.table, self.tiers, self.norm, self.head, side_by_side(desk)
-        return _loop(codes, memory, orders, *tables)
+        workspace = Workspace(x, y, wide, scratch, np.zeros((1 + 2 * pairs, len(codes), widest), np.float32))
+        tables = self.table, self.tiers, self.norm, self.head, pack_contiguous(workspace)
+        return _loop(codes, memory, request, *tables)
 
     def _tensor(self, x: np.ndarray) -> Tensor:
         return torch.from_numpy(x.copy()).to(self.dtype)
 
 
-@compiled
+@jit
 @no_type_check
-def _loop(codes, memory, orders, table, tiers, norm, head, desk):
+def _loop(codes, memory, request, table, tiers, norm, head, workspace):
     batch, H = len(codes), table.shape[2]
-    y = np.zeros((batch, room(H)), np.float32)
-    heads_desk = head_desk(batch, head)
+    y = np.zeros((batch, padded_size(H)), np.float32)
+    heads_desk = head_workspace(batch, head)
     for t in range(codes.shape[1] - 1):
-        embed(codes, t, table, desk.x)
+        embed(codes, t, table, workspace.x)
         for n in range(len(tiers)):
             tier, kept = tiers[n], memory[n]
-            through(tier, kept, desk)
+            run_tier(tier, kept, workspace)
             if n == 0:
-                normalise(desk.x, norm, 0, y)
+                normalise(workspace.x, norm, 0, y)
             else:
-                affine(tiers[n - 1].from_next, desk.x, memory[n - 1].pending.reshape(batch, -1))
-            if not advance(kept):
+                affine(tiers[n - 1].from_next, workspace.x, memory[n - 1].pending.reshape(batch, -1))
+            if not advance_phase(kept):
                 break
-            affine(tier.to_next, kept.gathered.reshape(batch, -1), desk.x)
-        if not draw(head, y, orders, t, heads_desk, codes):
+            affine(tier.to_next, kept.gathered.reshape(batch, -1), workspace.x)
+        if not draw(head, y, request, t, heads_desk, codes):
             return False
     return True
 
@@ -102,16 +120,16 @@ def _loop(codes, memory, orders, table, tiers, norm, head, desk):
 def _walk(module: Any) -> Iterator[Module]:
     """A tier and all slower ones."""
     yield module
-    if not isinstance(module, sashimi.Centre):
+    if not isinstance(module, sashimi.CenterTier):
         yield from _walk(module.hourglass.inner)
 
 
 def _opened(module: Module, state: State) -> tuple[tuple[State, ...], State]:
     """The states of a tier's blocks, in their order, and of its hourglass."""
     match module:
-        case sashimi.Centre():
+        case sashimi.CenterTier():
             return state[0], None
-        case sashimi.Tier():
+        case sashimi.PooledTier():
             return state[1], state[0]
     depth = len(module.down.blocks)
     return state[:depth] + state[depth + 1 :], state[depth]
@@ -120,9 +138,9 @@ def _opened(module: Module, state: State) -> tuple[tuple[State, ...], State]:
 def _closed(module: Module, blocks: tuple[State, ...], hourglass: State) -> State:
     """The inverse of `_opened`."""
     match module:
-        case sashimi.Centre():
+        case sashimi.CenterTier():
             return (blocks,)
-        case sashimi.Tier():
+        case sashimi.PooledTier():
             return hourglass, blocks
     depth = len(module.down.blocks)
     return *blocks[:depth], hourglass, *blocks[depth:]
@@ -136,7 +154,7 @@ def _pack_tier(module: Module) -> Tier:
         down, blocks = 0, list(module.blocks.blocks)
     s4, feed_forward = blocks[::2], blocks[1::2]
     H = feed_forward[0].contract.out_features
-    return Tier(
+    return PackedTier(
         down,
         s4[0].layer.glu,
         _pack_norms([block.norm for block in blocks], H),
@@ -148,19 +166,19 @@ def _pack_tier(module: Module) -> Tier:
     )
 
 
-def _pack_pools(module: Module, H: int) -> tuple[Layer, Layer]:
+def _pack_pools(module: Module, H: int) -> tuple[PackedLinear, PackedLinear]:
     """To the next tier and from it. What came channel by channel comes sample by sample, with room for
     each."""
-    if isinstance(module, sashimi.Centre):
-        nothing = Layer(np.zeros((0, 0, LANES), np.float32), np.zeros(0, np.float32))
+    if isinstance(module, sashimi.CenterTier):
+        nothing = PackedLinear(np.zeros((0, 0, LANES), np.float32), np.zeros(0, np.float32))
         return nothing, nothing
     down, up = module.hourglass.down, module.hourglass.up
-    gather = padded(numbers(down.linear.weight).reshape(-1, H, down.pool).transpose(0, 2, 1), 2)
-    scatter = padded(numbers(up.linear.weight).reshape(H, up.pool, -1).transpose(1, 0, 2), 1)
-    bias = padded(numbers(up.linear.bias).reshape(H, up.pool).T, 1)
+    gather = padded(to_float32_array(down.linear.weight).reshape(-1, H, down.pool).transpose(0, 2, 1), 2)
+    scatter = padded(to_float32_array(up.linear.weight).reshape(H, up.pool, -1).transpose(1, 0, 2), 1)
+    bias = padded(to_float32_array(up.linear.bias).reshape(H, up.pool).T, 1)
     return (
-        Layer(dense(gather.reshape(len(gather), -1)), padded(numbers(down.linear.bias), 0)),
-        Layer(dense(scatter.reshape(-1, scatter.shape[2])), np.ascontiguousarray(bias.reshape(-1))),
+        PackedLinear(dense(gather.reshape(len(gather), -1)), padded(to_float32_array(down.linear.bias), 0)),
+        PackedLinear(dense(scatter.reshape(-1, scatter.shape[2])), np.ascontiguousarray(bias.reshape(-1))),
     )
 
 
@@ -172,12 +190,14 @@ def _pack_norms(norms: list[nn.Module], H: int) -> Norms:
         else:
             assert isinstance(norm, nn.LayerNorm)
             rows.append((torch.zeros(H), norm.weight, norm.bias, torch.tensor(norm.eps)))
-    return Norms(*(np.stack([numbers(part) for part in column]) for column in zip(*rows, strict=True)))
+    return Norms(
+        *(np.stack([to_float32_array(part) for part in column]) for column in zip(*rows, strict=True))
+    )
 
 
-def _pack_layers(layers: list[nn.Linear]) -> Layer:
-    matrices = np.stack([dense(numbers(layer.weight)) for layer in layers])
-    return Layer(matrices, padded(np.stack([numbers(layer.bias) for layer in layers]), 1))
+def _pack_layers(layers: list[nn.Linear]) -> PackedLinear:
+    matrices = np.stack([dense(to_float32_array(layer.weight)) for layer in layers])
+    return PackedLinear(matrices, padded(np.stack([to_float32_array(layer.bias) for layer in layers]), 1))
 
 
 def _pack_spaces(spaces: list[StateSpace]) -> Spaces:
@@ -202,11 +222,11 @@ def _space(space: StateSpace) -> tuple[np.ndarray, ...]:
     vectors = [real_vector(B)[:, None], real_columns(p).mT, half_q]  # (H, rank, 2 M)
     shared = space.config.tied and space.config.form is not Form.DIAGONAL
     return (
-        *(_grouped(numbers(x)[:, None])[0] for x in (real_vector(R), system.C_row())),
-        *(numbers(x[0]) if shared else _grouped(numbers(x)) for x in vectors),
-        padded(numbers((s[:, None, None] * G).permute(1, 2, 0)), 2),
-        numbers(space.D),
-        numbers(s),
+        *(_grouped(to_float32_array(x)[:, None])[0] for x in (real_vector(R), system.C_row())),
+        *(to_float32_array(x[0]) if shared else _grouped(to_float32_array(x)) for x in vectors),
+        padded(to_float32_array((s[:, None, None] * G).permute(1, 2, 0)), 2),
+        to_float32_array(space.D),
+        to_float32_array(s),
     )
 
 

@@ -7,26 +7,26 @@ from torch import Tensor
 from sashimi_lib.models.blocks import State
 
 
-def tensors_of(state: State) -> list[Tensor]:
+def flatten_state(state: State) -> list[Tensor]:
     """The tensors of a state, in their order.
 
     >>> import torch
-    >>> tensors_of(((torch.tensor(1),), (), torch.tensor(2)))
+    >>> flatten_state(((torch.tensor(1),), (), torch.tensor(2)))
     [tensor(1), tensor(2)]
 
-    Chapter: 7. Inverse: `state_of`.
+    Chapter: 7. Inverse: `unflatten_state`.
     """
-    return [state] if isinstance(state, Tensor) else [x for part in state for x in tensors_of(part)]
+    return [state] if isinstance(state, Tensor) else [x for part in state for x in flatten_state(part)]
 
 
-def state_of(tensors: Iterable[Tensor], like: State) -> State:
+def unflatten_state(tensors: Iterable[Tensor], like: State) -> State:
     """The state that is made of some tensors as another state is made of its own.
 
     >>> import torch
-    >>> state_of([torch.tensor(3), torch.tensor(4)], like=((torch.tensor(1),), (), torch.tensor(2)))
+    >>> unflatten_state([torch.tensor(3), torch.tensor(4)], like=((torch.tensor(1),), (), torch.tensor(2)))
     ((tensor(3),), (), tensor(4))
 
-    Chapter: 7. Inverse: `tensors_of`.
+    Chapter: 7. Inverse: `flatten_state`.
     """
     left = iter(tensors)
 

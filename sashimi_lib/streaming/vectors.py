@@ -24,17 +24,17 @@ _NUMBER, _INDEX = ir.FloatType(), ir.IntType(64)
 _VECTOR = ir.VectorType(_NUMBER, LANES)
 
 
-class Sixteen(types.Type):
+class Float32x16(types.Type):
     """The type of sixteen float32 numbers."""
 
     def __init__(self) -> None:
-        super().__init__(name="Sixteen")
+        super().__init__(name="Float32x16")
 
 
-_sixteen = Sixteen()
+_float32x16 = Float32x16()
 
 
-@register_model(Sixteen)
+@register_model(Float32x16)
 class _Model(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Any) -> None:
         super().__init__(dmm, fe_type, _VECTOR)
@@ -48,7 +48,7 @@ def load(context, array, n):
     def generate(target, builder, signature, arguments):
         return builder.load(_address(target, builder, signature.args[0], *arguments), align=4)
 
-    return _sixteen(array, types.int64), generate
+    return _float32x16(array, types.int64), generate
 
 
 @intrinsic
@@ -61,12 +61,12 @@ def store(context, x, array, n):
         builder.store(x, _address(target, builder, signature.args[1], array, n), align=4)
         return target.get_dummy_value()
 
-    return types.void(_sixteen, array, types.int64), generate
+    return types.void(_float32x16, array, types.int64), generate
 
 
 @intrinsic
 @no_type_check
-def spread(context, number):
+def broadcast(context, number):
     """Sixteen times the same number."""
 
     def generate(target, builder, signature, arguments):
@@ -74,7 +74,7 @@ def spread(context, number):
         first = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), arguments[0], position(0))
         return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(position, LANES), [0] * LANES))
 
-    return _sixteen(types.float32), generate
+    return _float32x16(types.float32), generate
 
 
 @no_type_check
@@ -92,11 +92,11 @@ def _define(operation, instruction):
         def generate(target, builder, signature, arguments):
             return getattr(builder, instruction)(*arguments, flags=("contract", "reassoc"))
 
-        return _sixteen(_sixteen, _sixteen), generate
+        return _float32x16(_float32x16, _float32x16), generate
 
     @overload(operation)
     def overloaded(x, y):
-        if isinstance(x, Sixteen) and isinstance(y, Sixteen):
+        if isinstance(x, Float32x16) and isinstance(y, Float32x16):
             return lambda x, y: apply(x, y)
 
 

@@ -7,24 +7,24 @@ import torch
 from torch import Tensor
 
 from sashimi_lib.models.wavernn import WaveRNN
-from sashimi_lib.streaming.heads import relu
-from sashimi_lib.streaming.kernels import (
-    Layer,
-    Orders,
+from sashimi_lib.streaming.compiled_loop import CompiledLoop, pack_contiguous
+from sashimi_lib.streaming.compiled_ops import (
+    PackedLinear,
+    SamplingRequest,
     add_product,
     affine,
-    compiled,
-    decide,
-    inner,
-    numbers,
+    device_function,
+    emit_token,
+    jit,
     pack,
-    pack_layer,
+    pack_linear,
     padded,
-    room,
+    padded_size,
     sigmoid,
     tanh,
+    to_float32_array,
 )
-from sashimi_lib.streaming.loop import Loop, side_by_side
+from sashimi_lib.streaming.packed_heads import relu
 
 
 class Half(NamedTuple):
@@ -35,57 +35,57 @@ class Half(NamedTuple):
 
     heard: np.ndarray  # (3 inputs, 3 gates, half)
     bias: np.ndarray  # (3 gates, half)
-    first: Layer
-    second: Layer
+    first: PackedLinear
+    second: PackedLinear
 
 
-class WaveRNNLoop(Loop):
+class WaveRNNLoop(CompiledLoop):
     """The weights of a WaveRNN: packed once, and zeros left out where there are many."""
 
     def __init__(self, model: WaveRNN) -> None:
-        if model.config.d_condition:
+        if model.config.d_conditioning:
             raise ValueError(
-                f"model must take no conditioning, got one with d_condition={model.config.d_condition}"
+                f"model must take no conditioning, got one with d_condition={model.config.d_conditioning}"
             )
         self.half, self.levels, self.codes = model.config.d_hidden // 2, model.config.levels, 2
         self.dtype = model.bias.dtype
-        halves = np.split(numbers(model.R.weight), 2, axis=1)
+        halves = np.split(to_float32_array(model.R.weight), 2, axis=1)
         R = pack(np.concatenate([padded(columns, 1) for columns in halves], axis=1))
-        heard = numbers(model.I_star).reshape(3, 2, self.half, 3).transpose(1, 3, 0, 2)
-        bias = numbers(model.bias).reshape(3, 2, self.half).transpose(1, 0, 2)
+        heard = to_float32_array(model.I_star).reshape(3, 2, self.half, 3).transpose(1, 3, 0, 2)
+        bias = to_float32_array(model.bias).reshape(3, 2, self.half).transpose(1, 0, 2)
         coarse, fine = (model.O1, model.O2), (model.O3, model.O4)
         parts = (
             Half(
                 np.ascontiguousarray(heard[s]),
                 np.ascontiguousarray(bias[s]),
-                pack_layer(first),
-                pack_layer(second),
+                pack_linear(first),
+                pack_linear(second),
             )
             for s, (first, second) in enumerate((coarse, fine))
         )
-        self.R, self.coarse, self.fine = side_by_side((R, *parts))
+        self.R, self.coarse, self.fine = pack_contiguous((R, *parts))
 
     def begin(self, state: Tensor) -> np.ndarray:
         """h, (batch, 2, room): each half begins where a vector register does."""
-        return padded(numbers(state.unflatten(1, (2, -1))), 2)
+        return padded(to_float32_array(state.unflatten(1, (2, -1))), 2)
 
     def end(self, memory: np.ndarray) -> Tensor:
         """h, (batch, d_hidden)."""
         return torch.from_numpy(memory[..., : self.half].copy()).flatten(1).to(self.dtype)
 
-    def run(self, codes: np.ndarray, memory: np.ndarray, orders: Orders) -> bool:
+    def run(self, codes: np.ndarray, memory: np.ndarray, request: SamplingRequest) -> bool:
         """Write codes after the first, which are there already."""
-        return _loop(codes, memory, orders, self.R, self.coarse, self.fine, self.levels)
+        return _loop(codes, memory, request, self.R, self.coarse, self.fine, self.levels)
 
 
-@compiled
+@jit
 @no_type_check
-def _loop(codes, h, orders, R, coarse, fine, levels):
+def _loop(codes, h, request, R, coarse, fine, levels):
     batch, half = len(h), coarse.bias.shape[1]
     x = np.zeros((batch, 3), np.float32)  # c_{t-1}, f_{t-1}, c_t, in [-1, 1]
-    product = np.empty((batch, room(6 * half)), np.float32)
-    hidden = np.empty((batch, room(half)), np.float32)
-    logits = np.empty((batch, room(levels)), np.float32)
+    product = np.empty((batch, padded_size(6 * half)), np.float32)
+    hidden = np.empty((batch, padded_size(half)), np.float32)
+    logits = np.empty((batch, padded_size(levels)), np.float32)
     scale = np.float32(2 / (levels - 1))
     for t in range(codes.shape[1] - 1):
         for b in range(batch):
@@ -93,17 +93,17 @@ def _loop(codes, h, orders, R, coarse, fine, levels):
         product[:] = 0
         add_product(R, h.reshape(batch, -1), product)
         _half(coarse, x, product, h[:, 0], 0, hidden, logits)
-        if not decide(orders, t, 0, logits, levels, codes):
+        if not emit_token(request, t, 0, logits, levels, codes):
             return False
         for b in range(batch):
             x[b, 2] = _scaled(codes[b, t + 1, 0], scale)  # heard by the fine half, in this step
         _half(fine, x, product, h[:, 1], half, hidden, logits)
-        if not decide(orders, t, 1, logits, levels, codes):
+        if not emit_token(request, t, 1, logits, levels, codes):
             return False
     return True
 
 
-@inner
+@device_function
 @no_type_check
 def _half(part, x, product, h, first, hidden, logits):
     """One half of h by the gates, from R's product, and the logits of its byte."""
@@ -123,7 +123,7 @@ def _half(part, x, product, h, first, hidden, logits):
     affine(part.second, hidden, logits)
 
 
-@inner
+@device_function
 @no_type_check
 def _scaled(code, scale):
     return np.float32(code) * scale - np.float32(1)

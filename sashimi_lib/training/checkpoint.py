@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sashimi_lib.files import replacing
+from sashimi_lib.storage.atomic import atomic_write
 
 NAMED = 3  # tensors at most in a message
 
@@ -25,7 +25,7 @@ def save_checkpoint(path: str | Path, content: dict[str, Any], previous: str | P
 
     Chapters: 6 and 10. Raises OSError, naming the file, where it cannot be written, as on a full disk.
     """
-    with replacing(path, previous) as file:
+    with atomic_write(path, previous) as file:
         torch.save(content, file)
 
 
@@ -91,16 +91,16 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str | 
     model.load_state_dict(weights)
 
 
-def begun(path: str | Path) -> bool:
+def checkpoint_exists(path: str | Path) -> bool:
     """Whether there is a checkpoint of a run, the last or the one before.
 
-    >>> begun("nowhere/run.pt")
+    >>> checkpoint_exists("nowhere/run.pt")
     False
     """
     return Path(path).exists() or previous_of(path).exists()
 
 
-def newest_checkpoint(path: str | Path) -> dict[str, Any] | None:
+def latest_checkpoint(path: str | Path) -> dict[str, Any] | None:
     """The last checkpoint of a run, or the one before where the last is damaged; None of a run not yet begun.
 
     A damaged one is named in a warning, and set aside as ``NAME.damaged``: the next to be written would
@@ -108,17 +108,17 @@ def newest_checkpoint(path: str | Path) -> dict[str, Any] | None:
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "run.pt"
-    >>> newest_checkpoint(path) is None
+    >>> latest_checkpoint(path) is None
     True
     >>> for step in (1, 2):
     ...     save_checkpoint(path, {"step": step}, previous_of(path))
-    >>> newest_checkpoint(path)
+    >>> latest_checkpoint(path)
     {'step': 2}
 
     Chapter: 10. Raises ValueError, naming it, for a damaged checkpoint that no other stands in for.
     """
     path, previous = Path(path), previous_of(path)
-    if not begun(path):
+    if not checkpoint_exists(path):
         return None
     if not path.exists():  # stopped between the two renamings
         return load_checkpoint(previous)

@@ -20,24 +20,24 @@ class TrainingConfig:
     slowly.
 
     Rate: ``warmup`` steps of rising, then ``decay``: ``constant``; ``cosine`` down to nothing at the end; or
-    ``plateau``, ``factor`` times less whenever more than ``patience`` validations in a row, every
+    ``plateau``, ``plateau_factor`` times less whenever more than ``plateau_patience`` validations in a row, every
     ``valid_every`` steps, brought nothing.
 
     Gradients: ``clip_norm`` bounds the norm of all of them together, ``clip_value`` every entry by itself.
-    ``truncate`` is the number of samples that gradients reach back: each step trains on the next so many of
+    ``tbptt_length`` is the number of samples that gradients reach back: each step trains on the next so many of
     its sequences, and hears what came before through the state alone. None trains on whole sequences.
     ``precision`` ``bfloat16`` computes products in half precision; weights, residual streams, norms, GRUs,
     states, kernels and losses stay in float32. ``tf32`` rounds the factors of products in float32 to 10 bits,
     also those of convolutions and GRUs, on GPUs that are built for it, and again not those of kernels.
     ``float32`` rounds none.
 
-    Validation comes every ``valid_every`` steps; after ``stop_after`` of them without a new best training
+    Validation comes every ``valid_every`` steps; after ``early_stopping_patience`` of them without a new best training
     stops. With ``ema`` above zero, an exponential moving average of the weights with this decay is validated
     and returned, in place of the last weights.
 
     In a run of several processes ``batch_size`` is the global one, of all of them together.
 
-    When a run goes on from its checkpoint, only `free` settings may be others: ``steps``, ``stop_after``,
+    When a run goes on from its checkpoint, only `free` settings may be others: ``steps``, ``early_stopping_patience``,
     ``checkpoint_every``, and ``valid_every`` unless the rate waits for validations.
 
     Chapters: 6, 7 and 10. Raises ValueError for a setting that is out of range.
@@ -50,21 +50,30 @@ class TrainingConfig:
     weight_decay: float = 0.0
     warmup: int = 0
     decay: Literal["constant", "cosine", "plateau"] = "constant"
-    factor: float = 0.2
-    patience: int = 20
+    plateau_factor: float = 0.2
+    plateau_patience: int = 20
     clip_norm: float | None = None
     clip_value: float | None = None
-    truncate: int | None = None
+    tbptt_length: int | None = None
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     ema: float = 0.0
     valid_every: int = _free(1000, unless="plateau")
-    stop_after: int | None = _free(None)
+    early_stopping_patience: int | None = _free(None)
     seed: int = 0
     checkpoint_every: int = _free(100)
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "steps", "batch_size", "truncate", "valid_every", "stop_after", "checkpoint_every")
-        at_least(self, 0, "weight_decay", "warmup", "patience", "seed")
+        at_least(
+            self,
+            1,
+            "steps",
+            "batch_size",
+            "tbptt_length",
+            "valid_every",
+            "early_stopping_patience",
+            "checkpoint_every",
+        )
+        at_least(self, 0, "weight_decay", "warmup", "plateau_patience", "seed")
         above(self, 0, "lr", "ssm_lr", "clip_norm", "clip_value")
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2^32, got {self.seed}")
@@ -72,8 +81,8 @@ class TrainingConfig:
             raise ValueError(f"decay must be 'constant', 'cosine' or 'plateau', got {self.decay!r}")
         if self.precision not in ("float32", "tf32", "bfloat16"):
             raise ValueError(f"precision must be 'float32', 'tf32' or 'bfloat16', got {self.precision!r}")
-        if not 0 < self.factor < 1:
-            raise ValueError(f"factor must lie between 0 and 1, got {self.factor}")
+        if not 0 < self.plateau_factor < 1:
+            raise ValueError(f"plateau_factor must lie between 0 and 1, got {self.plateau_factor}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
 
@@ -92,10 +101,10 @@ class TrainingConfig:
 
         >>> TrainingConfig(batch_size=2).samples_per_step(100)
         200
-        >>> TrainingConfig(batch_size=2, truncate=30).samples_per_step(100)
+        >>> TrainingConfig(batch_size=2, tbptt_length=30).samples_per_step(100)
         60
         """
-        return self.batch_size * (self.truncate or length)
+        return self.batch_size * (self.tbptt_length or length)
 
     def rate(self, step: int, valid: Sequence[float] = ()) -> float:
         """The share of the full learning rate at a step, after validations of such losses.
@@ -104,14 +113,14 @@ class TrainingConfig:
 
         >>> [TrainingConfig(steps=4, decay="cosine").rate(step) for step in (0, 2)]
         [1.0, 0.5]
-        >>> TrainingConfig(decay="plateau", factor=0.5, patience=1).rate(9, [7.0, 7.1, 7.2])
+        >>> TrainingConfig(decay="plateau", plateau_factor=0.5, plateau_patience=1).rate(9, [7.0, 7.1, 7.2])
         0.5
         """
         rising = min(1.0, (step + 1) / (self.warmup + 1))
         if self.decay == "constant":
             return rising
         if self.decay == "plateau":
-            return rising * plateau(valid, self.factor, self.patience)
+            return rising * plateau(valid, self.plateau_factor, self.plateau_patience)
         return rising * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 
@@ -135,13 +144,13 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], free: Iterabl
     ]
 
 
-def plateau(valid: Sequence[float], factor: float, patience: int) -> float:
-    """``factor`` once for every ``patience + 1`` validations in a row that were no better than the best.
+def plateau(valid: Sequence[float], plateau_factor: float, plateau_patience: int) -> float:
+    """``plateau_factor`` once for every ``plateau_patience + 1`` validations in a row that were no better than the best.
 
     Better means by one part in ten thousand. The rule of PyTorch's ``ReduceLROnPlateau``, which the published
     recipes used, as a function of all validations so far.
 
-    >>> plateau([5.0, 4.0, 4.0, 4.0], factor=0.5, patience=1)
+    >>> plateau([5.0, 4.0, 4.0, 4.0], plateau_factor=0.5, plateau_patience=1)
     0.5
 
     Chapter: 7.
@@ -150,6 +159,6 @@ def plateau(valid: Sequence[float], factor: float, patience: int) -> float:
     for loss in valid:
         waited = 0 if loss < best * (1 - 1e-4) else waited + 1
         best = loss if waited == 0 else best
-        if waited > patience:
-            share, waited = share * factor, 0
+        if waited > plateau_patience:
+            share, waited = share * plateau_factor, 0
     return share

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sashimi_lib.ssm.s4 import Bank
+from sashimi_lib.ssm.s4 import SSMParameters
 from sashimi_lib.training.config import TrainingConfig
 
 
@@ -21,7 +21,7 @@ def fused(device: torch.device) -> bool:
 def new_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`.
 
-    >>> new_optimizer(Bank(2), TrainingConfig()).param_groups[0]["fused"]
+    >>> new_optimizer(SSMParameters(2), TrainingConfig()).param_groups[0]["fused"]
     False
 
     Chapters: 6 and 10.
@@ -29,7 +29,7 @@ def new_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW
     return torch.optim.AdamW(parameter_groups(model, config), fused=fused(next(model.parameters()).device))
 
 
-def take_up(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Go on from the moments of a ``state_dict``. The settings stay this optimizer's own: rates follow from
     the configuration, and ``fused`` from the device, which may be another than that of the run so far.
 
@@ -46,13 +46,15 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     """What AdamW is to train and how: state-space dynamics slowly and without weight decay, all else at
     ``lr``.
 
-    >>> groups = parameter_groups(Bank(2), TrainingConfig())
+    >>> groups = parameter_groups(SSMParameters(2), TrainingConfig())
     >>> [(group["full_lr"], len(group["params"])) for group in groups]
     [(0.004, 2), (0.001, 4)]
 
     Chapter: 6. S4 paper, appendix; SaShiMi paper, appendix C.2.
     """
-    slow = {p for module in model.modules() if isinstance(module, Bank) for p in module.dynamics()}
+    slow = {
+        p for module in model.modules() if isinstance(module, SSMParameters) for p in module.ssm_parameters()
+    }
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {

@@ -20,7 +20,7 @@ from sashimi_lib.models.wavernn import WaveRNN
 
 
 @dataclass(frozen=True)
-class Pruning:
+class PruningConfig:
     """How much to prune, in which blocks of (rows, columns), and when.
 
     The defaults are the paper's, for a run of 500,000 steps.
@@ -43,25 +43,25 @@ class Pruning:
         at_least(self, 1, "block", "ramp", "every")
         at_least(self, 0, "start")
 
-    def share(self, steps: int) -> float:
+    def target_sparsity(self, steps: int) -> float:
         """z(t): the share of weights that is to be zero after so many steps.
 
-        >>> [Pruning(sparsity=0.8, start=10, ramp=100).share(steps) for steps in (10, 60, 500)]
+        >>> [PruningConfig(sparsity=0.8, start=10, ramp=100).target_sparsity(steps) for steps in (10, 60, 500)]
         [0.0, 0.7000000000000001, 0.8]
         """
         done = min(max((steps - self.start) / self.ramp, 0), 1)
         return self.sparsity * (1 - (1 - done) ** 3)
 
 
-def largest(
+def magnitude_mask(
     weight: Float[Tensor, "rows columns"], share: float, block: tuple[int, int] = (1, 1)
 ) -> Bool[Tensor, "rows columns"]:
-    """Which weights stay when a ``share`` of all blocks goes, those of the smallest mean magnitude.
+    """Which weights stay when a ``target_sparsity`` of all blocks goes, those of the smallest mean magnitude.
 
-    >>> largest(torch.tensor([[1.0, -4.0], [3.0, 2.0]]), share=0.5)
+    >>> magnitude_mask(torch.tensor([[1.0, -4.0], [3.0, 2.0]]), share=0.5)
     tensor([[False,  True],
             [ True, False]])
-    >>> largest(torch.tensor([[1.0, -4.0], [3.0, 2.0]]), share=0.5, block=(2, 1))
+    >>> magnitude_mask(torch.tensor([[1.0, -4.0], [3.0, 2.0]]), share=0.5, block=(2, 1))
     tensor([[False,  True],
             [False,  True]])
 
@@ -91,7 +91,7 @@ class Mask(nn.Module):
 
 
 class Pruner:
-    """Prunes a WaveRNN as it trains: ``train(model, ..., on_step=Pruner(model, Pruning()))``.
+    """Prunes a WaveRNN as it trains: ``train(model, ..., on_step=Pruner(model, PruningConfig()))``.
 
     From now on the large matrices of the model have masks, which are part of its state: checkpoints carry
     them, and a run that is taken up again prunes as if it had never stopped. `finish` ends this.
@@ -100,9 +100,9 @@ class Pruner:
     >>> from sashimi_lib.training.trainer import TrainingConfig, train
     >>> model = WaveRNN(WaveRNNConfig(d_hidden=32))
     >>> codes = model.quantizer.encode(torch.zeros(2, 20))
-    >>> pruner = Pruner(model, Pruning(sparsity=0.75, start=2, ramp=6, every=2))
+    >>> pruner = Pruner(model, PruningConfig(sparsity=0.75, start=2, ramp=6, every=2))
     >>> _ = train(model, codes, TrainingConfig(steps=8), on_step=pruner, progress=False)
-    >>> pruner.finish()
+    >>> pruner.bake_masks()
     >>> float((model.R.weight == 0).float().mean())
     0.75
 
@@ -113,7 +113,7 @@ class Pruner:
     Chapter: 8. WaveRNN paper, section 3. Raises ValueError for blocks that do not fill the matrices.
     """
 
-    def __init__(self, model: WaveRNN, pruning: Pruning) -> None:
+    def __init__(self, model: WaveRNN, pruning: PruningConfig) -> None:
         self.model, self.pruning = model, pruning
         self.masks: dict[str, Mask] = {}
         for name in LAYERS:
@@ -126,14 +126,14 @@ class Pruner:
         """After step number ``step``, counted from 0, prune if it is time to."""
         steps = step + 1
         if steps > self.pruning.start and steps % self.pruning.every == 0:
-            self.prune(self.pruning.share(steps))
+            self.prune(self.pruning.target_sparsity(steps))
 
     def prune(self, share: float) -> None:
-        """Bring the share of zeros to ``share``. What is zero stays so: nothing is smaller."""
+        """Bring the share of zeros to ``target_sparsity``. What is zero stays so: nothing is smaller."""
         for name, mask in self.masks.items():
             mask.mask.copy_(self._stays(name, share))
 
-    def finish(self) -> None:
+    def bake_masks(self) -> None:
         """Make the zeros plain weights, and the model an ordinary one again.
 
         Raises ValueError, and changes nothing, where the model is denser than was asked for.
@@ -150,4 +150,4 @@ class Pruner:
     def _stays(self, name: str, share: float) -> Tensor:
         """The mask of a matrix that loses a share: each gate of R for itself, the others as a whole."""
         gates = getattr(self.model, name).weight.chunk(3 if name == "R" else 1)
-        return torch.cat([largest(gate, share, self.pruning.block) for gate in gates])
+        return torch.cat([magnitude_mask(gate, share, self.pruning.block) for gate in gates])

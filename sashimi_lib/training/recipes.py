@@ -27,10 +27,10 @@ from typing import TypeVar
 
 import torch
 
-from sashimi_lib.autoregressive import AudioLM, ModelConfig, new_model
+from sashimi_lib.audio.mel import LogMelConfig
+from sashimi_lib.audio.quantizers import CoarseFine, Linear, MuLaw, Quantizer
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.diffusion.schedules import CosineSchedule, LinearSchedule
-from sashimi_lib.mel import LogMelConfig
 from sashimi_lib.models import (
     DiffWaveConfig,
     IsotropicConfig,
@@ -40,8 +40,8 @@ from sashimi_lib.models import (
     WaveRNN,
     WaveRNNConfig,
 )
+from sashimi_lib.models.audio_lm import AudioLM, ModelConfig, new_model
 from sashimi_lib.models.sashimi_unet import PAPER_UNET, PAPER_UNET_SMALL, SaShiMiUNetConfig
-from sashimi_lib.quantize import CoarseFine, Linear, MuLaw, Quantizer
 from sashimi_lib.ssm.s4 import PAPER_SSM, Form, SSMConfig
 from sashimi_lib.training.config import TrainingConfig
 
@@ -115,16 +115,18 @@ def _seeded(seed: int, make: Callable[[], Model]) -> Model:
 
 def _wavenet(recipe: Recipe, backbone: WaveNetConfig) -> Recipe:
     """A WaveNet on the data of another recipe, trained as the paper trained WaveNets."""
-    return replace(recipe, backbone=backbone, training=replace(recipe.training, lr=0.001, patience=5))
+    return replace(recipe, backbone=backbone, training=replace(recipe.training, lr=0.001, plateau_patience=5))
 
 
 def _samplernn(recipe: Recipe, backbone: SampleRNNConfig) -> Recipe:
     """A SampleRNN on the data of another recipe, trained as the paper trained SampleRNNs."""
-    training = replace(recipe.training, lr=0.001, batch_size=128, truncate=1024, clip_value=1.0)
+    training = replace(recipe.training, lr=0.001, batch_size=128, tbptt_length=1024, clip_value=1.0)
     return replace(recipe, backbone=backbone, training=training)
 
 
-_PAPER = TrainingConfig(batch_size=1, decay="plateau", factor=0.2, patience=20, checkpoint_every=1_000)
+_PAPER = TrainingConfig(
+    batch_size=1, decay="plateau", plateau_factor=0.2, plateau_patience=20, checkpoint_every=1_000
+)
 
 BEETHOVEN_SASHIMI_8 = Recipe(
     SaShiMiConfig(), Linear(), 16_000, 128_000, replace(_PAPER, steps=1_000_000, valid_every=3_808)
@@ -187,7 +189,7 @@ TINY_WAVENET = replace(
 SMALL_SAMPLERNN = replace(
     SMALL_SASHIMI,
     backbone=SampleRNNConfig(d_hidden=192, d_embedding=64),
-    training=replace(_SMALL, lr=0.002, batch_size=8, truncate=512, clip_value=1.0),
+    training=replace(_SMALL, lr=0.002, batch_size=8, tbptt_length=512, clip_value=1.0),
 )
 
 # The same for spoken digits at 8 kHz, whose recordings are about as long as a segment: words, not pieces.

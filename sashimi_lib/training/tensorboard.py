@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from sashimi_lib.models.autoregression import Autoregressive
+from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.models.trainable import Trainable
-from sashimi_lib.streaming import fastest
+from sashimi_lib.streaming import best_engine
 
 
 class TensorBoard:
@@ -39,7 +39,7 @@ class TensorBoard:
         """Write what the model generates, by the fastest engine there is for it."""
         length = round(self.seconds * self.sample_rate)
         if length > 0:
-            quick = fastest(model) if isinstance(model, Autoregressive) else model
+            quick = best_engine(model) if isinstance(model, Autoregressive) else model
             sound = quick.sound(length, self.seed)
             self._at(step).add_audio("sample", sound, step, sample_rate=self.sample_rate)
 

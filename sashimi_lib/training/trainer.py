@@ -3,7 +3,7 @@
 What it calls lies beside it, an idea a file: settings and schedules (`config`), what a step trains on
 (`batches`), its gradients (`step`) and a look at them (`guard`), the optimizer, averaging (`ema`), held-out
 data (`validation`), all that a run has to remember (`run`); and for large models how a step is computed
-(`compute`), and by how many processes (`team`).
+(`execution`), and by how many processes (`distributed`).
 """
 
 import time
@@ -13,43 +13,43 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from sashimi_lib.files import locked
 from sashimi_lib.models.trainable import Trainable
-from sashimi_lib.training.batches import Data, check_data
-from sashimi_lib.training.chance import kept_chance
-from sashimi_lib.training.compute import PLAIN, Compute, computed_by
+from sashimi_lib.storage.atomic import locked
+from sashimi_lib.training.batches import SequenceDataset, check_data
 from sashimi_lib.training.config import DEFAULTS, TrainingConfig
-from sashimi_lib.training.guard import check_gradients, clip_gradients
-from sashimi_lib.training.run import History, Run
-from sashimi_lib.training.step import Step
-from sashimi_lib.training.team import ALONE, Team
+from sashimi_lib.training.distributed import SINGLE_PROCESS, DistributedContext
+from sashimi_lib.training.execution import DEFAULT_EXECUTION, ExecutionConfig, apply_execution
+from sashimi_lib.training.finite_checks import check_gradients, clip_gradients
+from sashimi_lib.training.gradient_step import GradientStep
+from sashimi_lib.training.rng import preserve_rng_state
 from sashimi_lib.training.tensorboard import TensorBoard
-from sashimi_lib.training.validation import held_out
+from sashimi_lib.training.train_state import History, TrainState
+from sashimi_lib.training.validation import validation_loss
 
 
 def train(
     model: Trainable,
-    data: Data,
+    data: SequenceDataset,
     config: TrainingConfig = DEFAULTS,
     checkpoint: str | Path | None = None,
     *,
-    valid: Data | None = None,
+    valid: SequenceDataset | None = None,
     on_step: Callable[[int, float], None] | None = None,
     stop: Callable[[], bool] | None = None,
     tensorboard: TensorBoard | None = None,
     progress: bool = True,
-    compute: Compute = PLAIN,
-    team: Team = ALONE,
+    execution: ExecutionConfig = DEFAULT_EXECUTION,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> History:
     """Maximise ``model.score`` of the data; returns the loss of every step's batch, minus the mean score of
     a sample: bits per sample of a model of codes, the mean squared error of a diffusion model.
 
     Sequences may differ in length, and may have labels, if the model can be told them: see
-    `sashimi_lib.training.batches.Data`. With ``valid``, others that are only judged, the loss of these comes
+    `sashimi_lib.training.batches.SequenceDataset`. With ``valid``, others that are only judged, the loss of these comes
     back too, and the model ends with its best weights by it; without, with its last ones.
 
     With a ``checkpoint`` the run is written there as it goes and taken up where it stopped. On a CPU, with as
-    many threads and data that draw random numbers, if any, as `sashimi_lib.training.batches.Data` says, the
+    many threads and data that draw random numbers, if any, as `sashimi_lib.training.batches.SequenceDataset` says, the
     same numbers come out as without the interruption. It may go on for more steps than it was begun with, or
     with other `sashimi_lib.training.config.TrainingConfig.free` settings. The checkpoint before the last is
     kept as ``NAME.previous.pt``, and taken up with a warning where the last is damaged; the best weights so
@@ -57,17 +57,17 @@ def train(
 
     ``on_step(step, loss)`` is called after each step, to look at the model or to change its weights
     (`sashimi_lib.training.pruning.Pruner`). ``stop()`` is asked after each step: where it says yes, the run
-    is written and ends there. ``compute`` says how to do with less memory, or time. The caller's random
+    is written and ends there. ``execution`` says how to do with less memory, or time. The caller's random
     numbers are left as they were.
 
-    In a ``team`` (see `sashimi_lib.training.team.joined`) every process calls this alike, and takes its shard
+    In a ``distributed`` (see `sashimi_lib.training.distributed.joined`) every process calls this alike, and takes its shard
     of the global batch; the first one alone writes files and shows progress. Models of codes learn the same,
     but for rounding, by however many processes, and a run may go on with more of them, or fewer.
 
     >>> import torch
-    >>> from sashimi_lib.autoregressive import AudioLM
+    >>> from sashimi_lib.models.audio_lm import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
-    >>> from sashimi_lib.quantize import MuLaw
+    >>> from sashimi_lib.audio.quantizers import MuLaw
     >>> model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=8, n_layers=1)))
     >>> history = train(model, torch.full((4, 64), 128), TrainingConfig(steps=10), progress=False)
     >>> history.loss[-1] < history.loss[0]
@@ -79,27 +79,33 @@ def train(
     OSError where one cannot be written; and FloatingPointError, naming the parameter, where training
     diverges: the checkpoint is then still the last good one.
     """
-    _check(model, data, valid, config, team)
-    if not team.leads:
+    _check(model, data, valid, config, distributed)
+    if not distributed.is_main_process:
         tensorboard = None
-    run, step = Run(model, data, config, valid, team), Step(model, config, compute, team)
-    own = nullcontext() if checkpoint is None or not team.leads else locked(checkpoint)
-    with own, kept_chance(model.device), computed_by(model, compute):
+    run, step = (
+        TrainState(model, data, config, valid, distributed),
+        GradientStep(model, config, execution, distributed),
+    )
+    own = nullcontext() if checkpoint is None or not distributed.is_main_process else locked(checkpoint)
+    with own, preserve_rng_state(model.device), apply_execution(model, execution):
         if checkpoint is not None:
             run.load(checkpoint)
         history = run.history
         bar = tqdm(
-            initial=len(history.loss), total=config.steps, unit="step", disable=not (progress and team.leads)
+            initial=len(history.loss),
+            total=config.steps,
+            unit="step",
+            disable=not (progress and distributed.is_main_process),
         )
         while not run.finished:
             started, lr = time.perf_counter(), run.set_rate()
             run.set_random()
 
             piece = next(run.pieces)
-            if config.truncate is not None and piece.first:
-                run.past = model.beginning(len(piece.sequence))
+            if config.tbptt_length is not None and piece.is_start:
+                run.cache = model.initial_cache(len(piece.sequence))
             run.optimizer.zero_grad()
-            scored, run.past = step(piece, run.past)
+            scored, run.cache = step(piece, run.cache)
             run.pieces.read_ahead()  # a GPU computes meanwhile; what comes next waits for it
             loss = check_gradients(model, scored)
             clip_gradients(model, config)
@@ -115,14 +121,18 @@ def train(
             if tensorboard is not None:
                 tensorboard.step(done, loss=loss, learning_rate=lr, samples_per_second=speed)
             if valid is not None and (done % config.valid_every == 0 or done == config.steps):
-                run.remember(held_out(run.judged, valid, config.batch_size, config.truncate, team))
+                run.record_validation(
+                    validation_loss(
+                        run.eval_model, valid, config.batch_size, config.tbptt_length, distributed
+                    )
+                )
                 if tensorboard is not None:
                     tensorboard.step(done, valid_loss=history.valid[-1][1])
-                    tensorboard.clip(done, run.judged)
-                if checkpoint is not None and history.waited == 0:
+                    tensorboard.clip(done, run.eval_model)
+                if checkpoint is not None and history.validations_since_best == 0:
                     run.save_best(checkpoint)
             told = stop is not None and stop()
-            ends = run.finished or team.most(told) > 0
+            ends = run.finished or distributed.all_reduce_max(told) > 0
             if checkpoint is not None and (done % config.checkpoint_every == 0 or ends):
                 run.save(checkpoint)
             judged = f", {history.valid[-1][1]:.3f} held out" if history.valid else ""
@@ -133,20 +143,28 @@ def train(
         bar.close()
         if tensorboard is not None:
             tensorboard.flush()
-        run.hand_over()
+        run.load_best_weights()
     return history
 
 
-def _check(model: Trainable, data: Data, valid: Data | None, config: TrainingConfig, team: Team) -> None:
+def _check(
+    model: Trainable,
+    data: SequenceDataset,
+    valid: SequenceDataset | None,
+    config: TrainingConfig,
+    distributed: DistributedContext,
+) -> None:
     if len(data) == 0:
         raise ValueError("data must hold at least one sequence, got none")
     if valid is not None:  # all of it, now: its turn comes only after many steps
         check_data(model, valid, "valid")
-    if valid is None and (config.decay == "plateau" or config.stop_after is not None):
+    if valid is None and (config.decay == "plateau" or config.early_stopping_patience is not None):
         raise ValueError("valid must be given where decay is 'plateau' or stop_after is set, got None")
-    if config.truncate is not None and model.beginning(1) is None:
-        raise ValueError(f"truncate must be None for a model of whole sequences, got {config.truncate}")
-    if config.batch_size < team.size:
+    if config.tbptt_length is not None and model.initial_cache(1) is None:
         raise ValueError(
-            f"batch_size must be at least {team.size}, a sequence for each process, got {config.batch_size}"
+            f"tbptt_length must be None for a model of whole sequences, got {config.tbptt_length}"
+        )
+    if config.batch_size < distributed.size:
+        raise ValueError(
+            f"batch_size must be at least {distributed.size}, a sequence for each process, got {config.batch_size}"
         )

@@ -8,43 +8,47 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sashimi_lib.models.states import map_state
 from sashimi_lib.models.trainable import Trainable
-from sashimi_lib.ssm.cache import cached_kernels
-from sashimi_lib.ssm.exact import rounding_factors
-from sashimi_lib.training.batches import Data, Piece, collate, sequence_of
-from sashimi_lib.training.states import each_tensor
-from sashimi_lib.training.team import ALONE, Team
+from sashimi_lib.ssm.kernel_cache import cached_kernels
+from sashimi_lib.ssm.precision import tf32_allowed
+from sashimi_lib.training.batches import Batch, SequenceDataset, collate, sequence_of
+from sashimi_lib.training.distributed import SINGLE_PROCESS, DistributedContext
 
 AT_ONCE = 32_768  # samples of each sequence that go through together, where a model can hear it in pieces
 
 
-def held_out(
-    model: Trainable, data: Data, batch_size: int = 8, truncate: int | None = None, team: Team = ALONE
+def validation_loss(
+    model: Trainable,
+    data: SequenceDataset,
+    batch_size: int = 8,
+    tbptt_length: int | None = None,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> float:
     """Minus the mean score of all samples of all sequences, so a long sequence counts for more: bits per
     sample of a model of codes, the mean squared error of a diffusion model. Several processes share the
     sequences out, and the result is the same.
 
-    Sequences go through as in `losses`, in pieces of ``truncate`` samples if a recipe counts on little
+    Sequences go through as in `losses`, in pieces of ``tbptt_length`` samples if a recipe counts on little
     memory. Always in full precision.
 
-    >>> from sashimi_lib.autoregressive import AudioLM
+    >>> from sashimi_lib.models.audio_lm import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
-    >>> from sashimi_lib.quantize import MuLaw
+    >>> from sashimi_lib.audio.quantizers import MuLaw
     >>> model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=8, n_layers=1)))
-    >>> 7 < held_out(model, [torch.full((100,), 120), torch.full((30,), 140)]) < 10
+    >>> 7 < validation_loss(model, [torch.full((100,), 120), torch.full((30,), 140)]) < 10
     True
 
     Chapters: 7, 9 and 10. Raises ValueError for no sequences.
     """
-    numbers = range(team.rank, len(data), team.size)
-    each, lengths = _losses(model, data, numbers, batch_size, truncate or AT_ONCE)
-    total, samples = team.total(torch.stack([each @ lengths, lengths.sum()]))
+    numbers = range(distributed.rank, len(data), distributed.size)
+    each, lengths = _losses(model, data, numbers, batch_size, tbptt_length or AT_ONCE)
+    total, samples = distributed.all_reduce_sum(torch.stack([each @ lengths, lengths.sum()]))
     return float(total / samples)
 
 
 def losses(
-    model: Trainable, data: Data, batch_size: int = 8, frame: int = AT_ONCE
+    model: Trainable, data: SequenceDataset, batch_size: int = 8, frame: int = AT_ONCE
 ) -> Float[Tensor, " sequences"]:
     """Minus the mean score of each sequence, each from its beginning. float64, on the CPU.
 
@@ -59,9 +63,9 @@ def losses(
 
 
 @torch.no_grad()
-@rounding_factors(False)
+@tf32_allowed(False)
 def _losses(
-    model: Trainable, data: Data, numbers: range, batch_size: int, frame: int
+    model: Trainable, data: SequenceDataset, numbers: range, batch_size: int, frame: int
 ) -> tuple[Float[Tensor, " sequences"], Float[Tensor, " sequences"]]:
     """The same of some sequences, those that this process is to score; and their lengths."""
     if len(data) == 0:
@@ -69,15 +73,15 @@ def _losses(
     items = [data[number] for number in numbers]
     lengths = [len(sequence_of(item)) for item in items]
     result = torch.zeros(len(items), dtype=torch.float64)
-    whole = model.beginning(1) is None
+    whole = model.initial_cache(1) is None
     with torch.random.fork_rng(devices=[]), cached_kernels(model):
         torch.default_generator.manual_seed(0)
         random = model.draw_random(len(data))
         for places in _batches(lengths, batch_size, whole):
-            batch = collate([items[place] for place in places], model.silence)
+            batch = collate([items[place] for place in places], model.pad_value)
             model.check(batch.sequence, batch.label)
             rows = [numbers[place] for place in places]
-            mine = None if random is None else each_tensor(lambda x: x[rows], random)  # noqa: B023
+            mine = None if random is None else map_state(lambda x: x[rows], random)  # noqa: B023
             result[places] = _batch_losses(model, batch.to(model.device), frame, mine)
     return result, torch.tensor(lengths, dtype=torch.float64)
 
@@ -92,12 +96,12 @@ def _batches(lengths: Sequence[int], batch_size: int, whole: bool) -> Iterator[l
         yield from (group[first : first + batch_size] for first in range(0, len(group), batch_size))
 
 
-def _batch_losses(model: Trainable, whole: Piece, frame: int, random: Any) -> Float[Tensor, " batch"]:
+def _batch_losses(model: Trainable, whole: Batch, frame: int, random: Any) -> Float[Tensor, " batch"]:
     """The same for sequences side by side."""
-    past, length = model.beginning_of(whole.sequence), whole.sequence.shape[1]
-    total, frame = torch.zeros(len(whole.real), dtype=torch.float64), length if past is None else frame
+    cache, length = model.initial_cache_for(whole.sequence), whole.sequence.shape[1]
+    total, frame = torch.zeros(len(whole.mask), dtype=torch.float64), length if cache is None else frame
     for start in range(0, length, frame):
-        piece = whole.part(start, start + frame)
-        scores, past = model.score(piece.sequence, past, piece.label, random)
-        total -= torch.where(piece.real.cpu(), scores.double().cpu(), 0).sum(1)
-    return total / whole.real.cpu().sum(1)
+        piece = whole.slice_time(start, start + frame)
+        scores, cache = model.score(piece.sequence, cache, piece.label, random)
+        total -= torch.where(piece.mask.cpu(), scores.double().cpu(), 0).sum(1)
+    return total / whole.mask.cpu().sum(1)

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.corpus import excerpts, fitted, load, pieces, whole, words
 from sashimi_lib.audio import write
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.audio.quantizers import MuLaw
 
 
 def clips(*lengths):

@@ -10,7 +10,7 @@ import torch
 from sashimi_lib.audio import read
 from sashimi_lib.models import SaShiMiConfig
 from sashimi_lib.training.recipes import SMALL_SASHIMI
-from sashimi_lib.training.run import History
+from sashimi_lib.training.train_state import History
 
 TINY = replace(SMALL_SASHIMI, backbone=SaShiMiConfig(d_model=4, n_layers=1), length=64)
 
@@ -100,7 +100,7 @@ def test_the_whole_in_miniature(full_run, miniature, tmp_path):
 
 @pytest.mark.slow
 def test_draws_that_fail_cost_no_figure(full_run, miniature, tmp_path, monkeypatch):
-    monkeypatch.setattr(full_run, "fastest", lambda model: 1 / 0)
+    monkeypatch.setattr(full_run, "best_engine", lambda model: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         full_run.main()
     figures = json.loads((tmp_path / "full_run.json").read_text())["figures"]

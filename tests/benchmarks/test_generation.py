@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from sashimi_lib.autoregressive import AudioLM, new_model
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SampleRNNConfig, SaShiMiConfig, WaveNetConfig, WaveRNN, WaveRNNConfig
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM, new_model
 from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
 
 TINY = SaShiMiConfig(d_model=4, n_layers=1, pool=(2,), ssm=SSMConfig(d_state=6))
@@ -190,8 +190,8 @@ def test_a_model_that_fails_is_named_and_costs_no_other(benchmark, monkeypatch, 
 def test_logits_by_steps_are_those_of_the_whole_pass(benchmark, make):
     agreement, model = benchmark("agreement"), make().double()
     codes = model.generate(50, 2)
-    past = model.absorb(codes[:, :7], model.beginning(2))
-    by_steps, at_once = (way(model, codes[:, 7:], past) for way in (agreement.by_steps, agreement.at_once))
+    cache = model.prefill(codes[:, :7], model.initial_cache(2))
+    by_steps, at_once = (way(model, codes[:, 7:], cache) for way in (agreement.by_steps, agreement.at_once))
     assert by_steps.shape == (*codes[:, 7:].shape, 256)
     assert agreement.apart(by_steps, at_once)["worst_sample"] < 1e-10
 

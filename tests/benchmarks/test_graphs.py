@@ -18,13 +18,13 @@ def graphs(root, monkeypatch):
 
 
 def test_every_batch_has_graphs_of_its_own(graphs, monkeypatch):
-    batches, go_on = [], Graphed.go_on
+    batches, generate_from = [], Graphed.generate_from
 
-    def noted(engine, past, *rest):
-        batches.append((id(engine), len(past[0])))
-        return go_on(engine, past, *rest)
+    def noted(engine, cache, *rest):
+        batches.append((id(engine), len(cache[0])))
+        return generate_from(engine, cache, *rest)
 
-    monkeypatch.setattr(Graphed, "go_on", noted)
+    monkeypatch.setattr(Graphed, "generate_from", noted)
     rows = graphs.cell(graphs.TINY["tiny WaveRNN"], "a", 3, 1, 0.0) + graphs.cell(
         graphs.TINY["tiny WaveRNN"], "a", 1, 1, 0.0
     )

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sashimi_lib.models import SampleRNNConfig, SaShiMiConfig, WaveNetConfig
 from sashimi_lib.training import recipes
-from sashimi_lib.training.compute import Compute
+from sashimi_lib.training.execution import ExecutionConfig
 from sashimi_lib.training.optimizer import new_optimizer
 
 
@@ -34,7 +34,7 @@ def tiny():
             recipes.YOUTUBEMIX_SAMPLERNN_3,
             SampleRNNConfig(d_hidden=8, d_embedding=4),
             batch_size=2,
-            truncate=64,
+            tbptt_length=64,
         ),
     }
 
@@ -44,10 +44,10 @@ def tiny():
 def test_products_are_counted_as_pytorch_counts_them(benchmark, tiny, name):
     recipe = tiny[name]
     model = recipe.build(0)
-    codes = torch.randint(0, 256, (recipe.training.batch_size, recipe.training.truncate or recipe.length))
+    codes = torch.randint(0, 256, (recipe.training.batch_size, recipe.training.tbptt_length or recipe.length))
     with FlopCounterMode(display=False) as theirs:
-        past = model.beginning(len(codes)) if recipe.training.truncate else None
-        (-model.score(codes, past)[0].mean()).backward()
+        cache = model.initial_cache(len(codes)) if recipe.training.tbptt_length else None
+        (-model.score(codes, cache)[0].mean()).backward()
     ours = benchmark("roofline").step_count(recipe)
     products = sum(operator.flops for operator in ours.operators if "fft" not in operator.name)
     assert products == theirs.get_total_flops()
@@ -82,7 +82,7 @@ def test_what_is_counted_is_what_real_tensors_take(benchmark, tiny):
             real.watch(x)
         optimizer = new_optimizer(model, recipe.training)
         roofline._fill(model, optimizer)
-        roofline._step(model, optimizer, codes, recipe.training, "float32", recompute_kernels=False)
+        roofline._step(model, optimizer, codes, recipe.training, "float32", kernel_checkpointing=False)
     assert roofline.step_count(recipe).peak_bytes == pytest.approx(real.peak, rel=0.01)
 
 
@@ -90,8 +90,10 @@ def test_what_is_counted_is_what_real_tensors_take(benchmark, tiny):
 def test_recomputation_keeps_less_and_computes_more(benchmark, tiny):
     count = benchmark("roofline").step_count
     plain = count(tiny["SaShiMi"])
-    again = count(tiny["SaShiMi"], compute=Compute(recompute=True))
-    kernels_too = count(tiny["SaShiMi"], compute=Compute(recompute=True, recompute_kernels=True))
+    again = count(tiny["SaShiMi"], execution=ExecutionConfig(activation_checkpointing=True))
+    kernels_too = count(
+        tiny["SaShiMi"], execution=ExecutionConfig(activation_checkpointing=True, kernel_checkpointing=True)
+    )
     assert kernels_too.peak_bytes < 0.7 * plain.peak_bytes
     assert kernels_too.peak_bytes < again.peak_bytes < plain.peak_bytes
     assert plain.flops < again.flops < 1.1 * kernels_too.flops < 1.5 * plain.flops
@@ -135,13 +137,13 @@ def test_what_does_not_fit_is_written_down_and_the_rest_goes_on(benchmark, tiny,
     def step_seconds(recipe, way):
         if way.precision == "float32":
             raise torch.cuda.OutOfMemoryError
-        if way.compute.compile:
+        if way.execution.compile:
             raise RuntimeError("cuDNN is not in the mood\nand here is a page of C++")
         return [2.0, 1.0, 4.0]
 
     monkeypatch.setattr(throughput, "step_seconds", step_seconds)
     small, large = throughput.Way("bfloat16"), throughput.Way()
-    compiled = throughput.Way("bfloat16", Compute(compile=True))
+    compiled = throughput.Way("bfloat16", ExecutionConfig(compile=True))
     todo = [("SaShiMi", large), ("SaShiMi", compiled), ("SaShiMi", small)]
     written = []
     timings = throughput.timed(tiny, todo, float("inf"), write=lambda so_far: written.append(dict(so_far)))
@@ -171,21 +173,21 @@ def test_what_does_not_fit_is_written_down_and_the_rest_goes_on(benchmark, tiny,
 def test_every_way_is_tried_on_a_gpu_and_compilation_last(benchmark, tiny):
     throughput = benchmark("throughput")
     plain, compiled = throughput.jobs(tiny, gpu=True)
-    tried = {(name, way.precision) for name, way in plain if not way.compute.recompute}
+    tried = {(name, way.precision) for name, way in plain if not way.execution.activation_checkpointing}
     assert len(tried) == len(plain) - 1 == len(tiny) * 3
-    assert not any(way.compute.compile for _, way in plain)
+    assert not any(way.execution.compile for _, way in plain)
     with_blocks = {*tiny} - {"SampleRNN"}
     assert {(name, way.precision) for name, way in compiled} == {
         (name, precision) for name, precision in tried if name in with_blocks
     }
-    assert all(way.compute.compile for _, way in compiled)
+    assert all(way.execution.compile for _, way in compiled)
 
 
 @pytest.mark.slow
 def test_the_benchmark_in_miniature(benchmark, tiny, tmp_path, monkeypatch):
     throughput = benchmark("throughput")
     machine = throughput.Device({"float64": 1e10, "float32": 2e10, "bfloat16": 4e10}, 1e10, 1e9, None, "")
-    ways = [throughput.Way(), throughput.Way("bfloat16", Compute(recompute=True))]
+    ways = [throughput.Way(), throughput.Way("bfloat16", ExecutionConfig(activation_checkpointing=True))]
     threads = torch.get_num_threads()
     few = {name: tiny[name] for name in ("SaShiMi", "WaveNet")}
     monkeypatch.setattr(throughput, "MODELS", few)
@@ -203,7 +205,7 @@ def test_the_benchmark_in_miniature(benchmark, tiny, tmp_path, monkeypatch):
     throughput.main()
     figures = json.loads((tmp_path / "throughput.json").read_text())["figures"]
     assert figures["models"].keys() == few.keys()
-    assert [row["recompute"] for row in figures["models"]["WaveNet"]["ways"]] == [False, True]
+    assert [row["activation_checkpointing"] for row in figures["models"]["WaveNet"]["ways"]] == [False, True]
     assert all(
         seconds > 0
         for model in figures["models"].values()
@@ -242,15 +244,15 @@ def test_the_way_before_makes_kernels_for_each_part_and_each_block_anew(benchmar
     made, kernel = [], s4.kernel
     monkeypatch.setattr(s4, "kernel", lambda *given: (made.append(given), kernel(*given))[1])
     model, codes = tiny["SaShiMi"].build(0), torch.randint(0, 256, (4, 64))
-    for compute, shared, kernels in (
-        (Compute(accumulate=4), False, 4 * 2),  # of two tiers, a layer each
-        (Compute(accumulate=4), True, 2),
-        (Compute(recompute=True), False, 2 * 2),
-        (Compute(recompute=True), True, 2),
-        (Compute(recompute=True, recompute_kernels=True), True, 2 * 2),
+    for execution, shared, kernels in (
+        (ExecutionConfig(grad_accumulation=4), False, 4 * 2),  # of two tiers, a layer each
+        (ExecutionConfig(grad_accumulation=4), True, 2),
+        (ExecutionConfig(activation_checkpointing=True), False, 2 * 2),
+        (ExecutionConfig(activation_checkpointing=True), True, 2),
+        (ExecutionConfig(activation_checkpointing=True, kernel_checkpointing=True), True, 2 * 2),
     ):
         made.clear()
-        sharing.step_of(model, codes, compute, shared)()
+        sharing.step_of(model, codes, execution, shared)()
         assert len(made) == kernels
 
 

@@ -23,7 +23,7 @@ from sashimi_lib.cli import main, parsed
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["README.md", "book/intro.md"]
 SHORT = {"10": "0.01", "8": "2"}  # seconds of sound, processes and sequences
-ALONE = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+SINGLE_PROCESS = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 SMALL = ["--steps", "2", "--length", "128", "--model.d-model", "4", "--model.n-layers", "1"]  # sashimi train
 MINIATURE = {"steps=2_000": "steps=2", "generate(16_000": "generate(160"}  # printed examples run at this size
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -218,7 +218,7 @@ def test_printed_commands_of_the_library_run_in_their_order(tmp_path, monkeypatc
         if program == "torchrun":
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *arguments]
             done = subprocess.run(
-                command, env=ALONE, capture_output=True, text=True, check=False, timeout=120
+                command, env=SINGLE_PROCESS, capture_output=True, text=True, check=False, timeout=120
             )
             assert done.returncode == 0, (line, done.stderr)
         else:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sashimi_lib.audio import check_waveform, read, rms_db
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.data import bundled
 from sashimi_lib.evaluation.likelihood import bigram_bits
-from sashimi_lib.quantize import MuLaw
 
 
 def all_clips() -> list[bundled.Clip]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sashimi_lib.audio import read, resample
-from sashimi_lib.data.clips import AudioFile, ClipFolder, audio_paths, find_audio, look_at
+from sashimi_lib.data.clips import AudioFile, ClipFolder, audio_paths, find_audio, probe_files
 from tests.strange_audio import of_unknown_length, tune, without_info_frame, write_mp3
 
 
@@ -149,7 +149,7 @@ def test_lengths_are_those_that_there_are_whatever_headers_say(tmp_path: Path) -
     bare = without_info_frame(write_mp3(tmp_path / "bare.mp3", x))
     soundfile.write(tmp_path / "piped.flac", x, 44_100)
     piped = of_unknown_length(tmp_path / "piped.flac")
-    found, remarks = look_at([good, bad, bare, piped])
+    found, remarks = probe_files([good, bad, bare, piped])
     lengths = [file.frames / len(x) for file in found]
     assert lengths == [1, 2, pytest.approx(1, abs=0.03), 1]
     assert remarks == [f"{bad} holds 352,800 samples, and its header says 176,400"]

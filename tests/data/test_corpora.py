@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sashimi_lib.audio import read
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import CoarseFine, Linear, MuLaw
 from sashimi_lib.data.corpora import (
     BEETHOVEN,
     CORPORA,
@@ -32,13 +32,13 @@ from sashimi_lib.data.corpora import (
     Archive,
     Codes,
     Corpus,
-    stretched,
+    normalize_min_max,
 )
 from sashimi_lib.data.corpora.archive import download, unpack
-from sashimi_lib.data.corpora.layouts import DIGITS, in_order
+from sashimi_lib.data.corpora.layouts import DIGITS, contiguous_split
 from sashimi_lib.data.split import PARTS
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.recipes import RECIPES, Recipe
 from sashimi_lib.training.trainer import train
@@ -154,7 +154,7 @@ def test_the_papers_split_of_numbered_files(tmp_path: Path, names: str, counts: 
     for number in range(sum(counts)):
         (tmp_path / names.format(number)).touch()
     (tmp_path / "._0.wav").touch()  # a Mac's
-    split = in_order(tmp_path)
+    split = contiguous_split(tmp_path)
     assert tuple(len(split[part]) for part in PARTS) == counts
     numbers = [int(re.sub(r"\D", "", path.stem)) for part in PARTS for path in split[part]]
     assert numbers == list(range(sum(counts)))
@@ -261,7 +261,7 @@ def test_whether_clips_are_stretched_can_be_said_and_matters(tmp_path: Path) -> 
     for number in range(20):
         (tmp_path / f"{number}.wav").write_bytes(wav(seed=number))
     corpus = replace(BEETHOVEN, recordings=None)
-    plain = replace(corpus, scaled=False).codes(tmp_path, "test")[0]
+    plain = replace(corpus, min_max=False).codes(tmp_path, "test")[0]
     assert torch.equal(plain, Linear().encode(read(tmp_path / "18.wav")[0]))
     assert (plain != corpus.codes(tmp_path, "test")[0]).float().mean() > 0.5
     assert torch.equal(corpus.waveforms(tmp_path, "test")[0], read(tmp_path / "18.wav")[0])
@@ -269,12 +269,12 @@ def test_whether_clips_are_stretched_can_be_said_and_matters(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("low", [-0.8, 0.1])
 def test_stretching_fills_the_range_and_makes_silence_the_lowest_code(low: float) -> None:
-    x = stretched(torch.tensor([low, low + 0.3, low + 0.1]))
+    x = normalize_min_max(torch.tensor([low, low + 0.3, low + 0.1]))
     assert x.min() == -1
     assert 0.99 < x.max() < 1
-    assert torch.equal(stretched(torch.full((5,), low)), torch.full((5,), -1.0))
+    assert torch.equal(normalize_min_max(torch.full((5,), low)), torch.full((5,), -1.0))
     with pytest.raises(ValueError, match="finite"):
-        stretched(torch.tensor([0.0, float("nan")]))
+        normalize_min_max(torch.tensor([0.0, float("nan")]))
 
 
 @pytest.mark.parametrize("quantizer", [MuLaw(), CoarseFine(), Linear(65_536)])

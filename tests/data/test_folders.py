@@ -9,10 +9,10 @@ import pytest
 import soundfile
 import torch
 
-from sashimi_lib.data.clips import look_at
+from sashimi_lib.audio.quantizers import CoarseFine
+from sashimi_lib.data.clips import probe_files
 from sashimi_lib.data.corpora import BEETHOVEN, FOLDER, FSDD, Codes
 from sashimi_lib.data.split import PARTS
-from sashimi_lib.quantize import CoarseFine
 from tests.strange_audio import nothing_to_warn_of, wav
 
 
@@ -116,7 +116,7 @@ def test_silent_and_spoilt_recordings_are_left_out_by_name_and_clipped_ones_coun
     }
     for name, x in sounds.items():
         soundfile.write(tmp_path / f"{name}.wav", x, 16_000, subtype="FLOAT")
-    files, remarks = look_at(sorted(tmp_path.iterdir()))
+    files, remarks = probe_files(sorted(tmp_path.iterdir()))
     assert remarks == []
     with pytest.warns(UserWarning, match="left out|clipped") as caught:
         codes = FOLDER.codes_of(files)
@@ -145,7 +145,7 @@ def test_silence_of_a_published_corpus_stays_where_it_is(tmp_path: Path) -> None
 def test_every_piece_knows_its_recording(tmp_path: Path) -> None:
     for number, length in enumerate((1_000, 100, 500)):
         (tmp_path / f"{number}.wav").write_bytes(wav(length, seed=number))
-    files, _ = look_at(sorted(tmp_path.iterdir()))
+    files, _ = probe_files(sorted(tmp_path.iterdir()))
     codes = replace(FOLDER, length=400).codes_of(files)
     assert [path.name for path in codes.recordings or ()] == ["0.wav"] * 3 + ["1.wav"] + ["2.wav"] * 2
     assert [len(codes[n]) for n in range(len(codes))] == [400, 400, 200, 100, 400, 100]
@@ -172,8 +172,8 @@ def test_long_pieces_are_encoded_in_parts_without_a_seam(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.wav").write_bytes(wav(1_000))
-    files, _ = look_at([tmp_path / "a.wav"])
-    for corpus in (FOLDER, replace(FOLDER, quantizer=CoarseFine()), replace(FOLDER, scaled=True)):
+    files, _ = probe_files([tmp_path / "a.wav"])
+    for corpus in (FOLDER, replace(FOLDER, quantizer=CoarseFine()), replace(FOLDER, min_max=True)):
         at_once = corpus.codes_of(files)[0]
         with monkeypatch.context() as patch:
             patch.setattr("sashimi_lib.data.corpora.corpus.AT_ONCE", 300)

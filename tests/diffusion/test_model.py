@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sashimi_lib.audio.mel import LogMelConfig
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.diffusion.objective import estimates, noise_of, random_draws, random_steps, target
 from sashimi_lib.diffusion.samplers import DDIM, DPM_SOLVER, every_step, grid, six_steps
@@ -16,17 +17,18 @@ from sashimi_lib.diffusion.schedules import (
     add_noise,
     alpha_sigma,
 )
-from sashimi_lib.mel import LogMelConfig
 from sashimi_lib.models import DiffWaveConfig, SaShiMiUNetConfig
-from sashimi_lib.models.denoiser import Denoiser, ToldConfig
+from sashimi_lib.models.denoiser import Denoiser, DenoiserConfig
 from tests.awkward import as_a_reader
 
 MEL = LogMelConfig(8_000, n_mels=5, hop=10, window=60)
 SCHEDULE = LogSNRSchedule(6, highest=8.0, lowest=-2.0)
 TOLD, STEPS = {"d_step": (8, 8, 8)}, torch.tensor([0.0, 3.0, 5.0])
 NETWORKS = {
-    "diffwave": lambda **told: DiffWaveConfig(d_residual=6, d_skip=6, n_layers=4, cycle=4, **TOLD, **told),
-    "sashimi": lambda **told: SaShiMiUNetConfig(d_model=4, n_layers=1, **TOLD, **told),
+    "diffwave": lambda **conditioning: DiffWaveConfig(
+        d_residual=6, d_skip=6, n_layers=4, cycle=4, **TOLD, **conditioning
+    ),
+    "sashimi": lambda **conditioning: SaShiMiUNetConfig(d_model=4, n_layers=1, **TOLD, **conditioning),
 }
 
 
@@ -34,9 +36,9 @@ NETWORKS = {
 def new_model(request):
     """Make a model, whose network does not say zero as new ones do."""
 
-    def make(schedule=SCHEDULE, predict="noise", **told):
+    def make(schedule=SCHEDULE, predict="noise", **conditioning):
         torch.manual_seed(1)
-        model = DiffusionModel(DiffusionConfig(NETWORKS[request.param](**told), schedule, predict))
+        model = DiffusionModel(DiffusionConfig(NETWORKS[request.param](**conditioning), schedule, predict))
         for parameter in model.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
         return model
@@ -92,13 +94,13 @@ class TestScore:
     def test_it_is_minus_the_squared_error_at_random_steps(self, new_model):
         model, x = new_model(), sounds(length=48)
         torch.manual_seed(7)
-        scores, past = model.score(x)
+        scores, cache = model.score(x)
         torch.manual_seed(7)
         step, _, seed = random_draws(6, 3)
         noise = noise_of(seed, like=x)
         noisy = add_noise(x, noise, model.config.schedule.log_snr(step))
         assert torch.allclose(scores, -((model.backbone(noisy, step.float()) - noise) ** 2))
-        assert past is None
+        assert cache is None
 
     def test_a_batch_may_be_split(self, new_model):
         model, x = new_model(n_classes=3).double(), sounds(5).double()
@@ -143,7 +145,7 @@ class TestScore:
 
     def test_some_labels_are_left_out(self, new_model):
         model, heard = new_model(n_classes=3), []
-        model.backbone.told.register_forward_pre_hook(lambda _, given: heard.append(given[1]))
+        model.backbone.conditioning.register_forward_pre_hook(lambda _, given: heard.append(given[1]))
         for _ in range(4):
             model.score(sounds(500, 16), label=torch.full((500,), 2))
         heard = torch.cat(heard)
@@ -205,12 +207,12 @@ class TestGenerate:
     def test_guidance_is_a_line_through_both_predictions(self, new_model):
         model = new_model(n_classes=3).double()
         x, step, label = torch.randn(2, 32).double(), torch.tensor([1.0, 4.0]).double(), torch.tensor([0, 2])
-        none, told = model.denoise(x, step), model.denoise(x, step, label)
-        assert not torch.allclose(none[1], told[1])
+        none, conditioning = model.denoise(x, step), model.denoise(x, step, label)
+        assert not torch.allclose(none[1], conditioning[1])
         for w in (0.0, 1.0, 1.0001, 3.5):
             clean, noise = model.denoise(x, step, label, guidance=w)
-            assert torch.allclose(noise, none[1] + w * (told[1] - none[1]))
-            assert torch.allclose(clean, none[0] + w * (told[0] - none[0]))
+            assert torch.allclose(noise, none[1] + w * (conditioning[1] - none[1]))
+            assert torch.allclose(clean, none[0] + w * (conditioning[0] - none[0]))
 
     def test_guidance_one_is_the_conditional_prediction_in_one_pass(self, new_model):
         model, passes = new_model(n_classes=3), []
@@ -226,7 +228,7 @@ class TestGenerate:
         model, heard = new_model(mel=MEL), []
         model.backbone.register_forward_pre_hook(lambda _, given: heard.append(given[3]))
         features = model.log_mel(sounds(2, 10 * length))
-        a, b = (model.sing(f, DDIM, seed=3) for f in (features, features + 0.5))
+        a, b = (model.synthesize(f, DDIM, seed=3) for f in (features, features + 0.5))
         assert a.shape == (2, 10 * length)
         assert not torch.allclose(a, b)
         assert torch.equal(heard[0][:, : length + 1], features)
@@ -316,14 +318,14 @@ class TestBadInput:
             (lambda m: m.check(torch.full((1, 32), math.nan)), "x must be finite"),
             (lambda m: m.check(torch.full((1, 32), 1.5)), r"x must lie in \[-1, 1\]"),
             (lambda m: m.score(sounds(), label=torch.zeros(3).long()), "label must be None"),
-            (lambda m: m.score(sounds(), past=(torch.zeros(3), None)), "past must be None"),
+            (lambda m: m.score(sounds(), cache=(torch.zeros(3), None)), "cache must be None"),
             (lambda m: m.loss_by_level(sounds(), torch.tensor([6.0])), r"step must lie in 0\.\.5"),
             (lambda m: m.generate(0), "length must be at least 1 sample, got 0"),
             (lambda m: m.generate(16, steps=1), "n must be at least 2 steps, got 1"),
             (lambda m: m.generate(16, steps=torch.tensor([6.0])), r"step must lie in 0\.\.5"),
             (lambda m: m.generate(16, guidance=2.0), "guidance must be finite, and 1 where no label"),
             (lambda m: m.generate(16, label=torch.zeros(1).long()), "label must be None"),
-            (lambda m: m.sing(torch.zeros(1, 4, 5)), "features must not be given"),
+            (lambda m: m.synthesize(torch.zeros(1, 4, 5)), "features must not be given"),
             (lambda m: m.inpaint(sounds(), torch.ones(37).bool()), "not all of them known"),
             (lambda m: m.inpaint(sounds(), torch.zeros(36).bool()), "known must be a mask of 37 samples"),
             (lambda m: m.inpaint(sounds(), torch.zeros(37)), "known must be a mask of 37 samples"),
@@ -357,11 +359,11 @@ class TestBadInput:
         [
             (lambda m: m.generate(16), "features must be given"),
             (
-                lambda m: m.sing(torch.zeros(1, 4, 6)),
+                lambda m: m.synthesize(torch.zeros(1, 4, 6)),
                 r"features must have shape \(batch, at least 2 frames, 5\)",
             ),
-            (lambda m: m.sing(torch.zeros(1, 1, 5)), "at least 2 frames"),
-            (lambda m: m.sing(torch.full((1, 4, 5), math.nan)), "features must be finite"),
+            (lambda m: m.synthesize(torch.zeros(1, 1, 5)), "at least 2 frames"),
+            (lambda m: m.synthesize(torch.full((1, 4, 5), math.nan)), "features must be finite"),
         ],
     )
     def test_of_a_vocoder_is_named(self, new_model, call, named):
@@ -369,7 +371,7 @@ class TestBadInput:
             call(new_model(mel=MEL))
 
     @pytest.mark.parametrize(
-        "settings", [{"predict": "sound"}, {"unlabelled": 1.0}, {"unlabelled": -0.1}, {"scale": 0.0}]
+        "settings", [{"predict": "sound"}, {"label_dropout": 1.0}, {"label_dropout": -0.1}, {"scale": 0.0}]
     )
     def test_of_settings_is_named(self, settings):
         with as_a_reader(), pytest.raises(ValueError, match=f"{next(iter(settings))} must"):
@@ -379,7 +381,7 @@ class TestBadInput:
 class Directions(Denoiser):
     """All that is to be known of Gaussian sounds: a gain for each direction and each whole step."""
 
-    config, frame = ToldConfig(), 1
+    config, frame = DenoiserConfig(), 1
 
     def __init__(self, directions, steps):
         super().__init__()
@@ -437,9 +439,9 @@ def test_a_gap_taken_several_times_comes_near_to_what_can_be_known_of_it(shapes_
     model.backbone.gains.weight.data = (sigma / (alpha**2 * values + sigma**2)).float()  # the best ones
     known = torch.tensor([True, True, True, False, False, False, True, True])
     x = torch.randn(1, 8).double() * values.sqrt() @ vectors.T
-    told = covariance[~known][:, known] @ covariance[known][:, known].inverse()
-    mean = told @ x[0, known]
-    spread = (covariance[~known][:, ~known] - told @ covariance[known][:, ~known]).trace().sqrt()
+    conditioning = covariance[~known][:, known] @ covariance[known][:, known].inverse()
+    mean = conditioning @ x[0, known]
+    spread = (covariance[~known][:, ~known] - conditioning @ covariance[known][:, ~known]).trace().sqrt()
 
     def off(resample):
         y = model.inpaint(x.expand(2_000, -1), known, resample=resample)

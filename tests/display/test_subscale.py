@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from sashimi_lib.display.plots import COLORS, style_context
 from sashimi_lib.display.subscale import plot_subscale
-from sashimi_lib.models.subscale import heard, ticks
+from sashimi_lib.models.subscale import context_mask, generation_order
 from tests.awkward import as_a_reader
 
 
@@ -22,7 +22,7 @@ def closed() -> Iterator[None]:
 
 
 def test_numbers_fills_and_frames_are_the_ticks_the_mask_and_the_tick_shared() -> None:
-    made, hears, sample = ticks(8, 4, 1), heard(8, 4, 1, s=2, i=2), (2, 2)
+    made, hears, sample = generation_order(8, 4, 1), context_mask(8, 4, 1, s=2, i=2), (2, 2)
     ax = plot_subscale(made, hears, sample)
     ax.figure.canvas.draw()
     at = {(round(text.get_position()[1]), round(text.get_position()[0])): text for text in ax.texts}
@@ -49,6 +49,6 @@ def test_numbers_fills_and_frames_are_the_ticks_the_mask_and_the_tick_shared() -
 def test_a_sample_outside_and_a_mask_of_another_shape_are_named(sample: tuple[int, int]) -> None:
     with as_a_reader():
         with pytest.raises(ValueError, match=r"sample must be \(s, i\) with s below 4 and i below 8"):
-            plot_subscale(ticks(8, 4, 1), torch.zeros(4, 8, dtype=torch.bool), sample)
-        with pytest.raises(ValueError, match="heard must have the shape of ticks"):
-            plot_subscale(ticks(8, 4, 1), torch.zeros(4, 7, dtype=torch.bool), (0, 0))
+            plot_subscale(generation_order(8, 4, 1), torch.zeros(4, 8, dtype=torch.bool), sample)
+        with pytest.raises(ValueError, match="context_mask must have the shape of ticks"):
+            plot_subscale(generation_order(8, 4, 1), torch.zeros(4, 7, dtype=torch.bool), (0, 0))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from benchmarks.corpus import fitted, words
 from sashimi_lib import pretrained
+from sashimi_lib.audio.mel import LogMelConfig
 from sashimi_lib.data.bundled import spoken_digits
 from sashimi_lib.evaluation.classifier import (
     SHIPPED,
@@ -18,7 +19,6 @@ from sashimi_lib.evaluation.classifier import (
     load_classifier,
     save_classifier,
 )
-from sashimi_lib.mel import LogMelConfig
 
 TINY = ClassifierConfig(n_classes=3, mel=LogMelConfig(8_000, n_mels=10, hop=40, window=80), width=2)
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import CoarseFine, MuLaw
 from sashimi_lib.evaluation.coarsen import coarse_bits, interval_bits, mulaw_bits, mulaw_edges
 from sashimi_lib.models import SaShiMi, SaShiMiConfig, WaveRNN, WaveRNNConfig
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.heads import DualSoftmax, Head, JointSoftmax, Logistics
-from sashimi_lib.quantize import CoarseFine, MuLaw
 
 LEVELS = 4  # values of a byte: 16 of a sample
 GRID = MuLaw(6)  # its codes begin and end within a coarse code, span several, or share one

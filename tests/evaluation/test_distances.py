@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
+from sashimi_lib.audio.mel import LogMelConfig
 from sashimi_lib.evaluation.distances import frechet, spectrum_distance, stft_distance
-from sashimi_lib.mel import LogMelConfig
 
 MEL = LogMelConfig(8_000, n_mels=20, hop=100, window=400)
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.evaluation.likelihood import (
     bigram_bits,
     bigram_table,
@@ -28,7 +28,7 @@ from sashimi_lib.evaluation.likelihood import (
     unigram_table,
 )
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from tests.awkward import as_a_reader
 
 CODES = st.lists(st.integers(0, 7), min_size=1, max_size=60).map(torch.tensor)

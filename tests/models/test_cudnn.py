@@ -9,9 +9,9 @@ from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.evaluation.classifier import load_classifier
 from sashimi_lib.evaluation.coarsen import interval_bits
 from sashimi_lib.models import DiffWaveConfig, WaveRNN, WaveRNNConfig
+from sashimi_lib.models.vocoder import Vocoder
 from sashimi_lib.streaming.graph import Graphed
 from sashimi_lib.streaming.live import stream
-from sashimi_lib.vocoder import Vocoder
 from tests.models.test_precision import MEL, MODELS
 
 SOUND, MEL_OF_TWO, VALUES = torch.zeros(1, 8), torch.zeros(1, 2, 3), torch.zeros(1, 5, dtype=torch.long)
@@ -28,7 +28,7 @@ def prompted(model):
 
 
 def hear(model):
-    stream(model, seconds=0.01).hear(model.generate(5))
+    stream(model, seconds=0.01).prefill(model.generate(5))
 
 
 def intervals(model):
@@ -39,13 +39,16 @@ CALLS = {
     "SampleRNN": (MODELS["SampleRNN"], prompted),
     "WaveNet": (MODELS["WaveNet"], prompted),
     "subscale": (MODELS["subscale"], prompted),
-    "subscale in order": (MODELS["subscale"], lambda model: model.generate_in_order(2)),
+    "subscale in order": (MODELS["subscale"], lambda model: model.generate_sequential(2)),
     "static steps": (lambda: Graphed(MODELS["SampleRNN"](), record=False), lambda model: model.generate(4)),
     "stream": (MODELS["SampleRNN"], hear),
-    "vocoder": (lambda: Vocoder(WaveRNNConfig(8, d_condition=2), MEL), lambda model: model.sing(MEL_OF_TWO)),
+    "vocoder": (
+        lambda: Vocoder(WaveRNNConfig(8, d_conditioning=2), MEL),
+        lambda model: model.synthesize(MEL_OF_TWO),
+    ),
     "intervals": (lambda: WaveRNN(WaveRNNConfig(8)), intervals),
     "diffusion": (diffusion, lambda model: model.generate(8, steps=2)),
-    "diffusion vocoder": (lambda: diffusion(mel=MEL), lambda model: model.sing(MEL_OF_TWO, steps=2)),
+    "diffusion vocoder": (lambda: diffusion(mel=MEL), lambda model: model.synthesize(MEL_OF_TWO, steps=2)),
     "loss by level": (diffusion, lambda model: model.loss_by_level(SOUND, torch.tensor([2.0]))),
     "classifier": (load_classifier, lambda model: model.classify(torch.randn(1, 4_000))),
 }

@@ -5,8 +5,14 @@ import math
 import pytest
 import torch
 
-from sashimi_lib.mel import LogMel, LogMelConfig
-from sashimi_lib.models.denoiser import Frames, Told, ToldConfig, step_embedding, stretched
+from sashimi_lib.audio.mel import LogMel, LogMelConfig
+from sashimi_lib.models.denoiser import (
+    ConditioningEmbedding,
+    ConditioningUpsampler,
+    DenoiserConfig,
+    step_embedding,
+    upsample_conditioning,
+)
 
 D_STEP = (8, 12, 10)
 
@@ -36,27 +42,33 @@ def test_the_fastest_wave_turns_once_in_6_steps_the_slowest_once_in_63_thousand(
 
 @torch.no_grad()
 def test_told_is_two_linear_maps_of_the_waves():
-    told, step = Told(ToldConfig(d_step=D_STEP)).double(), torch.tensor([0, 7.5], dtype=torch.float64)
-    h = step_embedding(step, 8) @ told.hidden.weight.T + told.hidden.bias
-    h = h * h.sigmoid() @ told.out.weight.T + told.out.bias
-    assert torch.allclose(told(step), h * h.sigmoid(), atol=1e-12)
+    conditioning, step = (
+        ConditioningEmbedding(DenoiserConfig(d_step=D_STEP)).double(),
+        torch.tensor([0, 7.5], dtype=torch.float64),
+    )
+    h = step_embedding(step, 8) @ conditioning.hidden.weight.T + conditioning.hidden.bias
+    h = h * h.sigmoid() @ conditioning.out.weight.T + conditioning.out.bias
+    assert torch.allclose(conditioning(step), h * h.sigmoid(), atol=1e-12)
 
 
 @torch.no_grad()
 def test_a_class_adds_its_row_and_not_known_has_one_of_its_own():
-    told, step = Told(ToldConfig(d_step=D_STEP, n_classes=3)), torch.full((4,), 5.0)
-    assert told.classes.weight.shape == (4, 10)
-    of_step = told(step, torch.arange(4)) - told.classes.weight
+    conditioning, step = (
+        ConditioningEmbedding(DenoiserConfig(d_step=D_STEP, n_classes=3)),
+        torch.full((4,), 5.0),
+    )
+    assert conditioning.classes.weight.shape == (4, 10)
+    of_step = conditioning(step, torch.arange(4)) - conditioning.classes.weight
     assert torch.allclose(of_step, of_step[:1].expand(4, -1), atol=1e-6)
-    assert torch.equal(told(step), told(step, torch.full((4,), 3)))
+    assert torch.equal(conditioning(step), conditioning(step, torch.full((4,), 3)))
 
 
 @torch.no_grad()
 def test_classes_leave_a_model_without_them_as_it_was():
     torch.manual_seed(1)
-    without = Told(ToldConfig(d_step=D_STEP))
+    without = ConditioningEmbedding(DenoiserConfig(d_step=D_STEP))
     torch.manual_seed(1)
-    with_them = Told(ToldConfig(d_step=D_STEP, n_classes=3))
+    with_them = ConditioningEmbedding(DenoiserConfig(d_step=D_STEP, n_classes=3))
     step = torch.tensor([5.0])
     difference = with_them(step, torch.tensor([2])) - without(step)
     assert torch.allclose(difference, with_them.classes.weight[2:3], atol=1e-6)
@@ -65,12 +77,14 @@ def test_classes_leave_a_model_without_them_as_it_was():
 @pytest.mark.parametrize("label", [-1, 4])
 def test_a_label_that_is_no_class_is_named(label):
     with pytest.raises(ValueError, match=rf"label must lie in 0\.\.2, or be 3 for none, got \[0, {label}\]"):
-        Told(ToldConfig(d_step=D_STEP, n_classes=3))(torch.zeros(2), torch.tensor([0, label]))
+        ConditioningEmbedding(DenoiserConfig(d_step=D_STEP, n_classes=3))(
+            torch.zeros(2), torch.tensor([0, label])
+        )
 
 
 def test_a_label_where_there_are_no_classes_is_refused():
     with pytest.raises(ValueError, match="label must be None: this model knows no classes"):
-        Told(ToldConfig(d_step=D_STEP))(torch.zeros(1), torch.tensor([0]))
+        ConditioningEmbedding(DenoiserConfig(d_step=D_STEP))(torch.zeros(1), torch.tensor([0]))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +98,7 @@ def test_a_label_where_there_are_no_classes_is_refused():
 )
 def test_impossible_settings_are_named(settings, because):
     with pytest.raises(ValueError, match=because):
-        ToldConfig(**settings)
+        DenoiserConfig(**settings)
 
 
 # Frames
@@ -95,19 +109,19 @@ def test_impossible_settings_are_named(settings, because):
 @torch.no_grad()
 def test_as_many_frames_as_a_spectrogram_has_are_stretched_to_the_samples(hop, length):
     frames = math.ceil(length / hop) + 1
-    assert Frames(mel(hop))(torch.randn(2, frames, 5), length).shape == (2, length, 5)
+    assert ConditioningUpsampler(mel(hop))(torch.randn(2, frames, 5), length).shape == (2, length, 5)
 
 
 def test_the_spectrogram_of_a_waveform_fits_it():
     config, waveform = mel(100), torch.zeros(1, 950)
-    assert Frames(config)(LogMel(config)(waveform), 950).shape == (1, 950, 5)
+    assert ConditioningUpsampler(config)(LogMel(config)(waveform), 950).shape == (1, 950, 5)
 
 
 @pytest.mark.parametrize("hop", [2, 3, 7, 10, 15, 75, 100, 200])
 @torch.no_grad()
 def test_a_frame_is_heard_around_its_sample(hop):
     """A frame of ones among zeros, through taps of equal weight: what comes out is centred on its sample."""
-    frames = Frames(mel(hop)).double()
+    frames = ConditioningUpsampler(mel(hop)).double()
     for layer in frames.stretch:
         layer.weight.fill_(1)
         layer.bias.zero_()
@@ -124,14 +138,14 @@ def test_a_frame_is_heard_around_its_sample(hop):
 @torch.no_grad()
 def test_frames_begin_as_straight_lines(hop):
     rising = torch.arange(10.0, dtype=torch.float64)[None, :, None].expand(1, 10, 5)
-    between = Frames(mel(hop)).double()(rising, 9 * hop)[0, hop : 8 * hop]
+    between = ConditioningUpsampler(mel(hop)).double()(rising, 9 * hop)[0, hop : 8 * hop]
     expected = (torch.arange(hop, 8 * hop) + (hop % 2 == 0) / 2) / hop  # an even hop has no middle sample
     assert torch.allclose(between, expected.double()[:, None].expand(-1, 5), atol=1e-6)
 
 
 @torch.no_grad()
 def test_pitches_mix_with_their_neighbours_alone():
-    frames, features = Frames(mel(10)), torch.zeros(1, 9, 5)
+    frames, features = ConditioningUpsampler(mel(10)), torch.zeros(1, 9, 5)
     for layer in frames.stretch:
         layer.weight.normal_()
     other = features.clone()
@@ -146,14 +160,14 @@ def test_pitches_mix_with_their_neighbours_alone():
 def test_frames_that_do_not_fit_are_named(shape, length):
     expected = rf"features must have shape \(batch, frames, 5\), a frame every 10 of {length} samples, got"
     with pytest.raises(ValueError, match=expected):
-        Frames(mel(10))(torch.zeros(shape), length)
+        ConditioningUpsampler(mel(10))(torch.zeros(shape), length)
 
 
 def test_features_are_for_models_that_follow_a_spectrogram():
     features = torch.zeros(1, 9, 5)
-    assert stretched(None, None, 80) is None
-    assert stretched(Frames(mel(10)), features, 80).shape == (1, 80, 5)
+    assert upsample_conditioning(None, None, 80) is None
+    assert upsample_conditioning(ConditioningUpsampler(mel(10)), features, 80).shape == (1, 80, 5)
     with pytest.raises(ValueError, match="features must be None"):
-        stretched(None, features, 80)
+        upsample_conditioning(None, features, 80)
     with pytest.raises(ValueError, match="features must be given"):
-        stretched(Frames(mel(10)), None, 80)
+        upsample_conditioning(ConditioningUpsampler(mel(10)), None, 80)

@@ -4,7 +4,7 @@ difference."""
 import pytest
 import torch
 
-from sashimi_lib.mel import LogMelConfig
+from sashimi_lib.audio.mel import LogMelConfig
 from sashimi_lib.models import DiffWave, DiffWaveConfig
 
 SMALL = DiffWaveConfig(d_step=(8, 12, 10), d_residual=6, d_skip=5, n_layers=5, cycle=3)
@@ -22,7 +22,7 @@ def small(config=SMALL):
     return net
 
 
-def told(**changes):
+def conditioning(**changes):
     return DiffWaveConfig(**{**vars(SMALL), **changes})
 
 
@@ -69,7 +69,7 @@ def test_the_large_model_s_output_hears_24571_samples():
 
 
 def test_all_but_the_last_residual_map_get_a_gradient():
-    net = small(told(n_classes=3, mel=MEL))
+    net = small(conditioning(n_classes=3, mel=MEL))
     x, features = noise(), torch.randn(2, 7, 7, dtype=torch.float64)
     net(x, steps(1, 2), torch.tensor([0, 3]), features).square().sum().backward()
     assert all(p.grad.any() for p in net.parameters())
@@ -88,7 +88,7 @@ def test_every_step_of_the_schedule_is_heard():
 
 @torch.no_grad()
 def test_a_label_is_heard_and_none_is_the_row_of_none():
-    net, x = small(told(n_classes=3)), noise(1).expand(4, -1)
+    net, x = small(conditioning(n_classes=3)), noise(1).expand(4, -1)
     y = net(x, steps(5, 5, 5, 5), torch.arange(4))
     apart = (y[:, None] - y[None]).abs().amax(-1)
     assert bool((apart + torch.eye(4) > 1e-6).all())
@@ -97,7 +97,7 @@ def test_a_label_is_heard_and_none_is_the_row_of_none():
 
 @torch.no_grad()
 def test_a_spectrogram_is_heard_where_it_is():
-    net, x = small(told(mel=MEL)), noise(1, 200)
+    net, x = small(conditioning(mel=MEL)), noise(1, 200)
     features = torch.randn(1, 21, 7, dtype=torch.float64)
     other = features.clone()
     other[:, 10] += 1
@@ -108,7 +108,7 @@ def test_a_spectrogram_is_heard_where_it_is():
 
 @torch.no_grad()
 def test_sounds_of_a_batch_do_not_hear_each_other():
-    net, x = small(told(n_classes=3)), noise(3)
+    net, x = small(conditioning(n_classes=3)), noise(3)
     step, label = steps(0, 50, 199), torch.tensor([2, 0, 3])
     alone = [net(x[i : i + 1], step[i : i + 1], label[i : i + 1]) for i in range(3)]
     assert torch.allclose(net(x, step, label), torch.cat(alone), atol=1e-12)
@@ -127,12 +127,12 @@ def test_any_length_goes_and_shorter_ones_agree_inside():
 @pytest.mark.parametrize("name", ["d_residual", "d_skip", "n_layers", "cycle"])
 def test_impossible_shapes_are_refused_by_name(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        told(**{name: 0})
+        conditioning(**{name: 0})
 
 
 def test_what_all_denoisers_refuse_is_refused_here():
     with pytest.raises(ValueError, match="d_step must hold three widths"):
-        told(d_step=(5, 12, 10))
+        conditioning(d_step=(5, 12, 10))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_what_all_denoisers_refuse_is_refused_here():
 def test_what_it_has_no_ear_for_is_named(config, given, because):
     x = noise(1, given.pop("length", 60))
     with pytest.raises(ValueError, match=because):
-        small(told(**config))(x, steps(0), **given)
+        small(conditioning(**config))(x, steps(0), **given)
 
 
 def test_it_learns_to_tell_a_tone_from_noise():

@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 import torch
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import CoarseFine, MuLaw
 from sashimi_lib.models import SampleRNN, SampleRNNConfig, SaShiMi, SaShiMiConfig, WaveNet, WaveNetConfig
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.heads import DualSoftmax, JointSoftmax, Logistics, Softmax
-from sashimi_lib.quantize import CoarseFine, MuLaw
-from sashimi_lib.training.initial import order_codes
+from sashimi_lib.training.init import init_ordered_embeddings
 from sashimi_lib.training.trainer import TrainingConfig, train
 
 EVERY = torch.cartesian_prod(torch.arange(256), torch.arange(256))
@@ -67,14 +67,14 @@ def test_every_backbone_speaks_16_bits_whole_and_by_steps(backbone):
     model = AudioLM(CoarseFine(), backbone()).double()
     codes = torch.randint(0, 256, (2, 30, 2))
     whole = model.log_likelihood(codes)
-    (before, state), stepped = model.beginning(2), []
+    (before, state), stepped = model.initial_cache(2), []
     for t in range(30):
         y, state = model.backbone.step(model.embedding(before), state)
         before = codes[:, t]
         stepped.append(model.head.log_probability(y[:, None], before[:, None]))
     assert torch.allclose(torch.cat(stepped, 1), whole, atol=1e-9)
-    first, past = model.log_likelihood_from(codes[:, :13], model.beginning(2))
-    rest, _ = model.log_likelihood_from(codes[:, 13:], past)
+    first, cache = model.log_likelihood_from(codes[:, :13], model.initial_cache(2))
+    rest, _ = model.log_likelihood_from(codes[:, 13:], cache)
     assert torch.allclose(torch.cat([first, rest], 1), whole, atol=1e-9)
 
 
@@ -94,7 +94,7 @@ def test_the_sixteen_pairs_of_two_tiny_samples_sum_to_one_and_are_drawn_as_often
 def test_sixteen_bits_are_learned(ordered):
     model = AudioLM(CoarseFine(), SaShiMi(SaShiMiConfig(d_model=16, n_layers=1)))
     if ordered:
-        order_codes(model)
+        init_ordered_embeddings(model)
     tone = CoarseFine().encode(0.5 * torch.sin(0.2 * torch.arange(128.0)))
     clips = [tone, tone[:100]]  # of two lengths: what pads the shorter one is never scored
     history = train(model, clips, TrainingConfig(steps=60, batch_size=2), valid=clips, progress=False)

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.blocks import FeedForward, S4Block, SequenceModel, Stack
 from sashimi_lib.models.pooling import DownPool, Hourglass, UpPool
-from sashimi_lib.quantize import MuLaw
 from tests.streaming import by_steps
 
 POOL = 4

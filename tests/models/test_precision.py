@@ -7,15 +7,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.mel import LogMelConfig
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
-from sashimi_lib.mel import LogMelConfig
 from sashimi_lib.models import DiffWaveConfig, SaShiMiUNetConfig, Subscale, SubscaleConfig
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.blocks import ScalarNorm, SequenceModel
 from sashimi_lib.models.pooling import DownPool
-from sashimi_lib.models.sashimi_unet import Tier
-from sashimi_lib.quantize import MuLaw
-from sashimi_lib.training.compute import BLOCKS
+from sashimi_lib.models.sashimi_unet import UNetStage
+from sashimi_lib.training.execution import BLOCKS
 from tests.cases import SOUND, SSM, sashimi
 
 MEL = LogMelConfig(8_000, n_mels=3, hop=4, window=16)
@@ -28,11 +28,13 @@ DIFFUSION = {
 }
 MODELS = SOUND | {name: lambda c=c: DiffusionModel(DiffusionConfig(c)) for name, c in DIFFUSION.items()}
 MODELS["SaShiMi, U-Net"] = lambda: AudioLM(MuLaw(16), sashimi(unet=True))
-MODELS["subscale"] = lambda: Subscale(SubscaleConfig(6, factor=2, ahead=1, d_condition=3, layers=3, levels=8))
+MODELS["subscale"] = lambda: Subscale(
+    SubscaleConfig(6, factor=2, ahead=1, d_conditioning=3, layers=3, levels=8)
+)
 every_model = pytest.mark.parametrize("name", MODELS)
 
 # Whose inputs are a residual stream, or sums that must not be rounded.
-FULL = (*BLOCKS, SequenceModel, ScalarNorm, nn.LayerNorm, nn.GRU, DownPool, Tier)
+FULL = (*BLOCKS, SequenceModel, ScalarNorm, nn.LayerNorm, nn.GRU, DownPool, UNetStage)
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -77,11 +79,11 @@ def a_batch(model):
     return model.quantizer.encode(waves), None
 
 
-def scored(model, past=None):
+def scored(model, cache=None):
     """Scores under autocast, as a step of training computes them, and the past after them."""
     x, label = a_batch(model)
     with torch.autocast("cpu", torch.bfloat16):
-        return model.score(x, past, label)
+        return model.score(x, cache, label)
 
 
 @every_model
@@ -123,7 +125,7 @@ def test_autocast_is_off_round_a_gru(name):
 @pytest.mark.parametrize("name", SOUND)
 def test_a_state_stays_in_full_precision(name):
     model = MODELS[name]()
-    past = model.beginning_of(a_batch(model)[0])
-    _, after = scored(model, past)
-    assert dtypes(after) == dtypes(past)
+    cache = model.initial_cache_for(a_batch(model)[0])
+    _, after = scored(model, cache)
+    assert dtypes(after) == dtypes(cache)
     assert set(dtypes(after)) <= {torch.float32}

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import Linear, MuLaw
 from sashimi_lib.models import SampleRNN, SampleRNNConfig
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.samplernn import AmplitudeEmbedding
-from sashimi_lib.quantize import Linear, MuLaw
-from sashimi_lib.training.initial import order_codes, ordered_vectors
+from sashimi_lib.training.init import init_ordered_embeddings, ordered_embeddings
 from tests.streaming import error, in_pieces
 
 pytestmark = pytest.mark.usefixtures("shapes_unchecked")  # elsewhere they are
@@ -124,8 +124,8 @@ def test_it_hears_twice_the_amplitude_and_a_vector_of_each_code(quantizer):
 
 def test_its_codes_can_be_ordered():
     model = AudioLM(MuLaw(), SampleRNN(SampleRNNConfig(d_hidden=8, d_embedding=4)))
-    order_codes(model)
-    assert torch.equal(model.embedding.embedding.weight, ordered_vectors(MuLaw(), 4))
+    init_ordered_embeddings(model)
+    assert torch.equal(model.embedding.embedding.weight, ordered_embeddings(MuLaw(), 4))
 
 
 def test_what_it_writes_at_no_temperature_is_what_it_predicts():

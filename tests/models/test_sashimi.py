@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import IsotropicConfig, IsotropicS4, SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.ssm.s4 import SSMConfig
 from tests.streaming import by_steps, error, in_pieces
 

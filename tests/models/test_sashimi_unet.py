@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from sashimi_lib.mel import LogMelConfig
+from sashimi_lib.audio.mel import LogMelConfig
 from sashimi_lib.models import SaShiMiUNet, SaShiMiUNetConfig
-from sashimi_lib.models.denoiser import Frames
+from sashimi_lib.models.denoiser import ConditioningUpsampler
 from sashimi_lib.models.sashimi_unet import PAPER_UNET, PAPER_UNET_SMALL
 from sashimi_lib.ssm.s4 import SSMConfig
 from tests.streaming import error
@@ -51,7 +51,7 @@ def test_the_published_vocoder_stretches_its_spectrogram_in_every_block():
     """By two convolutions under weight norm, 2 (3 x 32 + 2) numbers: that apart, the sizes are the same."""
     mel = LogMelConfig(22_050, n_mels=80, hop=256, window=1_024)
     net = SaShiMiUNet(SaShiMiUNetConfig(d_model=32, mel=mel))
-    once = sum(p.numel() for p in Frames(mel).parameters())
+    once = sum(p.numel() for p in ConditioningUpsampler(mel).parameters())
     everything = sum(p.numel() for p in net.parameters())
     assert everything - once + 30 * 2 * (3 * 32 + 2) == 3_153_459
 
@@ -147,7 +147,7 @@ def test_a_length_that_pooling_does_not_divide_is_refused(length):
 def test_what_it_has_no_ear_for_is_refused():
     x, step = batch()
     features = torch.randn(2, 5, 5, dtype=torch.float64)
-    for net, told, message in (
+    for net, conditioning, message in (
         (small(), {"label": torch.tensor([0, 0])}, "label must be None"),
         (small(n_classes=3), {"label": torch.tensor([0, 4])}, "label must lie in 0..2"),
         (small(), {"features": features}, "features must be None"),
@@ -155,7 +155,7 @@ def test_what_it_has_no_ear_for_is_refused():
         (small(mel=MEL), {"features": features[:, :3]}, "features must have shape"),
     ):
         with pytest.raises(ValueError, match=message):
-            net(x, step, **told)
+            net(x, step, **conditioning)
 
 
 @pytest.mark.parametrize(

@@ -6,20 +6,20 @@ from torch import nn
 
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
 from sashimi_lib.models.sparse import LAYERS, SparseLinear, sparse
-from sashimi_lib.training.pruning import Pruner, Pruning
+from sashimi_lib.training.pruning import Pruner, PruningConfig
 
 
 @pytest.fixture(params=[(1, 1), (16, 1), (4, 4)])
 def pruned(request):
     """Nine of ten weights are gone; what remains is large, so that the model has opinions."""
     torch.manual_seed(0)
-    model = WaveRNN(WaveRNNConfig(d_hidden=96, d_condition=2))
+    model = WaveRNN(WaveRNNConfig(d_hidden=96, d_conditioning=2))
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(4)
-    pruner = Pruner(model, Pruning(block=request.param))
+    pruner = Pruner(model, PruningConfig(block=request.param))
     pruner.prune(0.9)
-    pruner.finish()
+    pruner.bake_masks()
     return model
 
 
@@ -31,9 +31,9 @@ def logits_of_a_step(model, codes, state, coarse):
         seen.append(logits)
         return torch.full((len(logits),), coarse)
 
-    condition = torch.full((len(codes), 2), 0.3)
+    conditioning = torch.full((len(codes), 2), 0.3)
     with torch.no_grad():
-        _, state = model.draw(codes, state, choose, condition)
+        _, state = model.draw(codes, state, choose, conditioning)
     return *seen, state
 
 
@@ -52,7 +52,7 @@ def test_a_step_has_the_same_logits_and_state(pruned, batch):
 def test_the_same_seed_draws_the_same_codes(batch):
     torch.manual_seed(0)
     model = WaveRNN(WaveRNNConfig(d_hidden=96))
-    pruner = Pruner(model, Pruning())
+    pruner = Pruner(model, PruningConfig())
     pruner.prune(0.9)
     prompt = torch.randint(256, (batch, 30, 2))
     drawn = sparse(model, small=0).generate(100, prompt=prompt, seed=1)  # while it trains, too
@@ -61,11 +61,11 @@ def test_the_same_seed_draws_the_same_codes(batch):
 
 
 def test_a_whole_pass_is_the_same(pruned):
-    codes, condition = torch.randint(256, (2, 20, 2)), torch.randn(2, 20, 2)
-    past = pruned.beginning(2)
+    codes, conditioning = torch.randint(256, (2, 20, 2)), torch.randn(2, 20, 2)
+    cache = pruned.initial_cache(2)
     with torch.no_grad():
-        found, _ = sparse(pruned, small=0).log_likelihood_from(codes, past, condition)
-        expected, _ = pruned.log_likelihood_from(codes, past, condition)
+        found, _ = sparse(pruned, small=0).log_likelihood_from(codes, cache, conditioning)
+        expected, _ = pruned.log_likelihood_from(codes, cache, conditioning)
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -84,8 +84,8 @@ def test_the_coarse_half_of_a_step_cannot_hear_the_coarse_code(pruned):
 def test_gradients_of_coarse_logits_by_the_coarse_code_are_exactly_zero(pruned, monkeypatch, batch):
     model, heard = sparse(pruned, small=0), []
 
-    def keep(codes, condition):
-        x = torch.cat([codes / 127.5 - 1, condition], dim=-1).requires_grad_()
+    def keep(codes, conditioning):
+        x = torch.cat([codes / 127.5 - 1, conditioning], dim=-1).requires_grad_()
         heard.append(x)
         return x
 

@@ -7,21 +7,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sashimi_lib.autoregressive import sample
+from sashimi_lib.audio.quantizers import CoarseFine
 from sashimi_lib.evaluation.likelihood import clip_bits
-from sashimi_lib.models.subscale import Subscale, SubscaleConfig, heard, inverse, ticks
-from sashimi_lib.quantize import CoarseFine
+from sashimi_lib.models.audio_lm import sample
+from sashimi_lib.models.subscale import (
+    Subscale,
+    SubscaleConfig,
+    context_mask,
+    generation_order,
+    sampler_from_uniforms,
+)
 from sashimi_lib.training.trainer import TrainingConfig, train
 from tests.awkward import as_a_reader
 
 FACTORS = st.sampled_from([1, 2, 3, 4, 8, 16])
-SETTINGS = {"factor": FACTORS, "ahead": st.integers(0, 3), "seed": st.integers(0, 100)}
+SETTINGS = {"factor": FACTORS, "lookahead": st.integers(0, 3), "seed": st.integers(0, 100)}
 
 
-def tiny(factor=2, ahead=1, levels=256, layers=2, seed=0):
+def tiny(factor=2, lookahead=1, levels=256, layers=2, seed=0):
     """A small model whose every part speaks up, with nothing left near zero."""
     torch.manual_seed(seed)
-    model = Subscale(SubscaleConfig(8, factor, ahead, d_condition=6, layers=layers, levels=levels)).double()
+    model = Subscale(
+        SubscaleConfig(8, factor, lookahead, d_conditioning=6, layers=layers, levels=levels)
+    ).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
     return model
@@ -34,30 +42,30 @@ def all_sounds(length):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("factor", "length"), [(2, 1), (2, 3), (2, 4), (3, 4), (4, 3), (4, 5)])
-@pytest.mark.parametrize("ahead", [0, 1, 3])
-def test_the_probabilities_of_all_sounds_sum_to_one(factor, length, ahead):
-    bits = tiny(factor, ahead, levels=2).log_likelihood(all_sounds(length)).sum(1)
+@pytest.mark.parametrize("lookahead", [0, 1, 3])
+def test_the_probabilities_of_all_sounds_sum_to_one(factor, length, lookahead):
+    bits = tiny(factor, lookahead, levels=2).log_likelihood(all_sounds(length)).sum(1)
     assert float((2**bits).sum()) == pytest.approx(1, abs=1e-12)
 
 
 @torch.no_grad()
 @settings(max_examples=25)
-@given(**SETTINGS, places=st.integers(1, 4))
-def test_a_sample_hears_all_that_the_definition_allows_and_nothing_else(factor, ahead, seed, places):
-    model, length = tiny(factor, ahead, layers=3, seed=seed), factor * places
+@given(**SETTINGS, positions=st.integers(1, 4))
+def test_a_sample_hears_all_that_the_definition_allows_and_nothing_else(factor, lookahead, seed, positions):
+    model, length = tiny(factor, lookahead, layers=3, seed=seed), factor * positions
     codes = torch.randint(0, 256, (length, 2))
     changed = codes.repeat(length, 1, 1)
     changed[torch.arange(length), torch.arange(length)] += 100  # one sample a row
     difference = model.log_likelihood(changed % 256) - model.log_likelihood(codes.expand_as(changed))
     hears = (difference.abs() > 1e-12).T  # (who, whom), both in time
     for t in range(length):
-        expected = heard(places, factor, ahead, s=t % factor, i=t // factor).T.flatten()
+        expected = context_mask(positions, factor, lookahead, s=t % factor, i=t // factor).T.flatten()
         expected[t] = True  # a change of its own
         assert torch.equal(hears[t], expected)
 
 
 def test_the_look_ahead_is_exactly_f_and_the_past_as_long_as_the_network():
-    model = tiny(factor=2, ahead=2, layers=2)
+    model = tiny(factor=2, lookahead=2, layers=2)
     codes = torch.randint(0, 256, (1, 20, 2))
     hears = []
     for k in range(10):  # change sub-sequence 0 at place k: which u_{1,i} notice at once?
@@ -72,35 +80,37 @@ def test_the_look_ahead_is_exactly_f_and_the_past_as_long_as_the_network():
 @torch.no_grad()
 @settings(max_examples=20)
 @given(**SETTINGS, length=st.integers(1, 30), prompt=st.integers(0, 2))
-def test_the_wavefront_makes_what_the_definition_makes(factor, ahead, seed, length, prompt):
-    model, prompt = tiny(factor, ahead, seed=seed), torch.randint(0, 256, (2, prompt * factor, 2))
+def test_the_wavefront_makes_what_the_definition_makes(factor, lookahead, seed, length, prompt):
+    model, prompt = tiny(factor, lookahead, seed=seed), torch.randint(0, 256, (2, prompt * factor, 2))
     given = {"prompt": prompt, "temperature": 0.8, "top_p": 0.9, "seed": seed}
     wave = model.generate(length, **given)
     with as_a_reader():  # thousands of passes: checking their shapes would take most of the time
-        in_order = model.generate_in_order(length, **given)
+        in_order = model.generate_sequential(length, **given)
     assert wave.shape == (2, length, 2)
     assert torch.equal(wave, in_order)
 
 
-@pytest.mark.parametrize(("factor", "ahead", "n"), [(2, 0, 5), (4, 3, 7), (16, 2, 3), (1, 2, 4)])
-def test_the_wavefront_takes_n_and_b_minus_1_lags_and_makes_each_sample_once(factor, ahead, n, monkeypatch):
-    model, together = tiny(factor, ahead), []
+@pytest.mark.parametrize(("factor", "lookahead", "n"), [(2, 0, 5), (4, 3, 7), (16, 2, 3), (1, 2, 4)])
+def test_the_wavefront_takes_n_and_b_minus_1_lags_and_makes_each_sample_once(
+    factor, lookahead, n, monkeypatch
+):
+    model, together = tiny(factor, lookahead), []
     draw = model.cell.draw
     monkeypatch.setattr(
         model.cell, "draw", lambda code, *rest: together.append(len(code)) or draw(code, *rest)
     )
     model.generate(factor * n)
-    made = ticks(n, factor, ahead)
+    made = generation_order(n, factor, lookahead)
     while together[0] == 0:  # sub-sequence 0 listens first
         together.pop(0)
     assert together == torch.bincount(made.flatten()).tolist()
-    assert len(together) == n + (factor - 1) * (ahead + 1)
+    assert len(together) == n + (factor - 1) * (lookahead + 1)
 
 
 @given(FACTORS, st.integers(0, 3), st.integers(1, 6), st.data())
 def test_whatever_a_sample_hears_was_made_at_an_earlier_tick_and_no_later_start_is_needed(B, F, n, data):
     s, i = data.draw(st.integers(0, B - 1)), data.draw(st.integers(0, n - 1))
-    made, hears = ticks(n, B, F), heard(n, B, F, s, i)
+    made, hears = generation_order(n, B, F), context_mask(n, B, F, s, i)
     if hears.any():
         latest = int(made[hears].max())
         assert latest < made[s, i]
@@ -111,7 +121,7 @@ def test_whatever_a_sample_hears_was_made_at_an_earlier_tick_and_no_later_start_
 @torch.no_grad()
 @pytest.mark.parametrize(("factor", "length"), [(2, 3), (3, 2), (2, 2)])
 def test_samples_are_drawn_as_often_as_the_likelihood_says(factor, length):
-    model = tiny(factor, ahead=1, levels=2)
+    model = tiny(factor, lookahead=1, levels=2)
     expected = 2 ** model.log_likelihood(all_sounds(length)).sum(1)
     n = 20_000
     drawn = model.generate(length, batch_size=n, seed=1).flatten(1)
@@ -122,18 +132,18 @@ def test_samples_are_drawn_as_often_as_the_likelihood_says(factor, length):
 
 @torch.no_grad()
 def test_with_one_sub_sequence_it_is_a_wavernn_that_is_told_nothing_new():
-    model, codes = tiny(factor=1, ahead=0), torch.randint(0, 256, (2, 12, 2))
-    told = model.listener(torch.zeros(2, 15, 1, 2).double())[-1][:, :, 0]
-    assert torch.equal(told, told[:, :1].expand_as(told))
-    expected, _ = model.cell.log_likelihood_from(codes, model.cell.beginning(2), told)
+    model, codes = tiny(factor=1, lookahead=0), torch.randint(0, 256, (2, 12, 2))
+    conditioning = model.listener(torch.zeros(2, 15, 1, 2).double())[-1][:, :, 0]
+    assert torch.equal(conditioning, conditioning[:, :1].expand_as(conditioning))
+    expected, _ = model.cell.log_likelihood_from(codes, model.cell.initial_cache(2), conditioning)
     assert torch.allclose(model.log_likelihood(codes), expected, rtol=1e-12)
 
 
 @torch.no_grad()
 @settings(max_examples=20)
 @given(**SETTINGS, length=st.integers(1, 40), more=st.integers(1, 20))
-def test_silence_after_the_end_changes_nothing(factor, ahead, seed, length, more):
-    model, codes = tiny(factor, ahead, seed=seed), torch.randint(0, 256, (1, length, 2))
+def test_silence_after_the_end_changes_nothing(factor, lookahead, seed, length, more):
+    model, codes = tiny(factor, lookahead, seed=seed), torch.randint(0, 256, (1, length, 2))
     silence = torch.tensor(CoarseFine().silence).expand(1, more, 2)
     longer = model.log_likelihood(torch.cat([codes, silence], 1))[:, :length]
     assert torch.allclose(longer, model.log_likelihood(codes), rtol=1e-10)
@@ -141,7 +151,7 @@ def test_silence_after_the_end_changes_nothing(factor, ahead, seed, length, more
 
 @torch.no_grad()
 def test_clips_of_different_lengths_are_judged_side_by_side_as_alone():
-    model, clips = tiny(factor=4, ahead=3), [torch.randint(0, 256, (length, 2)) for length in (33, 9, 50)]
+    model, clips = tiny(factor=4, lookahead=3), [torch.randint(0, 256, (length, 2)) for length in (33, 9, 50)]
     alone = torch.stack([-model.log_likelihood(clip[None]).mean() for clip in clips])
     assert torch.allclose(clip_bits(model, clips), alone, rtol=1e-12)
 
@@ -149,24 +159,24 @@ def test_clips_of_different_lengths_are_judged_side_by_side_as_alone():
 @torch.no_grad()
 def test_pieces_differ_from_the_whole_only_by_what_they_cannot_hear_ahead():
     codes = torch.randint(0, 256, (2, 40, 2))
-    for ahead in (0, 2):
-        model = tiny(factor=4, ahead=ahead)
+    for lookahead in (0, 2):
+        model = tiny(factor=4, lookahead=lookahead)
         whole = model.log_likelihood(codes)
-        first, past = model.log_likelihood_from(codes[:, :20], model.beginning(2))
-        second, _ = model.log_likelihood_from(codes[:, 20:], past)
+        first, cache = model.log_likelihood_from(codes[:, :20], model.initial_cache(2))
+        second, _ = model.log_likelihood_from(codes[:, 20:], cache)
         same = torch.isclose(torch.cat([first, second], 1), whole, rtol=1e-10).all(0)
-        near = 4 * (5 - ahead) + 1  # the first sample of place 5 - F that hears beyond: s = 1
+        near = 4 * (5 - lookahead) + 1  # the first sample of place 5 - F that hears beyond: s = 1
         assert bool(same[:near].all())
-        assert bool(same[20:].all()) == (ahead == 0)  # the cells carry on what they did not hear
-        assert bool(same[:20].all()) == (ahead == 0)
+        assert bool(same[20:].all()) == (lookahead == 0)  # the cells carry on what they did not hear
+        assert bool(same[:20].all()) == (lookahead == 0)
 
 
 @torch.no_grad()
 def test_a_piece_is_a_distribution_given_the_piece_before():
-    model, sounds = tiny(factor=2, ahead=1, levels=2), all_sounds(3)
+    model, sounds = tiny(factor=2, lookahead=1, levels=2), all_sounds(3)
     prompt = torch.tensor([[[0, 1], [1, 1]]]).expand(len(sounds), -1, -1)
-    past = model.absorb(prompt, model.beginning(len(sounds)))
-    expected = 2 ** model.log_likelihood_from(sounds, past)[0].sum(1)
+    cache = model.prefill(prompt, model.initial_cache(len(sounds)))
+    expected = 2 ** model.log_likelihood_from(sounds, cache)[0].sum(1)
     assert float(expected.sum()) == pytest.approx(1, abs=1e-12)
     drawn = model.generate(3, prompt=prompt[:1].expand(20_000, -1, -1), seed=2).flatten(1)
     observed = torch.bincount(drawn @ 2 ** torch.arange(6).flip(0), minlength=64) / 20_000
@@ -178,7 +188,7 @@ def test_a_piece_is_a_distribution_given_the_piece_before():
 def test_inverting_draws_from_the_same_distribution_as_sample(temperature, top_p, seed):
     n, logits = 4000, 2 * torch.randn(1, 6, generator=torch.Generator().manual_seed(seed))
     logits = logits.expand(n, 6)
-    evenly = inverse((torch.arange(n)[:, None] + 0.5) / n, temperature, top_p)(logits)
+    evenly = sampler_from_uniforms((torch.arange(n)[:, None] + 0.5) / n, temperature, top_p)(logits)
     drawn = sample(logits, temperature, top_p, torch.Generator().manual_seed(seed))
     one, other = (torch.bincount(codes, minlength=6) / n for codes in (evenly, drawn))
     assert (one - other).abs().max() < 5 * math.sqrt(0.25 / n)
@@ -188,12 +198,12 @@ def test_inverting_draws_from_the_same_distribution_as_sample(temperature, top_p
 def test_the_ends_of_the_unit_interval_give_codes_of_the_nucleus():
     logits = torch.tensor([[-30.0, 2.0, 1.0, -30.0]]).expand(2, 4)
     ends = torch.tensor([[0.0], [1 - 2.0**-24]])
-    assert inverse(ends, top_p=0.9)(logits).tolist() == [1, 2]
-    assert inverse(ends, top_p=0.5)(logits).tolist() == [1, 1]
+    assert sampler_from_uniforms(ends, top_p=0.9)(logits).tolist() == [1, 2]
+    assert sampler_from_uniforms(ends, top_p=0.5)(logits).tolist() == [1, 1]
 
 
 def test_a_tone_is_learned():
-    model = Subscale(SubscaleConfig(32, factor=4, ahead=1, d_condition=16, layers=3))
+    model = Subscale(SubscaleConfig(32, factor=4, lookahead=1, d_conditioning=16, layers=3))
     tone = CoarseFine().encode(0.5 * torch.sin(0.2 * torch.arange(256.0)))
     clips = [tone, tone[:201]]
     history = train(model, clips, TrainingConfig(80, 2, lr=0.01), valid=clips, progress=False)
@@ -202,15 +212,15 @@ def test_a_tone_is_learned():
 
 
 def test_it_trains_on_pieces_too():
-    model = Subscale(SubscaleConfig(16, factor=4, ahead=1, d_condition=8, layers=2))
+    model = Subscale(SubscaleConfig(16, factor=4, lookahead=1, d_conditioning=8, layers=2))
     tones = CoarseFine().encode(0.5 * torch.sin(0.2 * torch.arange(4 * 62.0))).view(4, 62, 2)
-    history = train(model, tones, TrainingConfig(40, 4, lr=0.01, truncate=20), progress=False)
+    history = train(model, tones, TrainingConfig(40, 4, lr=0.01, tbptt_length=20), progress=False)
     assert history.loss[-1] < history.loss[0] - 2
 
 
 def test_settings_and_requests_that_are_impossible_are_named():
     with as_a_reader():
-        for name, value in (("factor", 0), ("ahead", -1), ("d_condition", 0), ("layers", 0)):
+        for name, value in (("factor", 0), ("lookahead", -1), ("d_conditioning", 0), ("layers", 0)):
             with pytest.raises(ValueError, match=f"{name} must be at least"):
                 SubscaleConfig(**{name: value})
         with pytest.raises(ValueError, match=r"layers must be enough .* ahead=64 .* got 6"):
@@ -218,14 +228,14 @@ def test_settings_and_requests_that_are_impossible_are_named():
         with pytest.raises(ValueError, match="d_hidden must be even"):
             Subscale(SubscaleConfig(d_hidden=7))
         model = tiny(factor=4)
-        for way in (model.generate, model.generate_in_order):
+        for way in (model.generate, model.generate_sequential):
             with pytest.raises(ValueError, match="length must be at least 1"):
                 way(0)
             with pytest.raises(ValueError, match="temperature must be positive"):
                 way(4, temperature=0.0)
             with pytest.raises(ValueError, match="top_p must lie"):
                 way(4, top_p=1.5)
-            with pytest.raises(ValueError, match=r"past must be of a length that factor=4 divides"):
+            with pytest.raises(ValueError, match=r"cache must be of a length that factor=4 divides"):
                 way(4, prompt=torch.zeros(1, 6, 2, dtype=torch.long))
             with pytest.raises(ValueError, match=r"prompt must lie in 0\.\.255"):
                 way(4, prompt=torch.full((1, 8, 2), 256))

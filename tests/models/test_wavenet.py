@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import Linear, MuLaw
 from sashimi_lib.models import WaveNet, WaveNetConfig
-from sashimi_lib.quantize import Linear, MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from tests.streaming import by_steps, in_pieces
 
 WIDTHS = ["d_residual", "d_dilation", "d_skip", "d_end", "d_model"]
@@ -99,8 +99,8 @@ def test_it_speaks_in_any_quantizer_s_codes(quantizer):
     assert int(codes.max()) < quantizer.levels
     assert torch.equal(codes, model.generate(12, prompt=prompt, seed=3))
     heard = torch.cat([prompt, codes], dim=1)
-    first, past = model.log_likelihood_from(heard[:, :20], model.beginning(2))
-    second, _ = model.log_likelihood_from(heard[:, 20:], past)
+    first, cache = model.log_likelihood_from(heard[:, :20], model.initial_cache(2))
+    second, _ = model.log_likelihood_from(heard[:, 20:], cache)
     assert torch.allclose(torch.cat([first, second], dim=1), model.log_likelihood(heard), atol=1e-5)
 
 

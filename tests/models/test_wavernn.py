@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sashimi_lib.autoregressive import new_model
+from sashimi_lib.audio.quantizers import CoarseFine, MuLaw
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
-from sashimi_lib.models.autoregression import preceded
-from sashimi_lib.quantize import CoarseFine, MuLaw
+from sashimi_lib.models.audio_lm import new_model
+from sashimi_lib.models.autoregressive import shift_right
 from sashimi_lib.training.trainer import TrainingConfig, train
 from tests.streaming import error
 
 SMALL = WaveRNNConfig(d_hidden=12, levels=16)
-TOLD = WaveRNNConfig(d_hidden=12, levels=16, d_condition=3)
+TOLD = WaveRNNConfig(d_hidden=12, levels=16, d_conditioning=3)
 TONE = CoarseFine().encode(0.5 * torch.sin(0.2 * torch.arange(128.0)))
 
 
@@ -45,8 +45,8 @@ def model(request):
     return MODELS[request.param]()
 
 
-def whole(model, codes, condition=None):
-    """Every state h_t of a whole pass, and what was heard, ``(batch, length, 3 + d_condition)``, as a leaf to
+def whole(model, codes, conditioning=None):
+    """Every state h_t of a whole pass, and what was heard, ``(batch, length, 3 + d_conditioning)``, as a leaf to
     differentiate by."""
     heard, original = [], model._heard
 
@@ -55,8 +55,8 @@ def whole(model, codes, condition=None):
         return heard[-1]
 
     model._heard = leaf
-    before = preceded(codes, model.beginning(len(codes))[0])
-    h, _ = model(before, codes[..., 0], model.initial_state(len(codes)), condition)
+    before = shift_right(codes, model.initial_cache(len(codes))[0])
+    h, _ = model(before, codes[..., 0], model.initial_state(len(codes)), conditioning)
     model._heard = original
     return h, heard[0]
 
@@ -69,9 +69,9 @@ def jacobian(outputs, x):
     return grad
 
 
-def by_steps(model, codes, condition=None):
+def by_steps(model, codes, conditioning=None):
     """The likelihood of each sample and the logits behind it, by `WaveRNN.draw` told what to choose."""
-    code, state = model.beginning(len(codes))
+    code, state = model.initial_cache(len(codes))
     bits, logits = [], []
     for t in range(codes.shape[1]):
         given = iter(codes[:, t].unbind(-1))
@@ -80,8 +80,8 @@ def by_steps(model, codes, condition=None):
             logits.append(heard)
             return next(given)
 
-        told = () if condition is None else (condition[:, t],)
-        code, state = model.draw(code, state, choose, *told)
+        conditioning = () if conditioning is None else (conditioning[:, t],)
+        code, state = model.draw(code, state, choose, *conditioning)
         bits.append(sum(-F.cross_entropy(logits[i - 2], codes[:, t, i], reduction="none") for i in (0, 1)))
     return torch.stack(bits, dim=1) / math.log(2), logits, state
 
@@ -128,7 +128,7 @@ def test_the_input_matrix_has_its_zeros_where_the_coarse_half_would_hear_its_own
     model = WaveRNN(config)
     model.I_star.square().sum().backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()
-    gates = model.I_star.view(3, 2, 6, 3 + config.d_condition)  # u, r, e; coarse, fine; units; inputs
+    gates = model.I_star.view(3, 2, 6, 3 + config.d_conditioning)  # u, r, e; coarse, fine; units; inputs
     expected = torch.zeros_like(gates, dtype=torch.bool)
     expected[:, 0, :, 2] = True
     assert torch.equal(gates == 0, expected)
@@ -166,7 +166,7 @@ def test_the_whole_pass_is_the_cell_as_printed():
     model.bias.data.normal_()
     expected, h = naive(model, codes[0])
     assert error(model.log_likelihood(codes)[0], expected) < 1e-12
-    assert error(model.absorb(codes, model.beginning(1))[1][0], h) < 1e-12
+    assert error(model.prefill(codes, model.initial_cache(1))[1][0], h) < 1e-12
 
 
 @pytest.mark.parametrize("config", [SMALL, TOLD])
@@ -174,23 +174,23 @@ def test_the_whole_pass_is_the_cell_as_printed():
 def test_the_whole_pass_equals_the_steps(config):
     model, codes = loud(config), some_codes(3, 40)
     model.bias.data.normal_()
-    condition = torch.randn(3, 40, 3).double() if config.d_condition else None
-    bits, past = model.log_likelihood_from(codes, model.beginning(3), condition)
-    stepped, _, state = by_steps(model, codes, condition)
+    conditioning = torch.randn(3, 40, 3).double() if config.d_conditioning else None
+    bits, cache = model.log_likelihood_from(codes, model.initial_cache(3), conditioning)
+    stepped, _, state = by_steps(model, codes, conditioning)
     assert error(stepped, bits) < 1e-9
-    assert error(state, past[1]) < 1e-9
-    assert torch.equal(past[0], codes[:, -1])
-    assert error(model.absorb(codes, model.beginning(3), condition)[1], state) < 1e-9
+    assert error(state, cache[1]) < 1e-9
+    assert torch.equal(cache[0], codes[:, -1])
+    assert error(model.prefill(codes, model.initial_cache(3), conditioning)[1], state) < 1e-9
 
 
 @pytest.mark.parametrize("sizes", [[1] * 40, [13, 27], [39, 1]])
 @torch.no_grad()
 def test_pieces_with_the_past_carried_equal_the_whole(sizes):
-    model, codes, condition = loud(TOLD), some_codes(2, 40), torch.randn(2, 40, 3).double()
-    expected, _ = model.log_likelihood_from(codes, model.beginning(2), condition)
-    past, bits = model.beginning(2), []
-    for piece, told in zip(codes.split(sizes, 1), condition.split(sizes, 1), strict=True):
-        given, past = model.log_likelihood_from(piece, past, told)
+    model, codes, conditioning = loud(TOLD), some_codes(2, 40), torch.randn(2, 40, 3).double()
+    expected, _ = model.log_likelihood_from(codes, model.initial_cache(2), conditioning)
+    cache, bits = model.initial_cache(2), []
+    for piece, conditioning in zip(codes.split(sizes, 1), conditioning.split(sizes, 1), strict=True):
+        given, cache = model.log_likelihood_from(piece, cache, conditioning)
         bits.append(given)
     assert error(torch.cat(bits, 1), expected) < 1e-12
 
@@ -212,7 +212,7 @@ def test_a_prompt_goes_on_where_it_ends():
 
 
 def test_it_begins_in_silence():
-    code, state = WaveRNN(SMALL).beginning(2)
+    code, state = WaveRNN(SMALL).initial_cache(2)
     assert code.tolist() == [[8, 0], [8, 0]]
     assert state.count_nonzero() == 0
 
@@ -242,12 +242,12 @@ def test_a_tone_is_learned():
     assert history.valid[-1][1] < 12
 
 
-@pytest.mark.parametrize("truncate", [None, 21])
-def test_half_precision_trains_nearly_the_same(truncate):
+@pytest.mark.parametrize("tbptt_length", [None, 21])
+def test_half_precision_trains_nearly_the_same(tbptt_length):
     bits = []
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(1)
-        config = TrainingConfig(steps=9, batch_size=2, truncate=truncate, precision=precision)
+        config = TrainingConfig(steps=9, batch_size=2, tbptt_length=tbptt_length, precision=precision)
         bits.append(
             torch.tensor(train(WaveRNN(WaveRNNConfig(16)), [TONE, TONE[:50]], config, progress=False).loss)
         )
@@ -262,7 +262,7 @@ def test_half_precision_trains_nearly_the_same(truncate):
     [
         ({"d_hidden": 7}, "d_hidden must be even.*got 7"),
         ({"d_hidden": 0}, "d_hidden must be even.*got 0"),
-        ({"d_condition": -1}, "d_condition must be at least 0, got -1"),
+        ({"d_conditioning": -1}, "d_conditioning must be at least 0, got -1"),
         ({"levels": 3}, "levels must be an even whole number"),
     ],
 )
@@ -280,10 +280,10 @@ def test_codes_of_another_shape_are_named():
 
 def test_being_told_too_much_or_too_little_is_named():
     codes = some_codes()
-    with pytest.raises(ValueError, match="condition must have 3 features a sample, got 0"):
+    with pytest.raises(ValueError, match="conditioning must have 3 features a sample, got 0"):
         WaveRNN(TOLD).log_likelihood(codes)
-    with pytest.raises(ValueError, match="condition must have 0 features a sample, got 3"):
-        WaveRNN(SMALL).log_likelihood_from(codes, WaveRNN(SMALL).beginning(2), torch.zeros(2, 9, 3))
+    with pytest.raises(ValueError, match="conditioning must have 0 features a sample, got 3"):
+        WaveRNN(SMALL).log_likelihood_from(codes, WaveRNN(SMALL).initial_cache(2), torch.zeros(2, 9, 3))
 
 
 @pytest.mark.parametrize("quantizer", [MuLaw(), CoarseFine(16)], ids=str)

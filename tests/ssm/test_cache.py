@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sashimi_lib.ssm import s4
-from sashimi_lib.ssm.cache import cached_kernels, shared_kernels
-from sashimi_lib.ssm.s4 import S4, Bank, SSMConfig
+from sashimi_lib.ssm.kernel_cache import cached_kernels, shared_kernels
+from sashimi_lib.ssm.s4 import S4, SSMConfig, SSMParameters
 
 DIRECTIONS = pytest.mark.parametrize("directions", ["forward", "two-sided", "concatenated"])
 
@@ -26,14 +26,14 @@ def noise(length=30, batch=2):
 @pytest.fixture
 def made(monkeypatch):
     """What is made: a length for each kernel, and None for each discrete system."""
-    made, kernel, recurrence = [], s4.kernel, Bank.recurrence
+    made, kernel, recurrence = [], s4.kernel, SSMParameters.recurrence
 
     def counted(system, length, dtype):
         made.append(length)
         return kernel(system, length, dtype)
 
     monkeypatch.setattr(s4, "kernel", counted)
-    monkeypatch.setattr(Bank, "recurrence", lambda bank: (made.append(None), recurrence(bank))[1])
+    monkeypatch.setattr(SSMParameters, "recurrence", lambda bank: (made.append(None), recurrence(bank))[1])
     return made
 
 
@@ -151,12 +151,12 @@ def test_a_scope_clears_at_its_end_after_errors_too():
 
     def fail():
         with cached_kernels(layer):
-            layer.ssm.constants()
+            layer.ssm.discretized()
             layer(torch.zeros(1, 9, 4))
 
     with pytest.raises(ValueError, match="u must have 3 channels"):
         fail()
-    assert layer.ssm.constants() is not layer.ssm.constants()
+    assert layer.ssm.discretized() is not layer.ssm.discretized()
 
 
 def test_the_outermost_scope_counts(made):
@@ -167,7 +167,7 @@ def test_the_outermost_scope_counts(made):
                 layer(noise())
         layer(noise())
     assert made == [None, 30]
-    assert layer.ssm.constants() is not layer.ssm.constants()
+    assert layer.ssm.discretized() is not layer.ssm.discretized()
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
@@ -176,8 +176,8 @@ def test_a_copy_is_outside_of_the_scope(copied):
     with cached_kernels(layer):
         layer(noise())
         other = copied(layer)
-        assert other.ssm.constants() is not other.ssm.constants()
-        assert layer.ssm.constants() is layer.ssm.constants()
+        assert other.ssm.discretized() is not other.ssm.discretized()
+        assert layer.ssm.discretized() is layer.ssm.discretized()
 
 
 def test_what_is_kept_without_gradients_serves_no_pass_with_them():

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from sashimi_lib.ssm import hippo
 from sashimi_lib.ssm.convolution import (
+    bidirectional_conv,
+    bidirectional_conv_naive,
     causal_conv,
     causal_conv_naive,
     scan,
-    two_sided_conv,
-    two_sided_conv_naive,
 )
 from sashimi_lib.ssm.discretize import bilinear
 from sashimi_lib.ssm.kernels import kernel_naive
@@ -121,9 +121,9 @@ def test_two_sided_convolution_equals_the_sum_it_stands_for(length, extra, batch
     u = torch.randn(*batch, length, dtype=torch.float64)
     past, future = torch.randn(2, *batch[-1:], length + extra, dtype=torch.float64)
     D = torch.randn(batch[-1:], dtype=torch.float64)
-    both = (two_sided_conv(u, past, future, D), two_sided_conv_naive(u, past, future, D))
+    both = (bidirectional_conv(u, past, future, D), bidirectional_conv_naive(u, past, future, D))
     assert relative(*both) < 1e-12
-    fast, slow = two_sided_conv(u, past, future), two_sided_conv_naive(u, past, future)
+    fast, slow = bidirectional_conv(u, past, future), bidirectional_conv_naive(u, past, future)
     assert relative(fast, slow) < 1e-12
     t = length // 2
     terms = [
@@ -135,7 +135,10 @@ def test_two_sided_convolution_equals_the_sum_it_stands_for(length, extra, batch
 def test_a_two_sided_convolution_mirrored_is_that_with_the_mirrored_kernel():
     u, past, future = torch.randn(3, 40, dtype=torch.float64)
     mirrored = torch.cat([past[:1], future[:-1]]), torch.cat([past[1:], past[:1]])
-    assert relative(two_sided_conv(u.flip(-1), *mirrored).flip(-1), two_sided_conv(u, past, future)) < 1e-12
+    assert (
+        relative(bidirectional_conv(u.flip(-1), *mirrored).flip(-1), bidirectional_conv(u, past, future))
+        < 1e-12
+    )
 
 
 @pytest.mark.parametrize("length", [2, 7])
@@ -145,13 +148,13 @@ def test_gradients_of_the_two_sided_fft_are_those_of_the_sum(length):
     weight = torch.randn(3, 2, length, dtype=torch.float64)
     fast, slow = (
         torch.autograd.grad((convolve(u, past, future) * weight).sum(), (u, past, future))
-        for convolve in (two_sided_conv, two_sided_conv_naive)
+        for convolve in (bidirectional_conv, bidirectional_conv_naive)
     )
     for a, b in zip(fast, slow, strict=True):
         assert torch.allclose(a, b, atol=1e-12)
 
 
-@pytest.mark.parametrize("convolve", [two_sided_conv, two_sided_conv_naive])
+@pytest.mark.parametrize("convolve", [bidirectional_conv, bidirectional_conv_naive])
 def test_bad_lengths_of_either_side_are_named(convolve):
     for name, lengths in (("past", (7, 8)), ("future", (8, 7))):
         with pytest.raises(ValueError, match=rf"{name} must be at least as long as u \(8 samples\), got 7"):

@@ -6,12 +6,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SampleRNN, SampleRNNConfig
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.ssm import discretize, hippo, kernels, stability
 from sashimi_lib.ssm.s4 import S4, Form, SSMConfig
-from sashimi_lib.training.initial import order_codes
+from sashimi_lib.training.init import init_ordered_embeddings
 
 META = torch.device("meta")
 SYSTEM = S4(3, SSMConfig(d_state=8)).requires_grad_(False).ssm.system()
@@ -25,7 +25,11 @@ CALLS = {
     "truncate": (lambda system: kernels.truncate(system, 9), SYSTEM),
     "untruncate": (lambda system: kernels.untruncate(system, 9), SYSTEM),
     "kernel": (lambda recurrence: kernels.kernel(recurrence, 9), RECURRENCE),
-    "state_response": (lambda recurrence, x: kernels.state_response(recurrence, x, 9), RECURRENCE, STATE),
+    "zero_input_response": (
+        lambda recurrence, x: kernels.zero_input_response(recurrence, x, 9),
+        RECURRENCE,
+        STATE,
+    ),
     "final_state": (kernels.final_state, RECURRENCE, U, STATE),
     "numerical_range": (lambda A: stability.numerical_range(A[0]), A),
     "numerical_abscissa": (stability.numerical_abscissa, A),
@@ -46,7 +50,7 @@ def test_results_lie_where_arguments_do(function, given):
 
 def test_a_head_under_weight_norm_starts_anew_where_it_is():
     model = AudioLM(MuLaw(), SampleRNN(SampleRNNConfig((4, 2), 1, 16, 8)))
-    order_codes(model.to(META))
+    init_ordered_embeddings(model.to(META))
     assert {x.device for x in model.parameters()} == {META}
 
 

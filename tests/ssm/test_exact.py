@@ -5,19 +5,19 @@ import contextlib
 import pytest
 import torch
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import WaveNet, WaveNetConfig
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.ssm import exact as module
-from sashimi_lib.ssm.exact import exact, rounding_factors
+from sashimi_lib.ssm.precision import exact, tf32_allowed
 from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
-from sashimi_lib.training.validation import held_out
+from sashimi_lib.training.validation import validation_loss
 
 
 def test_a_product_has_the_gradients_of_a_product():
     a, b = torch.randn(2, 3, 4, dtype=torch.double), torch.randn(2, 4, 5, dtype=torch.double)
     a.requires_grad_(), b.requires_grad_()
-    with rounding_factors(True):
+    with tf32_allowed(True):
         assert torch.equal(exact(a, b), a @ b)
         assert torch.autograd.gradcheck(exact, (a, b))
         assert torch.autograd.gradcheck(lambda b: exact(a.detach(), b), (b,))
@@ -66,11 +66,11 @@ def test_what_is_allowed_is_so_inside_alone(write, outside, allowed):
     write(outside)
     before, name = readings(), "tf32" if allowed else "ieee"
     inside = {"matmul": "high" if allowed else "highest", "cudnn": allowed}
-    with rounding_factors(allowed):
+    with tf32_allowed(allowed):
         assert readings() == inside | dict.fromkeys(range(len(module._backends())), name)
         assert module._rounded() == allowed
     assert readings().items() >= before.items()
-    with pytest.raises(KeyboardInterrupt), rounding_factors(allowed):
+    with pytest.raises(KeyboardInterrupt), tf32_allowed(allowed):
         raise KeyboardInterrupt
     assert readings().items() >= before.items()
     assert module._rounded() == outside
@@ -83,7 +83,7 @@ def test_a_setting_for_all_backends_does_not_reach_inside():
     before = torch.backends.fp32_precision
     torch.backends.fp32_precision = "tf32"
     try:
-        with rounding_factors(False):
+        with tf32_allowed(False):
             assert {backend.fp32_precision for backend in module._backends()} == {"ieee"}
     finally:
         torch.backends.fp32_precision = before
@@ -93,7 +93,7 @@ def test_a_setting_for_all_backends_does_not_reach_inside():
 def test_the_first_interface_alone_is_enough(monkeypatch):
     monkeypatch.setattr(module, "_backends", list)
     for allowed in (True, False):
-        with rounding_factors(allowed):
+        with tf32_allowed(allowed):
             assert readings() == {"matmul": "high" if allowed else "highest", "cudnn": allowed}
             assert module._rounded() == allowed
 
@@ -113,7 +113,7 @@ def test_held_out_data_are_judged_in_full_precision():
     seen = []
     model.head.register_forward_hook(lambda *_: seen.append(readings()))
     by_the_first(True)
-    held_out(model, torch.randint(256, (2, 20)))
+    validation_loss(model, torch.randint(256, (2, 20)))
     assert all(one["matmul"] == "highest" and one["cudnn"] is False for one in seen)
     assert seen
     assert readings()["cudnn"] is True
@@ -141,7 +141,7 @@ def test_no_product_of_a_state_space_is_rounded_forwards_or_backwards(form):
     plain.square().sum().backward()
     wanted = ssm.C.grad.clone()
     ssm.zero_grad()
-    with rounding_factors(True), Watched() as watched:
+    with tf32_allowed(True), Watched() as watched:
         y, _ = ssm(u, state)
         y.square().sum().backward()
     assert watched.seen <= {"highest"}

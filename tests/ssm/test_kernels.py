@@ -15,12 +15,12 @@ from sashimi_lib.ssm.kernels import (
     kernel_naive,
     kernel_vandermonde,
     krylov,
-    state_response,
+    strided_powers,
     truncate,
     untruncate,
-    walk,
+    zero_input_response,
 )
-from sashimi_lib.ssm.systems import DPLR, LowRank, Modes
+from sashimi_lib.ssm.systems import DPLR, DiagonalMatrix, DiagonalPlusLowRank
 
 LENGTHS = [1, 2, 3, 4, 5, 7, 16, 31, 64, 97, 100, 127, 128, 129, 251, 1000]
 
@@ -175,17 +175,17 @@ def test_krylov_lists_powers(length):
 @pytest.mark.parametrize("length", [1, 8, 9, 16, 21])
 @pytest.mark.parametrize("form", ["full", "low rank", "modes"])
 def test_to_walk_in_strides_is_to_list_powers(form, length):
-    modes = Modes(*(0.5 * torch.randn(2, 2, 4, dtype=torch.float64)))
-    A = LowRank(modes, *(0.3 * torch.randn(2, 2, 1, 8, dtype=torch.float64)))
+    modes = DiagonalMatrix(*(0.5 * torch.randn(2, 2, 4, dtype=torch.float64)))
+    A = DiagonalPlusLowRank(modes, *(0.3 * torch.randn(2, 2, 1, 8, dtype=torch.float64)))
     A = {"full": A.dense(), "low rank": A, "modes": modes}[form]
     x = torch.randn(2, 3, 8, dtype=torch.float64)
-    assert difference(walk(x, A, length), krylov(x, A, length)[0]) < 1e-12
+    assert difference(strided_powers(x, A, length), krylov(x, A, length)[0]) < 1e-12
 
 
 def test_gradients_of_strides_are_those_of_the_powers():
     A = (0.4 * torch.randn(2, 4, 4, dtype=torch.float64)).requires_grad_()
     x, weight = torch.randn(2, 3, 4, dtype=torch.float64).requires_grad_(), torch.randn(2, 3 * 21, 4)
-    strides = torch.autograd.grad((weight * walk(x, A, 21)).sum(), (x, A))
+    strides = torch.autograd.grad((weight * strided_powers(x, A, 21)).sum(), (x, A))
     doubling = torch.autograd.grad((weight * krylov(x, A, 21)[0]).sum(), (x, A))
     assert all(difference(a, b) < 1e-12 for a, b in zip(strides, doubling, strict=True))
 
@@ -197,7 +197,7 @@ def test_what_a_state_says_and_becomes_equals_the_scan(recurrence, length):
     state = torch.randn(batch, H, N, dtype=torch.float64)
     u = torch.randn(batch, H, length, dtype=torch.float64)
     silent, _ = scan(recurrence.dense(), recurrence.B, recurrence.C, torch.zeros_like(u), state)
-    assert difference(state_response(recurrence, state, length), silent) < 1e-10
+    assert difference(zero_input_response(recurrence, state, length), silent) < 1e-10
     _, last = scan(recurrence.dense(), recurrence.B, recurrence.C, u, state)
     assert difference(final_state(recurrence, u, state), last) < 1e-10
 
@@ -238,15 +238,15 @@ def test_a_step_that_is_not_positive_is_refused(rule, dt):
 
 @pytest.mark.parametrize("rank", [1, 2, 8])
 def test_powers_of_low_rank_are_those_of_full_matrices(rank):
-    modes = Modes(*(0.5 * torch.randn(2, 3, 8, dtype=torch.double)))
-    A = LowRank(modes, *(0.3 * torch.randn(2, 3, rank, 16, dtype=torch.double)))
+    modes = DiagonalMatrix(*(0.5 * torch.randn(2, 3, 8, dtype=torch.double)))
+    A = DiagonalPlusLowRank(modes, *(0.3 * torch.randn(2, 3, rank, 16, dtype=torch.double)))
     full, rows = A.dense(), torch.randn(3, 5, 16, dtype=torch.double)
     assert torch.allclose(rows @ A, rows @ full)
     assert torch.allclose(rows @ A.mT, rows @ full.mT)
     ranks, power = [], A
     for _ in range(5):
         power, full = power @ power, full @ full
-        if isinstance(power, LowRank):
+        if isinstance(power, DiagonalPlusLowRank):
             ranks.append(power.left.shape[1])
             assert torch.allclose(power.dense(), full)
         else:

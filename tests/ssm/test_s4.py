@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from sashimi_lib.ssm.cache import cached_kernels
-from sashimi_lib.ssm.convolution import causal_conv_naive, two_sided_conv_naive
+from sashimi_lib.ssm.convolution import bidirectional_conv_naive, causal_conv_naive
+from sashimi_lib.ssm.kernel_cache import cached_kernels
 from sashimi_lib.ssm.kernels import kernel_naive
-from sashimi_lib.ssm.s4 import S4, Concatenated, Form, SSMConfig, StateSpace, TwoSided
+from sashimi_lib.ssm.s4 import S4, BidirectionalSSM, ConcatBidirectionalSSM, Form, SSMConfig, StateSpace
 
 LENGTH = 4096
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -115,17 +115,17 @@ def naive_kernels(bank, length):
 
 @torch.no_grad()
 def test_a_two_sided_layer_is_the_sum_that_it_stands_for(form, tied, dtype):
-    layer = TwoSided(3, config(form, tied))
+    layer = BidirectionalSSM(3, config(form, tied))
     u = torch.randn(2, 100, 3)
     past, future = naive_kernels(layer, 100)
     x = u.double().mT
-    slow = two_sided_conv_naive(x, past, future) + layer.D.double()[:, None] * x
+    slow = bidirectional_conv_naive(x, past, future) + layer.D.double()[:, None] * x
     assert difference(layer.to(dtype)(u.to(dtype)), slow.mT) < TOLERANCE[dtype]
 
 
 @torch.no_grad()
 def test_the_future_s_kernel_starts_at_the_next_sample():
-    layer = TwoSided(1, config(Form.HURWITZ)).double()
+    layer = BidirectionalSSM(1, config(Form.HURWITZ)).double()
     click = torch.zeros(1, 9, 1, dtype=torch.float64)
     click[0, 4] = 1
     past, future = naive_kernels(layer, 5)
@@ -137,7 +137,7 @@ def test_the_future_s_kernel_starts_at_the_next_sample():
 
 @torch.no_grad()
 def test_a_concatenated_layer_is_two_causal_ones_with_one_skip(form, tied, dtype):
-    layer = Concatenated(3, config(form, tied))
+    layer = ConcatBidirectionalSSM(3, config(form, tied))
     u = torch.randn(2, 100, 3)
     x = u.double().mT
     ahead, back = naive_kernels(layer, 100)[0].split(3)
@@ -151,7 +151,7 @@ def test_a_concatenated_layer_is_two_causal_ones_with_one_skip(form, tied, dtype
 @torch.no_grad()
 def test_a_two_sided_layer_with_its_kernels_exchanged_hears_time_backwards():
     """One sample later, since the present belongs to the past."""
-    layer = TwoSided(3, config(Form.HURWITZ)).double()
+    layer = BidirectionalSSM(3, config(Form.HURWITZ)).double()
     layer.D.zero_()
     u = torch.randn(1, 40, 3, dtype=torch.float64)
     ahead = layer(u)
@@ -179,7 +179,7 @@ def test_both_directions_train_every_parameter(form, directions):
 
 def test_both_directions_share_what_they_should():
     """Of a two-sided kernel only C is double; in the paper's form all is, but the skip."""
-    two_sided, concatenated = TwoSided(5), Concatenated(5, SSMConfig(tied=False))
+    two_sided, concatenated = BidirectionalSSM(5), ConcatBidirectionalSSM(5, SSMConfig(tied=False))
     assert two_sided.C.shape == (2, 5, 32, 2)
     assert len(two_sided.log_dt) == len(two_sided.D) == 5
     assert len(concatenated.Lambda) == len(concatenated.C) == len(concatenated.log_dt) == 10
@@ -221,7 +221,7 @@ def test_a_frozen_parameter_stays_and_the_others_move(name):
 
 def test_the_parameters_of_time_are_told_apart(form):
     layer = StateSpace(3, config(form))
-    apart = {id(p) for p in layer.dynamics()}
+    apart = {id(p) for p in layer.ssm_parameters()}
     named = {name for name, p in layer.named_parameters() if id(p) in apart}
     assert named == {name for name, _ in layer.named_parameters()} - {"C", "D"}
 

@@ -69,7 +69,7 @@ def test_the_numerical_range_of_the_hurwitz_form_lies_left_too(seed, scale):
 
 def push(layer, steps=60):
     """Train it to be as unstable as it can become: gradient ascent on the spectral abscissa."""
-    optimizer = torch.optim.Adam(layer.dynamics(), lr=0.1)
+    optimizer = torch.optim.Adam(layer.ssm_parameters(), lr=0.1)
     for _ in range(steps):
         A = layer.system().dense()[0]
         loss = -torch.linalg.eigvals(A).real.amax(-1).sum()

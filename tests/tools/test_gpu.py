@@ -284,12 +284,12 @@ def test_another_run_is_taken_up_where_there_is_none(tmp_path):
     earlier, out = tmp_path / "earlier", tmp_path / "out"
     out.mkdir()
     with pytest.raises(ValueError, match="--resume must name the folder of an earlier run"):
-        gpu.take_up(earlier, out)
+        gpu.load_optimizer_state(earlier, out)
     (earlier / "training").mkdir(parents=True)
     (earlier / "training" / "piano-0.pt").write_text("old")
-    gpu.take_up(earlier, out)
+    gpu.load_optimizer_state(earlier, out)
     (out / "training" / "piano-0.pt").write_text("new")
-    gpu.take_up(earlier, out)
+    gpu.load_optimizer_state(earlier, out)
     assert (out / "training" / "piano-0.pt").read_text() == "new"
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sashimi_lib.audio import write
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.audio.quantizers import MuLaw
 from tools import pack_codes
 from tools.pack_codes import Packed, pack, read_set, shipped, unpack
 

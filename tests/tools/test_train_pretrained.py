@@ -25,14 +25,14 @@ def corpus():
     return {split: [torch.randint(100, 150, (256,))] for split in ("train", "valid", "test")}
 
 
-def trained(corpus, runs, stop_after):
+def trained(corpus, runs, early_stopping_patience):
     """Steps of each stage that this call ends, in at most so many steps."""
     steps = itertools.count(1)
     over = False
 
     def stop():
         nonlocal over
-        over = next(steps) >= stop_after
+        over = next(steps) >= early_stopping_patience
         return over
 
     ended = {}
@@ -44,14 +44,14 @@ def trained(corpus, runs, stop_after):
 
 
 def test_after_the_last_stage_it_starts_again_for_twice_as_long(corpus, tmp_path):
-    assert trained(corpus, tmp_path, stop_after=4 + 2 + 4 + 3) == {0: 4, 1: 2, 2: 4, 3: 3}
+    assert trained(corpus, tmp_path, early_stopping_patience=4 + 2 + 4 + 3) == {0: 4, 1: 2, 2: 4, 3: 3}
     assert TINY.stage(3)[1] == replace(TINY.stages[1][1], steps=8, seed=2)
 
 
 def test_a_next_call_goes_on_from_the_last_checkpoint(corpus, tmp_path):
-    assert trained(corpus, tmp_path / "parts", stop_after=5) == {0: 4, 1: 1}
-    assert trained(corpus, tmp_path / "parts", stop_after=3) == {1: 2, 2: 2}
-    trained(corpus, tmp_path / "whole", stop_after=8)
+    assert trained(corpus, tmp_path / "parts", early_stopping_patience=5) == {0: 4, 1: 1}
+    assert trained(corpus, tmp_path / "parts", early_stopping_patience=3) == {1: 2, 2: 2}
+    trained(corpus, tmp_path / "whole", early_stopping_patience=8)
     parts, whole = (
         train_pretrained.load_checkpoint(train_pretrained.checkpoint("tiny", 2, tmp_path / runs))["model"]
         for runs in ("parts", "whole")
@@ -62,7 +62,7 @@ def test_a_next_call_goes_on_from_the_last_checkpoint(corpus, tmp_path):
 def test_the_best_weights_of_the_last_stages_are_found(corpus, tmp_path):
     with pytest.raises(ValueError, match="the last stage of tiny must have been validated once"):
         best_weights("tiny", TINY, tmp_path)
-    trained(corpus, tmp_path, stop_after=10)
+    trained(corpus, tmp_path, early_stopping_patience=10)
     stage, best = best_weights("tiny", TINY, tmp_path)
     assert stage in (1, 2)
     last = train_pretrained.load_checkpoint(

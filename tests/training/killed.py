@@ -18,18 +18,18 @@ from typing import Any
 
 import torch
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.training.checkpoint import load_checkpoint
 from sashimi_lib.training.trainer import TrainingConfig, train
 
 CONFIGURATIONS = {
     "plain": TrainingConfig(steps=24, batch_size=2, decay="cosine", checkpoint_every=2, valid_every=7),
-    "truncate": TrainingConfig(steps=24, batch_size=2, truncate=20, checkpoint_every=2, valid_every=12),
+    "tbptt_length": TrainingConfig(steps=24, batch_size=2, tbptt_length=20, checkpoint_every=2, valid_every=12),
     "average_and_plateau": TrainingConfig(
         steps=24, batch_size=2, lr=0.02, ema=0.9, warmup=3, clip_norm=1.0,
-        decay="plateau", factor=0.5, patience=0, valid_every=4, checkpoint_every=3,
+        decay="plateau", plateau_factor=0.5, plateau_patience=0, valid_every=4, checkpoint_every=3,
     ),
 }  # fmt: skip
 KILLS = 4  # of each configuration's run; fewer where a child is done before its death comes

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import MuLaw
-from sashimi_lib.training.batches import Pieces, batch, collate
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.training.batches import DataStream, batch, collate
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.trainer import train
-from sashimi_lib.training.validation import held_out
+from sashimi_lib.training.validation import validation_loss
 from tests.awkward import as_a_reader
 
 LENGTHS = (50, 33, 64, 17)
@@ -36,18 +36,18 @@ def test_every_sequence_comes_once_an_epoch():
 
 def test_pieces_put_together_are_the_batches(sequences):
     data = [(sequence, number) for number, sequence in enumerate(sequences)]
-    config = TrainingConfig(batch_size=2, truncate=20)
-    pieces, wholes = Pieces(data, config, 128), Pieces(data, TrainingConfig(batch_size=2), 128)
+    config = TrainingConfig(batch_size=2, tbptt_length=20)
+    pieces, wholes = DataStream(data, config, 128), DataStream(data, TrainingConfig(batch_size=2), 128)
     for _ in range(4):
         whole = next(wholes)
-        assert whole.first
+        assert whole.is_start
         read = 0
         while read < whole.sequence.shape[1]:
             piece = next(pieces)
-            assert piece.first == (read == 0)
-            assert piece.real.any()
+            assert piece.is_start == (read == 0)
+            assert piece.mask.any()
             assert torch.equal(piece.sequence, whole.sequence[:, read : read + 20])
-            assert torch.equal(piece.real, whole.real[:, read : read + 20])
+            assert torch.equal(piece.mask, whole.mask[:, read : read + 20])
             assert torch.equal(piece.label, whole.label)
             read += piece.sequence.shape[1]
         assert read == whole.sequence.shape[1]
@@ -81,7 +81,7 @@ def test_truncated_training_carries_the_state_and_cuts_the_gradient(sequences):
     data, config = torch.stack([s.repeat(4)[:60] for s in sequences]), TrainingConfig(batch_size=4)
     model, frozen = new_model(), {"lr": 1e-12, "ssm_lr": 1e-12}  # steps too small to matter
     pieces = train(
-        model, data, TrainingConfig(steps=3, batch_size=4, truncate=20, **frozen), progress=False
+        model, data, TrainingConfig(steps=3, batch_size=4, tbptt_length=20, **frozen), progress=False
     ).loss
     with torch.no_grad():
         whole = -model.log_likelihood(torch.stack(batch(data, config, 0)))
@@ -93,25 +93,27 @@ def test_truncated_training_carries_the_state_and_cuts_the_gradient(sequences):
     assert abs(alone.loss[0] - pieces[1]) > 1e-3  # the state does matter: from silence it costs otherwise
 
 
-@pytest.mark.parametrize("truncate", [None, 10, 64])
+@pytest.mark.parametrize("tbptt_length", [None, 10, 64])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_validation_is_the_mean_over_all_samples_however_it_is_cut(sequences, truncate, batch_size):
+def test_validation_is_the_mean_over_all_samples_however_it_is_cut(sequences, tbptt_length, batch_size):
     model = new_model()
     with torch.no_grad():
         each = torch.cat([model.log_likelihood(sequence[None])[0] for sequence in sequences])
-    assert held_out(model, sequences, batch_size, truncate) == pytest.approx(-float(each.mean()), abs=1e-4)
+    assert validation_loss(model, sequences, batch_size, tbptt_length) == pytest.approx(
+        -float(each.mean()), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("silence", [128, (128, 7), 0.0])
-def test_padding_marks_what_is_real(sequences, silence):
-    if isinstance(silence, tuple):
+def test_padding_marks_what_is_real(sequences, pad_value):
+    if isinstance(pad_value, tuple):
         sequences = [torch.stack([sequence, sequence], dim=-1) for sequence in sequences]
-    if isinstance(silence, float):
+    if isinstance(pad_value, float):
         sequences = [sequence / 150 for sequence in sequences]
-    piece = collate(sequences, silence)
-    assert piece.real.sum(dim=1).tolist() == list(LENGTHS)
+    piece = collate(sequences, pad_value)
+    assert piece.mask.sum(dim=1).tolist() == list(LENGTHS)
     assert piece.sequence.dtype == sequences[0].dtype
-    assert (piece.sequence[~piece.real] == torch.tensor(silence)).all()
+    assert (piece.sequence[~piece.mask] == torch.tensor(pad_value)).all()
     for row, sequence in zip(piece.sequence, sequences, strict=True):
         assert torch.equal(row[: len(sequence)], sequence)
 
@@ -134,7 +136,7 @@ class Shelf:
 
 def test_the_next_batch_can_be_read_ahead_and_each_but_once():
     shelf = Shelf()
-    pieces = Pieces(shelf, TrainingConfig(batch_size=2, truncate=3), 128)  # two pieces of each batch
+    pieces = DataStream(shelf, TrainingConfig(batch_size=2, tbptt_length=3), 128)  # two pieces of each batch
     for number in range(1, 7):
         heard = next(pieces)
         first = (number - 1) // 2 * 2
@@ -145,7 +147,7 @@ def test_the_next_batch_can_be_read_ahead_and_each_but_once():
 
 def test_what_cannot_be_read_is_said_when_its_turn_comes():
     order = [int(row[0]) for row in batch(Shelf(), TrainingConfig(batch_size=6), 0)]
-    pieces = Pieces(Shelf(broken=order[3]), TrainingConfig(batch_size=2), 128)
+    pieces = DataStream(Shelf(broken=order[3]), TrainingConfig(batch_size=2), 128)
     assert next(pieces).sequence[:, 0].tolist() == order[:2]
     pieces.read_ahead()  # not yet
     with pytest.raises(OSError, match="the recording is gone"):
@@ -153,35 +155,35 @@ def test_what_cannot_be_read_is_said_when_its_turn_comes():
 
 
 @pytest.mark.parametrize("silence", [128, (128, 3), 0.5])
-def test_a_batch_gets_as_long_as_another(silence):
-    pair = (2,) if isinstance(silence, tuple) else ()
-    kind = torch.float if isinstance(silence, float) else torch.long
+def test_a_batch_gets_as_long_as_another(pad_value):
+    pair = (2,) if isinstance(pad_value, tuple) else ()
+    kind = torch.float if isinstance(pad_value, float) else torch.long
     sequences = [torch.ones(length, *pair, dtype=kind) for length in (3, 5)]
-    short = collate(sequences, silence)
-    piece = short.longer(7, silence)
+    short = collate(sequences, pad_value)
+    piece = short.pad_to(7, pad_value)
     assert torch.equal(piece.sequence[:, :5], short.sequence)
-    assert torch.equal(piece.real[:, :5], short.real)
-    assert (piece.sequence[:, 5:] == torch.tensor(silence)).all()
-    assert not piece.real[:, 5:].any()
-    assert piece.sequence.shape[1] == piece.real.shape[1] == 7
-    assert short.longer(5, silence) is short
+    assert torch.equal(piece.mask[:, :5], short.mask)
+    assert (piece.sequence[:, 5:] == torch.tensor(pad_value)).all()
+    assert not piece.mask[:, 5:].any()
+    assert piece.sequence.shape[1] == piece.mask.shape[1] == 7
+    assert short.pad_to(5, pad_value) is short
 
 
 def test_labels_stay_with_their_sequences(sequences):
     data = [(sequence, len(sequence)) for sequence in sequences]
-    pieces = Pieces(data, TrainingConfig(batch_size=3), 128)
+    pieces = DataStream(data, TrainingConfig(batch_size=3), 128)
     for _ in range(5):
         piece = next(pieces)
-        assert torch.equal(piece.label, piece.real.sum(dim=1))
-    assert next(Pieces(sequences, TrainingConfig(batch_size=3), 128)).label is None
+        assert torch.equal(piece.label, piece.mask.sum(dim=1))
+    assert next(DataStream(sequences, TrainingConfig(batch_size=3), 128)).label is None
 
 
 def test_a_mixture_of_sequences_with_labels_and_without_is_refused(sequences):
     data = [sequences[0], (sequences[1], 1), (sequences[2], 0), sequences[3]]
     with pytest.raises(ValueError, match=r"only pairs \(sequence, label\), got 2 pairs among 4 items"):
-        next(Pieces(data, TrainingConfig(batch_size=4), 128))
+        next(DataStream(data, TrainingConfig(batch_size=4), 128))
     with pytest.raises(ValueError, match="got 2 pairs among 4 items"):
-        held_out(new_model(), data)
+        validation_loss(new_model(), data)
 
 
 def test_a_model_of_codes_refuses_labels(sequences):
@@ -189,12 +191,12 @@ def test_a_model_of_codes_refuses_labels(sequences):
     with pytest.raises(ValueError, match="label must be None"):
         train(new_model(), data, TrainingConfig(steps=1), progress=False)
     with pytest.raises(ValueError, match="label must be None"):
-        held_out(new_model(), data)
+        validation_loss(new_model(), data)
 
 
 def test_nothing_held_out_is_refused():
     with pytest.raises(ValueError, match="data must hold at least one sequence"):
-        held_out(new_model(), [])
+        validation_loss(new_model(), [])
 
 
 def test_what_is_no_tensor_is_named():
@@ -207,7 +209,7 @@ def test_codes_that_are_none_are_named_before_a_step_and_where_they_are_validate
     with pytest.raises(ValueError, match=r"codes must lie in 0\.\.255, got values from \d+ to 256"):
         train(new_model(), bad, TrainingConfig(steps=1, batch_size=5), progress=False)
     with pytest.raises(ValueError, match=r"codes must lie in 0\.\.255"):
-        held_out(new_model(), bad)
+        validation_loss(new_model(), bad)
 
 
 @pytest.mark.parametrize(

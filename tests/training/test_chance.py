@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import MuLaw
-from sashimi_lib.training.batches import Pieces, batch
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.training.batches import DataStream, batch
 from sashimi_lib.training.config import TrainingConfig
-from sashimi_lib.training.team import Team
+from sashimi_lib.training.distributed import DistributedContext
 from sashimi_lib.training.trainer import train
 from tests.training.backbones import Forgetful
 
@@ -56,10 +56,10 @@ def test_equal_runs_are_equal_however_long_reading_takes(draw):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("truncate", [None, 5])
+@pytest.mark.parametrize("tbptt_length", [None, 5])
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-def test_a_resumed_run_reads_what_it_would_have_read(draw, truncate, tmp_path):
-    config = TrainingConfig(steps=9, batch_size=2, checkpoint_every=4, truncate=truncate)
+def test_a_resumed_run_reads_what_it_would_have_read(draw, tbptt_length, tmp_path):
+    config = TrainingConfig(steps=9, batch_size=2, checkpoint_every=4, tbptt_length=tbptt_length)
 
     def power_cut(step, loss):
         if step == 6:
@@ -77,14 +77,17 @@ def test_items_are_others_at_every_place_and_the_same_for_any_number_of_processe
     alone = torch.stack([item for number in range(5) for item in batch(data, config, number)])
     assert len(alone.unique(dim=0)) == 20  # each of the five sequences four times
     shared = [
-        item for number in range(5) for rank in (0, 1) for item in batch(data, config, number, Team(rank, 2))
+        item
+        for number in range(5)
+        for rank in (0, 1)
+        for item in batch(data, config, number, DistributedContext(rank, 2))
     ]
     assert torch.equal(torch.stack(shared), alone)
 
 
 @pytest.mark.parametrize("read_ahead", [False, True])
 def test_reading_takes_nothing_from_the_step(read_ahead):
-    pieces = Pieces(Augmented(DRAWS["torch"]), CONFIG, 128)
+    pieces = DataStream(Augmented(DRAWS["torch"]), CONFIG, 128)
     next(pieces)
     torch.manual_seed(3)
     if read_ahead:

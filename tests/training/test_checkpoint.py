@@ -8,14 +8,14 @@ import sys
 import pytest
 import torch
 
-from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.files import replacing
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import MuLaw
-from sashimi_lib.tensor_file import read_tensors, write_tensors
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.storage.atomic import atomic_write
+from sashimi_lib.storage.tensor_file import read_tensors, write_tensors
 from sashimi_lib.training.checkpoint import (
+    latest_checkpoint,
     load_checkpoint,
-    newest_checkpoint,
     previous_of,
     save_checkpoint,
 )
@@ -41,7 +41,7 @@ def names(folder):
 def test_the_one_before_is_kept(path):
     assert names(path.parent) == ["run.previous.pt", "run.pt"]
     assert [load_checkpoint(file)["step"] for file in (previous_of(path), path)] == [1, 2]
-    assert newest_checkpoint(path) == {"step": 2}
+    assert latest_checkpoint(path) == {"step": 2}
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half", None])
@@ -49,11 +49,11 @@ def test_a_damaged_one_is_named_and_set_aside_and_the_one_before_goes_on(path, d
     content = path.read_bytes()
     path.write_bytes(content[:-7] if damage is None else damage)
     with pytest.warns(UserWarning, match=r"run\.pt.* is now .*run\.pt\.damaged; the run goes on from .*prev"):
-        assert newest_checkpoint(path) == {"step": 1}
+        assert latest_checkpoint(path) == {"step": 1}
     assert names(path.parent) == ["run.previous.pt", "run.pt.damaged"]
-    assert newest_checkpoint(path) == {"step": 1}
+    assert latest_checkpoint(path) == {"step": 1}
     save_checkpoint(path, {"step": 2}, previous_of(path))
-    assert newest_checkpoint(path) == {"step": 2}
+    assert latest_checkpoint(path) == {"step": 2}
     assert load_checkpoint(previous_of(path)) == {"step": 1}
 
 
@@ -61,11 +61,11 @@ def test_where_none_is_whole_the_last_one_is_named_and_none_is_lost(path):
     for file in (path, previous_of(path)):
         file.write_bytes(b"half")
     with pytest.raises(ValueError, match=r"previous\.pt"):
-        newest_checkpoint(path)
+        latest_checkpoint(path)
     assert names(path.parent) == ["run.previous.pt", "run.pt"]
     previous_of(path).unlink()
     with pytest.raises(ValueError, match=r"run\.pt"):
-        newest_checkpoint(path)
+        latest_checkpoint(path)
 
 
 def test_a_run_goes_on_from_the_newest_whole_one_and_ends_as_if_nothing_had_been(tmp_path):
@@ -95,7 +95,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path.write_text("old")
 
     def interrupted(error):
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(b"half")
             raise error
 
@@ -119,7 +119,7 @@ PYTHON
 SCRIPT = """
 import sys, torch
 from pathlib import Path
-from sashimi_lib.tensor_file import read_tensors, write_tensors
+from sashimi_lib.storage.tensor_file import read_tensors, write_tensors
 from sashimi_lib.training.checkpoint import *
 folder = Path(sys.argv[1])
 path, tensors = folder / "run.pt", folder / "model.safetensors"

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.models import DiffWaveConfig, WaveRNN, WaveRNNConfig
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
-from sashimi_lib.quantize import MuLaw
 from sashimi_lib.ssm import s4
 from sashimi_lib.training.batches import collate
-from sashimi_lib.training.compute import PLAIN, Compute, computed_by
 from sashimi_lib.training.config import TrainingConfig
-from sashimi_lib.training.step import Step
-from sashimi_lib.training.team import ALONE
+from sashimi_lib.training.distributed import SINGLE_PROCESS
+from sashimi_lib.training.execution import DEFAULT_EXECUTION, ExecutionConfig, apply_execution
+from sashimi_lib.training.gradient_step import GradientStep
 from sashimi_lib.training.trainer import train
 from tests.training.backbones import BACKBONES
 
@@ -43,15 +43,15 @@ def a_batch(model):
     torch.manual_seed(2)
     codes = isinstance(model, AudioLM)
     sounds = [torch.randint(256, (60 - 7 * n,)) if codes else 0.1 * torch.randn(60 - 7 * n) for n in range(5)]
-    return collate(sounds, model.silence)
+    return collate(sounds, model.pad_value)
 
 
-def gradients(model, compute, past=None):
+def gradients(model, execution, cache=None):
     """Of all parameters together, and the loss."""
     model.zero_grad()
     torch.manual_seed(3)
-    with computed_by(model, compute):
-        loss, _ = Step(model, CONFIG, compute, ALONE)(a_batch(model), past)
+    with apply_execution(model, execution):
+        loss, _ = GradientStep(model, CONFIG, execution, SINGLE_PROCESS)(a_batch(model), cache)
     # What nobody hears has no gradient, or one of zeros where it was compiled along with the rest.
     trained = [p for p in model.parameters() if p.requires_grad]
     return loss, torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
@@ -69,7 +69,9 @@ def test_gradients_of_parts_sum_to_those_of_the_batch(model, parts):
         parameter
     ) in model.parameters():  # a new network for diffusion says nothing, and passes no gradient on
         parameter.data += 0.05 * torch.randn_like(parameter)
-    assert_close(gradients(model, Compute(accumulate=parts)), gradients(model, PLAIN))
+    assert_close(
+        gradients(model, ExecutionConfig(grad_accumulation=parts)), gradients(model, DEFAULT_EXECUTION)
+    )
 
 
 @pytest.fixture
@@ -81,32 +83,39 @@ def made(monkeypatch):
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
-@pytest.mark.parametrize("recompute", [False, True])
-def test_a_kernel_is_made_once_a_step(parts, recompute, made):
-    gradients(AudioLM(MuLaw(), BACKBONES["sashimi"]()), Compute(parts, recompute))
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_a_kernel_is_made_once_a_step(parts, activation_checkpointing, made):
+    gradients(AudioLM(MuLaw(), BACKBONES["sashimi"]()), ExecutionConfig(parts, activation_checkpointing))
     assert len(made) == 3  # of three tiers, a layer each
 
 
 def test_a_kernel_s_graph_is_not_made_anew_with_the_blocks(monkeypatch):
     model = AudioLM(MuLaw(), BACKBONES["sashimi"]())
-    past, plain = model.beginning(5), model.beginning(5)
-    discretised, recurrence = [], s4.Bank.recurrence
-    monkeypatch.setattr(s4.Bank, "recurrence", lambda bank: (discretised.append(bank), recurrence(bank))[1])
-    assert_close(gradients(model, Compute(3, recompute=True), past), gradients(model, PLAIN, plain))
+    cache, plain = model.initial_cache(5), model.initial_cache(5)
+    discretised, recurrence = [], s4.SSMParameters.recurrence
+    monkeypatch.setattr(
+        s4.SSMParameters, "recurrence", lambda bank: (discretised.append(bank), recurrence(bank))[1]
+    )
+    assert_close(
+        gradients(model, ExecutionConfig(3, activation_checkpointing=True), cache),
+        gradients(model, DEFAULT_EXECUTION, plain),
+    )
     assert len(discretised) == 2 * 3
 
 
 @pytest.mark.parametrize("model", ["sashimi", "isotropic", "diffusion sashimi"], indirect=True)
 @pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("recompute", [False, True])
-def test_kernels_computed_anew_give_the_same(model, parts, recompute, made):
-    plain = gradients(model, PLAIN)
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_kernels_computed_anew_give_the_same(model, parts, activation_checkpointing, made):
+    plain = gradients(model, DEFAULT_EXECUTION)
     layers = len(made)
-    assert_close(gradients(model, Compute(parts, recompute, recompute_kernels=True)), plain)
+    assert_close(
+        gradients(model, ExecutionConfig(parts, activation_checkpointing, kernel_checkpointing=True)), plain
+    )
     assert len(made) == layers + 2 * layers  # once forward, once backward
 
 
-@pytest.mark.parametrize("name", ["recompute", "recompute_kernels", "compile"])
+@pytest.mark.parametrize("name", ["activation_checkpointing", "kernel_checkpointing", "compile"])
 @pytest.mark.parametrize(
     ("model", "kind"),
     [
@@ -115,23 +124,26 @@ def test_kernels_computed_anew_give_the_same(model, parts, recompute, made):
     ],
 )
 def test_what_would_change_nothing_is_refused(name, model, kind):
-    model, compute = model(), Compute(**{name: True})
+    model, execution = model(), ExecutionConfig(**{name: True})
     codes = torch.full((1, 9, 2) if kind == "WaveRNN" else (1, 40), 128)
     with pytest.raises(ValueError, match=f"{name} must be False for a model without .* got a {kind}"):
-        train(model, codes, TrainingConfig(steps=1, batch_size=1), compute=compute, progress=False)
+        train(model, codes, TrainingConfig(steps=1, batch_size=1), execution=execution, progress=False)
 
 
 @pytest.mark.parametrize("model", BACKBONES, indirect=True)
 def test_the_state_of_sequences_goes_on_in_parts(model):
-    past = model.beginning(5)
-    piece = a_batch(model).part(0, 30)
-    ahead = [Step(model, CONFIG, Compute(accumulate=parts), ALONE)(piece, past)[1] for parts in (1, 3)]
+    cache = model.initial_cache(5)
+    piece = a_batch(model).slice_time(0, 30)
+    ahead = [
+        GradientStep(model, CONFIG, ExecutionConfig(grad_accumulation=parts), SINGLE_PROCESS)(piece, cache)[1]
+        for parts in (1, 3)
+    ]
     codes = a_batch(model).sequence[:, 30:33]
     first, second = (model.log_likelihood_from(codes, state)[0] for state in ahead)
     assert torch.allclose(first, second, atol=1e-5)
 
 
-def kept_bytes(model, compute):
+def kept_bytes(model, execution):
     """What the forward pass keeps for the gradient, but for the parameters; each block with its kernel."""
     own, kept = {p.data_ptr() for p in model.parameters()}, {}
 
@@ -140,36 +152,48 @@ def kept_bytes(model, compute):
             kept[x.data_ptr()] = x.numel() * x.element_size()
         return x
 
-    with computed_by(model, compute), saved_tensors_hooks(keep, lambda x: x):
+    with apply_execution(model, execution), saved_tensors_hooks(keep, lambda x: x):
         model.score(a_batch(model).sequence)
     return sum(kept.values())
 
 
 @pytest.mark.parametrize("model", DEEP, indirect=True)
 def test_blocks_computed_anew_give_the_same_and_keep_less(model):
-    assert_close(gradients(model, Compute(recompute=True)), gradients(model, PLAIN))
-    assert kept_bytes(model, Compute(recompute=True)) < 0.8 * kept_bytes(model, PLAIN)
+    assert_close(
+        gradients(model, ExecutionConfig(activation_checkpointing=True)), gradients(model, DEFAULT_EXECUTION)
+    )
+    assert kept_bytes(model, ExecutionConfig(activation_checkpointing=True)) < 0.8 * kept_bytes(
+        model, DEFAULT_EXECUTION
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sashimi", "wavenet"])
-@pytest.mark.parametrize("recompute", [False, True])
-def test_compiled_blocks_give_the_same(name, recompute, shapes_unchecked, monkeypatch):
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_compiled_blocks_give_the_same(name, activation_checkpointing, shapes_unchecked, monkeypatch):
     # The compiler's own front end alone: what comes after it takes a minute, and is PyTorch's to test.
     torch.compiler.reset()  # or what other tests compiled might be all that is tried
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function: compiled(function, backend="aot_eager"))
     model = AudioLM(MuLaw(), BACKBONES[name]())
-    plain = gradients(model, PLAIN)
+    plain = gradients(model, DEFAULT_EXECUTION)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert_close(gradients(model, Compute(recompute=recompute, compile=True)), plain)
+        assert_close(
+            gradients(
+                model, ExecutionConfig(activation_checkpointing=activation_checkpointing, compile=True)
+            ),
+            plain,
+        )
 
 
 @pytest.mark.parametrize("model", DEEP, indirect=True)
 def test_afterwards_a_model_is_as_it_was(model):
     before = {name: module.forward.__func__ for name, module in model.named_modules()}
-    with pytest.raises(KeyboardInterrupt), computed_by(model, Compute(recompute=True)):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        apply_execution(model, ExecutionConfig(activation_checkpointing=True)),
+    ):
         raise KeyboardInterrupt
     assert {name: module.forward.__func__ for name, module in model.named_modules()} == before
     copy.deepcopy(model)
@@ -185,16 +209,18 @@ def test_a_run_goes_on_with_another_way_to_compute(tmp_path):
     steps, path = [], tmp_path / "run.pt"
     settings = {"checkpoint": path, "progress": False}
     train(
-        new(), data, config, **settings, compute=Compute(accumulate=3),
+        new(), data, config, **settings, execution=ExecutionConfig(grad_accumulation=3),
         on_step=lambda step, _: steps.append(step), stop=lambda: len(steps) == 3,
     )  # fmt: skip
-    rest = train(new(), data, config, **settings, compute=Compute(recompute=True)).loss
+    rest = train(
+        new(), data, config, **settings, execution=ExecutionConfig(activation_checkpointing=True)
+    ).loss
     assert rest == pytest.approx(whole, rel=1e-5)
 
 
 def test_no_parts_are_refused():
-    with pytest.raises(ValueError, match="accumulate must be at least 1, got 0"):
-        Compute(accumulate=0)
+    with pytest.raises(ValueError, match="grad_accumulation must be at least 1, got 0"):
+        ExecutionConfig(grad_accumulation=0)
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
@@ -202,7 +228,7 @@ def test_the_caller_s_precision_is_as_before(precision):
     model, config = AudioLM(MuLaw(), BACKBONES["sashimi"]()), dataclasses.replace(CONFIG, precision=precision)
     before, seen = torch.get_float32_matmul_precision(), []
     hook = model.head.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
-    Step(model, config, PLAIN, ALONE)(a_batch(model), None)
+    GradientStep(model, config, DEFAULT_EXECUTION, SINGLE_PROCESS)(a_batch(model), None)
     hook.remove()
     assert seen == ["high" if precision == "tf32" else "highest"]
     assert torch.get_float32_matmul_precision() == before

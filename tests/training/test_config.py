@@ -14,15 +14,15 @@ from tests.awkward import as_a_reader
     [
         {"steps": 0},
         {"batch_size": 0},
-        {"truncate": 0},
+        {"tbptt_length": 0},
         {"valid_every": 0},
-        {"stop_after": 0},
+        {"early_stopping_patience": 0},
         {"lr": 0.0},
         {"clip_norm": -1.0},
         {"clip_value": 0.0},
         {"decay": "linear"},
         {"precision": "float16"},
-        {"factor": 1.0},
+        {"plateau_factor": 1.0},
         {"ema": 1.0},
     ],
     ids=str,
@@ -33,10 +33,12 @@ def test_impossible_settings_are_refused_by_name(setting):
         TrainingConfig(**setting)
 
 
-@pytest.mark.parametrize(("factor", "patience"), [(0.5, 0), (0.2, 2), (0.9, 5)])
+@pytest.mark.parametrize(("plateau_factor", "plateau_patience"), [(0.5, 0), (0.2, 2), (0.9, 5)])
 def test_the_plateau_rule_is_that_of_pytorch(factor, patience):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=factor, patience=patience, eps=0)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, plateau_factor=factor, plateau_patience=patience, eps=0
+    )
     bits = (6 - torch.arange(60).clamp(max=25) / 20 + 0.1 * torch.rand(60)).tolist()
     bits[7] = bits[6] * (1 - 0.5e-4)  # better, but by too little to count
     for n in range(len(bits)):
@@ -51,9 +53,9 @@ def test_rates_rise_and_then_follow_their_decay():
     assert cosine.rate(50) == pytest.approx(0.5)
     assert cosine.rate(99) < 0.001
     assert TrainingConfig(warmup=9).rate(99) == 1
-    falling = TrainingConfig(warmup=9, decay="plateau", patience=0)
+    falling = TrainingConfig(warmup=9, decay="plateau", plateau_patience=0)
     assert falling.rate(4, [5.0, 6.0, 6.0]) == pytest.approx(0.5 * 0.2**2)
 
 
 def test_a_validation_that_is_no_number_is_no_progress():
-    assert plateau([5.0, math.nan, math.nan], factor=0.5, patience=1) == 0.5
+    assert plateau([5.0, math.nan, math.nan], plateau_factor=0.5, plateau_patience=1) == 0.5

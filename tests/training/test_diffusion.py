@@ -8,9 +8,9 @@ from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.models import DiffWaveConfig
 from sashimi_lib.models.trainable import Trainable
 from sashimi_lib.training.config import TrainingConfig
-from sashimi_lib.training.team import Team
+from sashimi_lib.training.distributed import DistributedContext
 from sashimi_lib.training.trainer import train
-from sashimi_lib.training.validation import held_out, losses
+from sashimi_lib.training.validation import losses, validation_loss
 
 BACKBONE = DiffWaveConfig(d_residual=8, d_skip=8, n_layers=3, cycle=3, d_step=(8, 8, 8), n_classes=3)
 CONFIG = TrainingConfig(steps=9, batch_size=3, lr=0.01, ema=0.9, valid_every=3, checkpoint_every=2)
@@ -28,7 +28,7 @@ def words():
     return [(0.5 * torch.sin(0.3 * (1 + n % 3) * t[: 60 - 4 * n]), n % 3) for n in range(7)]
 
 
-class Told(Trainable):
+class ConditioningEmbedding(Trainable):
     """A model that notes what it is told, and whose score of a sample is the sample itself."""
 
     silence = 0.25
@@ -38,12 +38,12 @@ class Told(Trainable):
         self.weight = torch.nn.Parameter(torch.ones(()))
         self.heard = []
 
-    def score(self, x, past=None, label=None, random=None):
-        assert past is None
+    def score(self, x, cache=None, label=None, random=None):
+        assert cache is None
         self.heard.append((x.clone(), label))
         return self.weight * x, None
 
-    def beginning(self, batch_size):
+    def initial_cache(self, batch_size):
         return None
 
     def sound(self, length, seed=0):
@@ -51,7 +51,7 @@ class Told(Trainable):
 
 
 def test_labels_reach_the_model_with_their_sequences(words):
-    model = Told()
+    model = ConditioningEmbedding()
     train(model, words, TrainingConfig(steps=3, batch_size=2), valid=words, progress=False)
     seen = 0
     for x, label in model.heard:
@@ -67,18 +67,20 @@ def test_labels_reach_the_model_with_their_sequences(words):
 def test_padding_is_heard_as_silence_and_not_scored(words):
     sounds = [word for word, _ in words]
     everything = torch.cat(sounds)
-    history = train(Told(), sounds, TrainingConfig(steps=1, batch_size=7), progress=False)
+    history = train(ConditioningEmbedding(), sounds, TrainingConfig(steps=1, batch_size=7), progress=False)
     assert history.loss[0] == pytest.approx(-float(everything.mean()), abs=1e-6)
-    assert held_out(Told(), sounds, batch_size=3) == pytest.approx(-float(everything.mean()), abs=1e-6)
+    assert validation_loss(ConditioningEmbedding(), sounds, batch_size=3) == pytest.approx(
+        -float(everything.mean()), abs=1e-6
+    )
     each = torch.tensor([-float(sound.mean()) for sound in sounds], dtype=torch.float64)
-    assert torch.allclose(losses(Told(), sounds, batch_size=3), each, atol=1e-6)
+    assert torch.allclose(losses(ConditioningEmbedding(), sounds, batch_size=3), each, atol=1e-6)
 
 
 def test_a_model_of_whole_sequences_hears_no_pieces(words):
-    with pytest.raises(ValueError, match="truncate must be None for a model of whole sequences, got 20"):
-        train(new_model(), words, TrainingConfig(steps=1, truncate=20), progress=False)
-    model = Told()
-    held_out(model, words, batch_size=7, truncate=20)
+    with pytest.raises(ValueError, match="tbptt_length must be None for a model of whole sequences, got 20"):
+        train(new_model(), words, TrainingConfig(steps=1, tbptt_length=20), progress=False)
+    model = ConditioningEmbedding()
+    validation_loss(model, words, batch_size=7, tbptt_length=20)
     assert [x.shape for x, _ in model.heard] == [(1, 60 - 4 * n) for n in range(7)]  # none is padded
 
 
@@ -87,17 +89,17 @@ def test_a_held_out_sound_is_judged_alike_whatever_stands_beside_it(words):
     for parameter in model.parameters():  # a new one says nothing
         parameter.data += 0.1 * torch.randn_like(parameter)
     words = [(word.double(), n) for word, n in [*words, *words]]
-    alone = held_out(model, words, batch_size=1)
-    assert held_out(model, words, batch_size=5) == pytest.approx(alone, rel=1e-10)
+    alone = validation_loss(model, words, batch_size=1)
+    assert validation_loss(model, words, batch_size=5) == pytest.approx(alone, rel=1e-10)
     sums = []  # what two processes add up
 
-    class OneOfTwo(Team):
+    class OneOfTwo(DistributedContext):
         def total(self, x):
             sums.append(x)
             return x
 
     for rank in (0, 1):
-        held_out(model, words, batch_size=3, team=OneOfTwo(rank, 2))
+        validation_loss(model, words, batch_size=3, distributed=OneOfTwo(rank, 2))
     loss, samples = sum(sums)
     assert float(loss / samples) == pytest.approx(alone, rel=1e-10)
 
@@ -105,10 +107,10 @@ def test_a_held_out_sound_is_judged_alike_whatever_stands_beside_it(words):
 def test_held_out_sounds_are_judged_among_the_same_noise(words):
     model = new_model()
     before = torch.get_rng_state()
-    first = held_out(model, words)
+    first = validation_loss(model, words)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(7)
-    assert held_out(model, words) == first
+    assert validation_loss(model, words) == first
     # It says nothing yet, so the error is that of silence: the noise itself, of variance 1.
     assert first == pytest.approx(1, abs=0.2)
 

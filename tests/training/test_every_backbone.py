@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from sashimi_lib.autoregressive import AudioLM
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.audio.quantizers import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.trainer import train
 from tests.training.backbones import BACKBONES
 
-CONFIG = TrainingConfig(steps=9, batch_size=2, truncate=21, clip_value=1.0, ema=0.9, checkpoint_every=2)
+CONFIG = TrainingConfig(steps=9, batch_size=2, tbptt_length=21, clip_value=1.0, ema=0.9, checkpoint_every=2)
 
 
 @pytest.fixture(params=BACKBONES)
@@ -44,11 +44,11 @@ def test_a_resumed_run_in_pieces_equals_an_uninterrupted_one(new_model, sequence
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("truncate", [None, 21])
-def test_half_precision_trains_nearly_the_same(new_model, sequences, truncate):
+@pytest.mark.parametrize("tbptt_length", [None, 21])
+def test_half_precision_trains_nearly_the_same(new_model, sequences, tbptt_length):
     bits = {}
     for precision in ("float32", "bfloat16"):
-        config = dataclasses.replace(CONFIG, truncate=truncate, precision=precision)
+        config = dataclasses.replace(CONFIG, tbptt_length=tbptt_length, precision=precision)
         bits[precision] = torch.tensor(train(new_model(), sequences, config, progress=False).loss)
     gap = (bits["float32"] - bits["bfloat16"]).abs().max()
     assert 0 < gap < 0.1

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from sashimi_lib.quantize import CoarseFine
+from sashimi_lib.audio.quantizers import CoarseFine
 from sashimi_lib.training.checkpoint import load_checkpoint
-from sashimi_lib.training.compute import Compute, has_blocks
+from sashimi_lib.training.execution import ExecutionConfig, has_blocks
 from sashimi_lib.training.recipes import RECIPES, DiffusionRecipe
 from sashimi_lib.training.trainer import train
 from tests.training.published import CODES, DIFFUSION
@@ -37,8 +37,8 @@ def sequences(recipe):
 
 def shortened(training):
     """The same training for two steps, without validations; where it goes in pieces, through one batch."""
-    truncate = training.truncate and LENGTH // 2
-    return dataclasses.replace(training, steps=2, batch_size=2, truncate=truncate, decay="constant")
+    tbptt_length = training.tbptt_length and LENGTH // 2
+    return dataclasses.replace(training, steps=2, batch_size=2, tbptt_length=tbptt_length, decay="constant")
 
 
 @pytest.mark.slow
@@ -49,14 +49,14 @@ def test_a_recipe_of_the_papers_trains_at_full_width(name, checkpoint):
     trained = {key: x.detach().clone() for key, x in model.named_parameters() if x.requires_grad}
     assert sum(x.numel() for x in trained.values()) == size.trained
     assert sum(x.numel() for x in model.parameters()) == size.all
-    little_memory = Compute(recompute=has_blocks(model))
+    little_memory = ExecutionConfig(activation_checkpointing=has_blocks(model))
     history = train(
         model,
         sequences(recipe),
         shortened(recipe.training),
         checkpoint,
         progress=False,
-        compute=little_memory,
+        execution=little_memory,
     )
     run = load_checkpoint(checkpoint)
     assert run["history"]["loss"].tolist() == history.loss

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
-from sashimi_lib.quantize import MuLaw
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.optimizer import parameter_groups
 from sashimi_lib.training.trainer import train
-from sashimi_lib.training.validation import held_out
+from sashimi_lib.training.validation import validation_loss
 from tests.training.backbones import BACKBONES
 
 CONFIG = TrainingConfig(steps=6, batch_size=2, lr=0.02, ssm_lr=0.02, valid_every=2)
@@ -33,7 +33,7 @@ def sequences(model, number):
 @pytest.mark.parametrize("name", ["sashimi", "isotropic", "diffusion sashimi"])
 def test_validation_while_training_is_that_of_a_fresh_model_with_the_same_weights(name, monkeypatch):
     monkeypatch.setattr(
-        "sashimi_lib.training.run.new_optimizer",
+        "sashimi_lib.training.train_state.new_optimizer",
         lambda model, config: torch.optim.AdamW(parameter_groups(model, config), fused=True),
     )
     model, weights = new_model(name), []
@@ -47,5 +47,5 @@ def test_validation_while_training_is_that_of_a_fresh_model_with_the_same_weight
     for steps, loss in history.valid:
         fresh = new_model(name)
         fresh.load_state_dict(weights[steps - 1])
-        assert loss == pytest.approx(held_out(fresh, valid, CONFIG.batch_size), abs=1e-6)
+        assert loss == pytest.approx(validation_loss(fresh, valid, CONFIG.batch_size), abs=1e-6)
     assert len({loss for _, loss in history.valid}) == 3

@@ -11,15 +11,15 @@ import time
 import pytest
 import torch
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.training import optimizer
 from sashimi_lib.training.checkpoint import best_of, load_checkpoint, previous_of, save_checkpoint
 from sashimi_lib.training.config import TrainingConfig
-from sashimi_lib.training.optimizer import new_optimizer, parameter_groups, take_up
-from sashimi_lib.training.run import History, Run
+from sashimi_lib.training.optimizer import load_optimizer_state, new_optimizer, parameter_groups
 from sashimi_lib.training.tensorboard import TensorBoard
+from sashimi_lib.training.train_state import History, TrainState
 from sashimi_lib.training.trainer import train
 
 CONFIG = TrainingConfig(steps=3, batch_size=2, lr=0.02)
@@ -52,7 +52,7 @@ def assert_same_weights(a, b):
 # Longer, and otherwise
 
 
-@pytest.mark.parametrize("settings", [{}, {"warmup": 4}, {"truncate": 10}, {"ema": 0.8}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"warmup": 4}, {"tbptt_length": 10}, {"ema": 0.8}], ids=str)
 def test_a_run_that_was_at_its_end_goes_on_as_if_it_had_been_longer_from_the_start(data, path, settings):
     short = dataclasses.replace(CONFIG, **settings)
     longer = dataclasses.replace(short, steps=7, checkpoint_every=2)
@@ -65,7 +65,9 @@ def test_a_run_that_was_at_its_end_goes_on_as_if_it_had_been_longer_from_the_sta
 
 def test_a_plateau_counts_the_validations_that_a_longer_run_would_have_had(data, path):
     noise = torch.randint(256, (3, 20))
-    short = dataclasses.replace(CONFIG, decay="plateau", factor=0.5, patience=0, valid_every=2)
+    short = dataclasses.replace(
+        CONFIG, decay="plateau", plateau_factor=0.5, plateau_patience=0, valid_every=2
+    )
     longer = dataclasses.replace(short, steps=9)
     run(short, data, path, valid=noise)  # validates after 2 steps, and once more at its end
     history, _ = run(longer, data, path, valid=noise)
@@ -108,7 +110,7 @@ def test_a_shorter_run_that_is_done_is_left_as_it_is(data, path, recwarn):
 def test_what_changes_no_step_may_change(data, path):
     noise = torch.randint(256, (3, 20))
     run(CONFIG, data, path)
-    other = dataclasses.replace(CONFIG, steps=6, checkpoint_every=1, valid_every=2, stop_after=9)
+    other = dataclasses.replace(CONFIG, steps=6, checkpoint_every=1, valid_every=2, early_stopping_patience=9)
     history, _ = run(other, data, path, valid=noise)
     assert history.loss == run(dataclasses.replace(CONFIG, steps=6), data)[0].loss
     assert [steps for steps, _ in history.valid] == [4, 6]
@@ -150,7 +152,7 @@ def as_before(path, **forgotten):
 
 def test_a_checkpoint_of_the_version_before_goes_on(data, path):
     run(CONFIG, data, path)
-    as_before(path, ema=0.0, stop_after=None)
+    as_before(path, ema=0.0, early_stopping_patience=None)
     history, _ = run(dataclasses.replace(CONFIG, steps=7), data, path)
     assert history == run(dataclasses.replace(CONFIG, steps=7), data)[0]
     as_before(path, ema=0.0)
@@ -227,7 +229,7 @@ def test_runs_whose_names_differ_after_the_dot_share_nothing(data, tmp_path):
 
 HOLD = """
 import sys
-from sashimi_lib.files import locked
+from sashimi_lib.storage.atomic import locked
 with locked(sys.argv[1]):
     print("mine", flush=True)
     sys.stdin.read()
@@ -258,7 +260,7 @@ def test_a_second_process_is_told_in_a_line_and_goes_on_once_the_first_is_gone(d
 
 def test_a_long_history_costs_a_checkpoint_milliseconds(data, path):
     long = History([float(number) for number in range(600_000)], [(1_000, 0.5)])
-    of_run = Run(new_model(), data, CONFIG)
+    of_run = TrainState(new_model(), data, CONFIG)
     of_run.history = long
     started = time.process_time()
     of_run.save(path)
@@ -271,9 +273,9 @@ def test_a_long_history_costs_a_checkpoint_milliseconds(data, path):
 
 
 def test_the_best_weights_are_kept_on_the_cpu_and_apart(data):
-    of_run = Run(new_model(), data, CONFIG)
-    of_run.remember(3.0)
-    for name, x in of_run.judged.state_dict().items():
+    of_run = TrainState(new_model(), data, CONFIG)
+    of_run.record_validation(3.0)
+    for name, x in of_run.eval_model.state_dict().items():
         assert of_run.best[name].device.type == "cpu"
         assert of_run.best[name].data_ptr() != x.data_ptr()
 
@@ -287,7 +289,7 @@ def test_a_run_goes_on_with_the_kernel_of_the_device_that_it_is_on_now(data, pat
     run(CONFIG, data, path)
     assert {group["fused"] for group in load_checkpoint(path)["optimizer"]["param_groups"]} == {not then}
     monkeypatch.setattr(optimizer, "fused", lambda device: then)
-    of_run = Run(new_model(), data, dataclasses.replace(CONFIG, steps=6))
+    of_run = TrainState(new_model(), data, dataclasses.replace(CONFIG, steps=6))
     of_run.load(path)
     assert {group["fused"] for group in of_run.optimizer.param_groups} == {then}
     history, _ = run(dataclasses.replace(CONFIG, steps=6), data, path)
@@ -309,4 +311,4 @@ def test_moments_of_other_parameters_are_refused():
     few = torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
     made = new_optimizer(new_model(), TrainingConfig())
     with pytest.raises(ValueError, match=r"optimizer must train \[\d+, 3\] parameters a group, .* has \[1\]"):
-        take_up(made, few.state_dict())
+        load_optimizer_state(made, few.state_dict())

@@ -8,10 +8,10 @@ from torch.nn.utils import parametrize
 
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
 from sashimi_lib.models.sparse import LAYERS
-from sashimi_lib.training.pruning import Pruner, Pruning, largest
+from sashimi_lib.training.pruning import Pruner, PruningConfig, magnitude_mask
 from sashimi_lib.training.trainer import TrainingConfig, train
 
-PRUNING = Pruning(sparsity=0.75, block=(4, 4), start=2, ramp=8, every=2)
+PRUNING = PruningConfig(sparsity=0.75, block=(4, 4), start=2, ramp=8, every=2)
 CONFIG = TrainingConfig(steps=14, batch_size=2, lr=0.01, weight_decay=0.1, checkpoint_every=4)
 
 
@@ -39,13 +39,15 @@ def matrices(model):
     ("steps", "share"), [(0, 0), (1000, 0), (101_000, 0.7875), (201_000, 0.9), (10**6, 0.9)]
 )
 def test_the_schedule_is_the_papers(steps, share):
-    assert Pruning(sparsity=0.9).share(steps) == pytest.approx(share)  # 0.9 (1 - 1/8) half way
+    assert PruningConfig(sparsity=0.9).target_sparsity(steps) == pytest.approx(
+        share
+    )  # 0.9 (1 - 1/8) half way
 
 
 @pytest.mark.parametrize("block", [(1, 1), (16, 1), (4, 4), (1, 8)])
 def test_the_smallest_blocks_go_by_their_mean_magnitude(block):
     weight, (height, width) = torch.randn(48, 32), block
-    stays = largest(weight, 0.3, block)
+    stays = magnitude_mask(weight, 0.3, block)
     means, kept = [], []
     for row in range(0, 48, height):
         for column in range(0, 32, width):
@@ -77,7 +79,7 @@ def test_training_prunes_as_scheduled_and_what_is_zero_stays_so(data):
 
     train(model, data, CONFIG, on_step=step, progress=False)
     for number, masks in enumerate(seen):
-        share = PRUNING.share((number + 1) // 2 * 2)
+        share = PRUNING.target_sparsity((number + 1) // 2 * 2)
         for mask in masks:
             assert float(mask.float().mean()) == pytest.approx(share, abs=0.5 * 16 / mask.numel() + 1e-7)
     for before, after in itertools.pairwise(seen):
@@ -129,7 +131,7 @@ def test_a_checkpoint_holds_the_pruning_of_its_own_step(data, tmp_path):
     train(model, data, config, tmp_path / "run.pt", on_step=Pruner(model, PRUNING), progress=False)
     pruner = Pruner(loaded, PRUNING)
     loaded.load_state_dict(torch.load(tmp_path / "run.pt", weights_only=True)["model"])
-    pruner.finish()
+    pruner.bake_masks()
     assert zeros(loaded.R.weight) == 0.75
 
 
@@ -140,7 +142,7 @@ def test_a_finished_model_is_an_ordinary_one_that_says_the_same(data, ema):
     train(model, data, TrainingConfig(steps=10, ema=ema), on_step=pruner, progress=False)
     with torch.no_grad():
         before = model.log_likelihood(data)
-        pruner.finish()
+        pruner.bake_masks()
         assert torch.equal(model.log_likelihood(data), before)
     assert not any(parametrize.is_parametrized(module) for module in model.modules())
     assert [zeros(matrix) for matrix in matrices(model)] == [0.75] * 7
@@ -156,19 +158,19 @@ def test_a_best_that_came_too_early_is_refused_and_a_later_one_is_not(data):
         history = train(model, data, config, valid=noise, on_step=pruner, progress=False)
         assert (history.best[0] >= 10) == sparse
         if sparse:
-            pruner.finish()
+            pruner.bake_masks()
             assert zeros(model.R.weight) == 0.75
         else:
             weight = model.R.weight.detach().clone()
             with pytest.raises(ValueError, match=r"model must have 75\.0% of zeros in R by now, got"):
-                pruner.finish()
+                pruner.bake_masks()
             assert torch.equal(model.R.weight, weight)
 
 
 def test_blocks_that_do_not_fit_are_named_and_nothing_is_changed():
     model = new_model()
     with pytest.raises(ValueError, match=r"block must divide a matrix of \(16, 16\), got \(32, 1\)"):
-        Pruner(model, Pruning(block=(32, 1)))
+        Pruner(model, PruningConfig(block=(32, 1)))
     assert not parametrize.is_parametrized(model.R)
 
 
@@ -184,4 +186,4 @@ def test_blocks_that_do_not_fit_are_named_and_nothing_is_changed():
 )
 def test_settings_out_of_range_are_named(setting, message):
     with pytest.raises(ValueError, match=message):
-        Pruning(**setting)
+        PruningConfig(**setting)

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.models import DiffWaveConfig, SaShiMiUNetConfig, WaveRNN, WaveRNNConfig
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.training import optimizer
 from sashimi_lib.training.batches import collate
-from sashimi_lib.training.compute import PLAIN
 from sashimi_lib.training.config import TrainingConfig
-from sashimi_lib.training.guard import check_gradients, clip_gradients
+from sashimi_lib.training.distributed import SINGLE_PROCESS
+from sashimi_lib.training.execution import DEFAULT_EXECUTION
+from sashimi_lib.training.finite_checks import check_gradients, clip_gradients
+from sashimi_lib.training.gradient_step import GradientStep
 from sashimi_lib.training.optimizer import new_optimizer
-from sashimi_lib.training.step import Step
-from sashimi_lib.training.team import ALONE
 from sashimi_lib.training.trainer import train
 from tests.training.backbones import BACKBONES
 
@@ -36,7 +36,12 @@ DENOISERS = {
 
 # Numbers that stay on the CPU whatever the device: the place in a frame, how many samples there are.
 OURS = f"{os.sep}sashimi_lib{os.sep}"
-AT_HOME = ("int(phase)", "int(self.team.total(piece.real.sum()))", "label.is_cpu and", "step <= last")
+AT_HOME = (
+    "int(phase)",
+    "int(self.team.all_reduce_sum(piece.real.sum()))",
+    "label.is_cpu and",
+    "step <= last",
+)
 
 
 class Reads(TorchDispatchMode):
@@ -69,29 +74,32 @@ def as_on_a_gpu(monkeypatch):
 @pytest.mark.usefixtures("shapes_unchecked", "as_on_a_gpu")
 def test_a_step_reads_once(make, in_pieces, monkeypatch):
     model = make()
-    silence = torch.tensor(model.silence)
-    piece = collate([silence.expand(length, *silence.shape) for length in (40, 33)], model.silence)
-    assert_reads_once(model, piece, model.beginning(2) if in_pieces else None, monkeypatch)
+    pad_value = torch.tensor(model.pad_value)
+    piece = collate([pad_value.expand(length, *pad_value.shape) for length in (40, 33)], model.pad_value)
+    assert_reads_once(model, piece, model.initial_cache(2) if in_pieces else None, monkeypatch)
 
 
 @pytest.mark.parametrize("make", DENOISERS.values(), ids=DENOISERS)
 @pytest.mark.usefixtures("shapes_unchecked", "as_on_a_gpu")
 def test_a_step_of_a_diffusion_model_reads_once(make, monkeypatch):
     model = DiffusionModel(DiffusionConfig(make()))
-    piece = collate([(torch.zeros(40), 0), (torch.zeros(33), 2)], model.silence)
+    piece = collate([(torch.zeros(40), 0), (torch.zeros(33), 2)], model.pad_value)
     assert_reads_once(model, piece, None, monkeypatch)
 
 
-def assert_reads_once(model, piece, past, monkeypatch):
+def assert_reads_once(model, piece, cache, monkeypatch):
     """Whole numbers, such as seeds, stay on the CPU whatever the device."""
     lists, tolist = [], Tensor.tolist
     monkeypatch.setattr(
         Tensor, "tolist", lambda x: (lists.append(x) if x.is_floating_point() else None, tolist(x))[1]
     )
-    of_run, step = new_optimizer(model, CONFIG), Step(model, CONFIG, PLAIN, ALONE)
+    of_run, step = (
+        new_optimizer(model, CONFIG),
+        GradientStep(model, CONFIG, DEFAULT_EXECUTION, SINGLE_PROCESS),
+    )
     with Reads() as reads:
         of_run.zero_grad()
-        scored, _ = step(piece, past)
+        scored, _ = step(piece, cache)
         assert not lists
         check_gradients(model, scored)
         clip_gradients(model, CONFIG)

@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 
+from sashimi_lib.audio.mel import LogMelConfig
+from sashimi_lib.audio.quantizers import CoarseFine, Linear, MuLaw
 from sashimi_lib.diffusion.schedules import LinearSchedule
-from sashimi_lib.mel import LogMelConfig
-from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 from sashimi_lib.training import recipes
 from sashimi_lib.training.recipes import RECIPES, DiffusionRecipe, Recipe
 from sashimi_lib.training.trainer import train
@@ -69,12 +69,12 @@ def test_the_paper_s_settings(corpus, quantizer, length, steps, batch):
         if not name.startswith(corpus) or name == "sc09_sashimi_unet_8":
             continue
         assert (recipe.quantizer, recipe.sample_rate, recipe.length) == (quantizer, 16_000, length)
-        assert (training.steps, training.decay, training.factor) == (steps, "plateau", 0.2)
+        assert (training.steps, training.decay, training.plateau_factor) == (steps, "plateau", 0.2)
         assert (training.weight_decay, training.ema, training.clip_norm) == (0, 0, None)
-        plain = training.batch_size, training.truncate, training.clip_value
+        plain = training.batch_size, training.tbptt_length, training.clip_value
         assert plain == ((128, 1024, 1.0) if "samplernn" in name else (batch, None, None))
         assert training.lr == (0.001 if "wavenet" in name or "samplernn" in name else 0.004)
-        assert training.patience == (5 if "wavenet" in name else 20)
+        assert training.plateau_patience == (5 if "wavenet" in name else 20)
 
 
 def test_the_later_model_has_its_own_settings():
@@ -85,7 +85,7 @@ def test_the_later_model_has_its_own_settings():
 
 def test_wavernn_hears_960_samples_at_24_khz_and_its_gradients_reach_them_all():
     recipe = recipes.WAVERNN_896
-    assert (recipe.sample_rate, recipe.length, recipe.training.truncate) == (24_000, 960, None)
+    assert (recipe.sample_rate, recipe.length, recipe.training.tbptt_length) == (24_000, 960, None)
     assert recipe.training.steps == 500_000
     assert recipes.WAVERNN_224.length == 960
 

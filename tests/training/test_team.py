@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sashimi_lib.training.team import ALONE, Team, joined
+from sashimi_lib.training.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
 from tests.training import teamwork
 
 # One process starts the two that all look at.
@@ -20,8 +20,10 @@ SMALL = 1e-10  # relative: sums in another order, in float64
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, root):
     """What two processes left."""
-    path = tmp_path_factory.mktemp("team")
-    teamwork.run("sashimi_in_pieces_and_parts", ALONE, path / "taken_up" / "run.pt", until=teamwork.STOPPED)
+    path = tmp_path_factory.mktemp("distributed")
+    teamwork.run(
+        "sashimi_in_pieces_and_parts", SINGLE_PROCESS, path / "taken_up" / "run.pt", until=teamwork.STOPPED
+    )
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
@@ -61,14 +63,14 @@ def test_two_take_up_the_run_of_one(folder):
 
 
 def test_one_takes_up_the_run_of_two(folder):
-    resumed = teamwork.run("samplernn_in_pieces", ALONE, folder / "left" / "run.pt")
+    resumed = teamwork.run("samplernn_in_pieces", SINGLE_PROCESS, folder / "left" / "run.pt")
     assert resumed["steps"] == [5, 6]
     assert_same(resumed, teamwork.run("samplernn_in_pieces"))
 
 
 def test_no_sequence_is_heard_twice_and_none_is_left_out(folder):
     first, second = left(folder, "heard")
-    alone = teamwork.heard(ALONE)
+    alone = teamwork.heard(SINGLE_PROCESS)
     assert [a + b for a, b in zip(first, second, strict=True)] == alone
     assert all(len(rows) == 1 for rows in first)  # of three
     assert all(len(rows) == 2 for rows in second)
@@ -94,32 +96,35 @@ def test_a_batch_has_a_sequence_for_each(folder):
 
 
 def test_one_alone_asks_nobody():
-    with joined(torch.device("cpu")) as team:
-        assert team == ALONE == Team(0, 1)
+    with init_distributed(torch.device("cpu")) as distributed:
+        assert distributed == SINGLE_PROCESS == DistributedContext(0, 1)
     x = torch.arange(3)
-    assert team.total(x) is x
-    assert team.most(4) == 4
-    assert team.gathered((x, ())) == (x, ())
-    assert team.leads
-    assert not Team(1, 2).leads
+    assert distributed.all_reduce_sum(x) is x
+    assert distributed.all_reduce_max(4) == 4
+    assert distributed.all_gather_state((x, ())) == (x, ())
+    assert distributed.is_main_process
+    assert not DistributedContext(1, 2).is_main_process
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ValueError, match="--nproc-per-node must be at most 2"), joined(torch.device("cuda")):
+    with (
+        pytest.raises(ValueError, match="--nproc-per-node must be at most 2"),
+        init_distributed(torch.device("cuda")),
+    ):
         pass
 
 
 FAILING = """
 import sys, time
 import torch
-from sashimi_lib.training.team import joined
+from sashimi_lib.training.distributed import joined
 
 try:
     with joined(torch.device("cpu")) as team:
-        team.total(torch.ones(1))
+        team.all_reduce_sum(torch.ones(1))
         if not team.leads:
             raise ValueError("of one process alone")
         {waits}
@@ -130,7 +135,7 @@ except ValueError:
 """
 
 
-@pytest.mark.parametrize("waits", ["team.total(torch.ones(1))", "time.sleep(6)"])
+@pytest.mark.parametrize("waits", ["team.all_reduce_sum(torch.ones(1))", "time.sleep(6)"])
 def test_where_one_fails_the_others_end_at_once_and_say_why(tmp_path, root, waits):
     script = tmp_path / "failing.py"
     script.write_text(FAILING.replace("{waits}", waits))

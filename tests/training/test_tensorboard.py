@@ -5,9 +5,9 @@ import builtins
 import pytest
 import torch
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.training.tensorboard import TensorBoard
 from sashimi_lib.training.trainer import TrainingConfig, train
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.quantize import MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.ssm.s4 import StateSpace
 from sashimi_lib.training.checkpoint import load_checkpoint, save_checkpoint
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.ema import moving_average
-from sashimi_lib.training.guard import check_gradients, check_parameters
+from sashimi_lib.training.finite_checks import check_gradients, check_parameters
 from sashimi_lib.training.optimizer import parameter_groups
 from sashimi_lib.training.trainer import train
-from sashimi_lib.training.validation import held_out
+from sashimi_lib.training.validation import validation_loss
 from tests.training.backbones import Forgetful
 
 
@@ -144,7 +144,7 @@ def test_the_best_weights_are_handed_over_and_written(data, noise, tmp_path):
     assert [steps for steps, _ in history.valid] == [3, 6, 9, 12]
     steps, bits = history.best
     assert steps < 12
-    assert held_out(model, noise) == pytest.approx(bits, abs=1e-6)
+    assert validation_loss(model, noise) == pytest.approx(bits, abs=1e-6)
     train(short, data, TrainingConfig(steps=steps, batch_size=4, lr=0.02), progress=False)
     assert equal(model, short)
     best = load_checkpoint(tmp_path / "run.best.pt")
@@ -155,12 +155,12 @@ def test_the_best_weights_are_handed_over_and_written(data, noise, tmp_path):
 
 
 def test_training_stops_early_and_stays_stopped(data, noise, tmp_path):
-    config = TrainingConfig(steps=100, batch_size=4, lr=0.02, valid_every=2, stop_after=3)
+    config = TrainingConfig(steps=100, batch_size=4, lr=0.02, valid_every=2, early_stopping_patience=3)
     history = train(new_model(), data, config, tmp_path / "run.pt", valid=noise, progress=False)
     assert len(history.loss) == history.best[0] + 6 < 100
     resumed = new_model()
     assert train(resumed, data, config, tmp_path / "run.pt", valid=noise, progress=False) == history
-    assert held_out(resumed, noise) == pytest.approx(history.best[1], abs=1e-6)
+    assert validation_loss(resumed, noise) == pytest.approx(history.best[1], abs=1e-6)
 
 
 def test_the_average_follows_the_weights_and_is_judged(data):
@@ -174,7 +174,7 @@ def test_the_average_follows_the_weights_and_is_judged(data):
     assert torch.allclose(model.head.bias, expected, atol=1e-6)
     assert not torch.allclose(model.head.bias, weights[-1], atol=1e-3)
     judged = train(new_model(), data, config, valid=data, progress=False)
-    assert judged.valid[-1][1] == pytest.approx(held_out(model, data), abs=1e-6)
+    assert judged.valid[-1][1] == pytest.approx(validation_loss(model, data), abs=1e-6)
 
 
 def test_an_average_without_a_decay_is_refused():
@@ -258,7 +258,7 @@ def test_finite_numbers_pass_the_guard_whatever_their_precision():
         check_gradients(model, loss)
 
 
-@pytest.mark.parametrize("setting", [{"decay": "plateau"}, {"stop_after": 2}])
+@pytest.mark.parametrize("setting", [{"decay": "plateau"}, {"early_stopping_patience": 2}])
 def test_what_waits_for_validations_needs_them(data, setting):
     with pytest.raises(ValueError, match="valid must be given"):
         train(new_model(), data, TrainingConfig(**setting), progress=False)

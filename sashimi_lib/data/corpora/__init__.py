@@ -7,7 +7,7 @@ Chapter: 10.
 """
 
 from sashimi_lib.data.corpora.archive import Archive
-from sashimi_lib.data.corpora.corpus import Codes, Corpus, stretched
+from sashimi_lib.data.corpora.corpus import Codes, Corpus, normalize_min_max
 from sashimi_lib.data.corpora.known import BEETHOVEN, CORPORA, FOLDER, FSDD, LJSPEECH, SC09, YOUTUBEMIX
 
 __all__ = [
@@ -21,5 +21,5 @@ __all__ = [
     "Archive",
     "Codes",
     "Corpus",
-    "stretched",
+    "normalize_min_max",
 ]

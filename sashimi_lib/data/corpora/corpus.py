@@ -16,22 +16,22 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from sashimi_lib.audio import check_waveform, decode
-from sashimi_lib.data.clips import AudioFile, look_at
+from sashimi_lib.audio.quantizers import Quantizer
+from sashimi_lib.data.clips import AudioFile, probe_files
 from sashimi_lib.data.corpora.archive import Archive, download, unpack
 from sashimi_lib.data.split import PARTS, Split, summary
-from sashimi_lib.quantize import Quantizer
 
 AT_ONCE = 1 << 20  # samples that are turned into codes together
 SILENCE = 2**-15  # the range of a recording of nothing: a step of 16 bits
 
 
-def stretched(waveform: Float[Tensor, " length"]) -> Float[Tensor, " length"]:
+def normalize_min_max(waveform: Float[Tensor, " length"]) -> Float[Tensor, " length"]:
     """A clip stretched to its own extremes: its lowest sample becomes -1, its highest just under 1.
 
     So the published code treats every segment before it quantises it, whether of training or of test. It
     shifts the zero and the loudness of each segment by another amount, and makes silence the lowest code.
 
-    >>> stretched(torch.tensor([0.1, 0.2, 0.5]))
+    >>> normalize_min_max(torch.tensor([0.1, 0.2, 0.5]))
     tensor([-1.0000, -0.5000,  1.0000])
 
     Chapter: 10. Raises ValueError as `sashimi_lib.audio.check_waveform` does.
@@ -87,11 +87,11 @@ def kept_as(levels: int) -> torch.dtype:
 class Corpus:
     """Recordings that models are compared on, and the choices without which their likelihoods do not compare.
 
-    ``scaled`` is the trap. The published code stretches every segment to its own extremes before quantising
-    it (`stretched`); whoever leaves that out gets other codes, other likelihoods, and no comparison with the
+    ``min_max`` is the trap. The published code stretches every segment to its own extremes before quantising
+    it (`normalize_min_max`); whoever leaves that out gets other codes, other likelihoods, and no comparison with the
     paper. So it is part of a corpus, beside ``quantizer``, ``sample_rate`` and ``length``, the samples of a
     segment (None: recordings go whole). To read it another way, say so:
-    ``dataclasses.replace(SC09, scaled=False)``.
+    ``dataclasses.replace(SC09, min_max=False)``.
 
     ``marker`` is a pattern of files that tells where the corpus lies below the folder that is given, and
     ``split`` says by their names which of them are for what, and ``label`` which class of sound each is,
@@ -114,7 +114,7 @@ class Corpus:
     licence: str
     sample_rate: int
     quantizer: Quantizer
-    scaled: bool
+    min_max: bool
     length: int | None
     marker: str
     split: Callable[[Path], Split]
@@ -189,20 +189,20 @@ class Corpus:
         return {part: self._usable(folder, part, paths) for part, paths in split.items()}
 
     def _usable(self, folder: str | Path, part: str, paths: list[Path]) -> list[AudioFile]:
-        found, remarks = look_at(paths)
+        found, remarks = probe_files(paths)
         if not found:
             raise ValueError(
                 f"{self.name} in {folder} has no usable audio for {part}{': ' if remarks else ''}"
                 f"{'; '.join(remarks)}"
             )
         if self.archive is not None:
-            odd = [f"{file.path} ({what})" for file in found if (what := self._oddity(file))]
+            odd = [f"{file.path} ({what})" for file in found if (what := self._format_mismatch(file))]
             remarks += [f"not as published, but read all the same: {summary(odd)}"] if odd else []
         for remark in remarks:
             warnings.warn(remark, stacklevel=3)
         return found
 
-    def _oddity(self, file: AudioFile) -> str:
+    def _format_mismatch(self, file: AudioFile) -> str:
         """What about a file is not as in the published archive, all of 16-bit mono, in words; or nothing."""
         info = soundfile.info(file.path, verbose=True)
         found = {
@@ -233,7 +233,7 @@ class Corpus:
         return [(x, self.label(path)) for x, path in self.pieces(self.files(folder, part), progress)]
 
     def codes(self, folder: str | Path, part: str, progress: bool = False) -> Codes:
-        """The same as codes of ``quantizer``, each piece `stretched` on its own where ``scaled`` says so."""
+        """The same as codes of ``quantizer``, each piece `normalize_min_max` on its own where ``min_max`` says so."""
         return self.codes_of(self.files(folder, part), progress)
 
     def codes_of(self, files: Sequence[AudioFile], progress: bool = False) -> Codes:
@@ -245,7 +245,7 @@ class Corpus:
         return Codes(sequences, self.quantizer.levels, recordings)
 
     def _encoded(self, piece: Float[Tensor, " length"]) -> Integer[Tensor, "length *two"]:
-        waveform, kept = stretched(piece) if self.scaled else piece, kept_as(self.quantizer.levels)
+        waveform, kept = normalize_min_max(piece) if self.min_max else piece, kept_as(self.quantizer.levels)
         return torch.cat([self.quantizer.encode(part).to(kept) for part in waveform.split(AT_ONCE)])
 
     def pieces(

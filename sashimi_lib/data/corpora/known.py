@@ -1,7 +1,7 @@
 """The corpora by name: three of the SaShiMi paper, two more, and any folder of recordings.
 
 The paper's are the authors' own archives' content: the split and the quantizer of each are those of the
-published configurations, and so is stretching every segment to its own extremes (`Corpus.scaled`). Quantizer
+published configurations, and so is stretching every segment to its own extremes (`Corpus.min_max`). Quantizer
 and scale of the other two are ours, for the paper has none: mu-law, as loud as they are.
 
 Hashes are published ones: SC09's in torchaudio and in many loaders, LJSpeech's likewise, FSDD's in TensorFlow
@@ -10,19 +10,19 @@ Datasets. Nobody published any of the authors' archives of Beethoven and YouTube
 Chapter: 10.
 """
 
+from sashimi_lib.audio.quantizers import Linear, MuLaw
 from sashimi_lib.data.corpora.archive import Archive
 from sashimi_lib.data.corpora.corpus import Corpus
 from sashimi_lib.data.corpora.layouts import (
     DIGITS,
-    by_chapter,
-    by_take,
+    chapter_split,
+    contiguous_split,
     digit_of_folder,
     digit_of_name,
-    in_order,
-    listed,
-    of_ones_own,
+    fsdd_split,
+    list_file_split,
+    user_split,
 )
-from sashimi_lib.quantize import Linear, MuLaw
 
 GB = 10**9
 SC09 = Corpus(
@@ -32,10 +32,10 @@ SC09 = Corpus(
     licence="CC BY 4.0",
     sample_rate=16_000,
     quantizer=MuLaw(),
-    scaled=True,
+    min_max=True,
     length=16_000,
     marker="zero/*.wav",
-    split=listed,
+    split=list_file_split,
     # Google's own archive, with 25 more words, whose hash many give. The authors' holds the same ten.
     archive=Archive(
         "https://storage.googleapis.com/download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
@@ -54,10 +54,10 @@ BEETHOVEN = Corpus(
     licence="that of each recording, on archive.org: see before you pass any on",
     sample_rate=16_000,
     quantizer=Linear(),
-    scaled=True,
+    min_max=True,
     length=128_000,
     marker="[0-9]*.wav",
-    split=in_order,  # 3,808, 260 and 260
+    split=contiguous_split,  # 3,808, 260 and 260
     archive=Archive(
         "https://huggingface.co/datasets/krandiash/beethoven",
         "beethoven.zip",
@@ -76,10 +76,10 @@ YOUTUBEMIX = Corpus(
     licence="the uploader's copyright; for academic use only, say the authors of the paper",
     sample_rate=16_000,
     quantizer=MuLaw(),
-    scaled=True,
+    min_max=True,
     length=131_072,
     marker="out[0-9]*.wav",
-    split=in_order,  # 212, 14 and 15
+    split=contiguous_split,  # 212, 14 and 15
     archive=Archive(
         "https://huggingface.co/datasets/krandiash/youtubemix",
         "youtubemix.zip",
@@ -96,10 +96,10 @@ FSDD = Corpus(
     licence="CC BY-SA 4.0: credit Zohar Jackson and contributors, share adaptations alike",
     sample_rate=8_000,
     quantizer=MuLaw(),
-    scaled=False,
+    min_max=False,
     length=None,
     marker="recordings/*.wav",
-    split=by_take,
+    split=fsdd_split,
     archive=Archive(
         "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/v1.0.9.tar.gz",
         "free-spoken-digit-dataset-1.0.9.tar.gz",
@@ -116,10 +116,10 @@ LJSPEECH = Corpus(
     licence="public domain",
     sample_rate=22_050,
     quantizer=MuLaw(),
-    scaled=False,
+    min_max=False,
     length=None,
     marker="wavs/LJ*.wav",
-    split=by_chapter,
+    split=chapter_split,
     archive=Archive(
         "https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2",
         "LJSpeech-1.1.tar.bz2",
@@ -135,10 +135,10 @@ FOLDER = Corpus(
     licence="yours",
     sample_rate=16_000,
     quantizer=MuLaw(),
-    scaled=False,
+    min_max=False,
     length=None,
     marker="*",
-    split=of_ones_own,
+    split=user_split,
 )
 
 CORPORA = {corpus.name: corpus for corpus in (SC09, BEETHOVEN, YOUTUBEMIX, FSDD, LJSPEECH, FOLDER)}

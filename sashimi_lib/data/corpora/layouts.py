@@ -36,7 +36,7 @@ def _wavs(folder: Path, pattern: str = "*.wav") -> list[Path]:
     return sorted((path for path in folder.glob(pattern) if path.name[0] != "."), key=natural)
 
 
-def listed(root: Path) -> Split:
+def list_file_split(root: Path) -> Split:
     """SC09: a folder for each of ten words, and two lists of the files that are not for training.
 
     Raises FileNotFoundError for a missing list, for without it nobody knows the split, and for a missing
@@ -61,7 +61,7 @@ def listed(root: Path) -> Split:
     return split
 
 
-def in_order(root: Path) -> Split:
+def contiguous_split(root: Path) -> Split:
     """Beethoven and YouTubeMix: numbered files, of which the first 88 % learn and the last 6 % are the test.
 
     Chapter: 10.
@@ -71,7 +71,7 @@ def in_order(root: Path) -> Split:
     return {"train": paths[:first], "valid": paths[first:second], "test": paths[second:]}
 
 
-def by_take(root: Path) -> Split:
+def fsdd_split(root: Path) -> Split:
     """FSDD: ``recordings/DIGIT_SPEAKER_TAKE.wav``; takes 0 to 4 are the test, as its authors say.
 
     They have no held-out part; here it is takes 5 to 7. Warns of files with other names.
@@ -109,7 +109,7 @@ def digit_of_name(path: Path) -> int:
     return int(path.name[0])
 
 
-def by_chapter(root: Path) -> Split:
+def chapter_split(root: Path) -> Split:
     """LJSpeech: ``wavs/LJ001-0001.wav``; chapters 1 and 2 are the test, as vocoders are often judged.
 
     Chapter 3 is held out. The SaShiMi authors' vocoder learned from all of them.
@@ -123,7 +123,7 @@ def by_chapter(root: Path) -> Split:
     return split
 
 
-def of_ones_own(root: Path) -> Split:
+def user_split(root: Path) -> Split:
     """Any recordings: folders ``train``, ``valid`` and ``test`` as they are, if there are such; else whole
     files by `sashimi_lib.data.split.split_files`, about 88, 6 and 6 %, each by a hash of its path.
 
@@ -159,7 +159,7 @@ def of_ones_own(root: Path) -> Split:
 
 
 def parts_given(root: Path) -> dict[str, Path]:
-    """The folders in a folder that are the parts, or none. Raises ValueError, as `of_ones_own` says.
+    """The folders in a folder that are the parts, or none. Raises ValueError, as `user_split` says.
 
     >>> parts_given(Path("."))
     {}

@@ -12,25 +12,25 @@ from numba import njit, types
 from numba.extending import overload
 from torch import Tensor, nn
 
-from sashimi_lib.streaming.cache import keep_on_disk
-from sashimi_lib.streaming.vectors import LANES, load, spread, store
+from sashimi_lib.streaming.compile_cache import keep_on_disk
+from sashimi_lib.streaming.vectors import LANES, broadcast, load, store
 
-HOW: dict[str, Any] = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
+JIT_OPTIONS: dict[str, Any] = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
 
 # What a loop is made of is called by compiled code alone, without the wrappers that take as long to compile.
-inner = njit(**{**HOW, "no_cpython_wrapper": True, "no_cfunc_wrapper": True})
+device_function = njit(**{**JIT_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True})
 
 
-def compiled(loop: Callable[..., Any]) -> Any:
+def jit(loop: Callable[..., Any]) -> Any:
     """A loop, to be called from Python. Its machine code is kept on disk."""
-    return keep_on_disk(njit(**HOW, nogil=True)(loop))
+    return keep_on_disk(njit(**JIT_OPTIONS, nogil=True)(loop))
 
 
 UNROLL = 4  # columns at once, each into a sum of its own, so that none waits for the one before it
 DENSE = 0.25  # the share of blocks from which on it is faster not to skip the others
 
 
-class Blocks(NamedTuple):
+class BlockSparse(NamedTuple):
     """A matrix by its blocks of 16 rows of one column that are not all zero.
 
     Those of rows 16 g to 16 g + 15 lie from ``start[g]`` to ``start[g + 1]``, each with its ``column``; zeros
@@ -42,44 +42,44 @@ class Blocks(NamedTuple):
     values: np.ndarray
 
 
-Matrix = np.ndarray | Blocks
+Matrix = np.ndarray | BlockSparse
 
 
-class Layer(NamedTuple):
-    """A linear layer: a matrix as `pack` makes it, and the bias, with zeros up to `room`."""
+class PackedLinear(NamedTuple):
+    """A linear layer: a matrix as `pack` makes it, and the bias, with zeros up to `padded_size`."""
 
     matrix: Matrix
     bias: np.ndarray
 
 
-@compiled
+@jit
 @no_type_check
-def room(width: int) -> int:
+def padded_size(width: int) -> int:
     """The width of a buffer for a vector that is multiplied by, or comes of a product: a multiple of 16."""
     return width + -width % LANES
 
 
-def numbers(x: Tensor) -> np.ndarray:
+def to_float32_array(x: Tensor) -> np.ndarray:
     """A copy of a tensor for compiled code: float32, in the order of its axes."""
     return np.array(x.detach().float().cpu().numpy(), order="C")
 
 
 def padded(x: np.ndarray, axis: int) -> np.ndarray:
-    """An array with zeros up to `room` of one axis."""
+    """An array with zeros up to `padded_size` of one axis."""
     widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, room(x.shape[axis]) - x.shape[axis])
+    widths[axis] = (0, padded_size(x.shape[axis]) - x.shape[axis])
     return np.pad(x.astype(np.float32), widths)
 
 
 def dense(weight: np.ndarray) -> np.ndarray:
     """A matrix (outputs, inputs) in bands of 16 rows, each column by column: (bands, inputs, 16), with zeros
-    up to `room` of both. A product reads it once from its beginning to its end."""
+    up to `padded_size` of both. A product reads it once from its beginning to its end."""
     weight = padded(padded(weight, 0), 1)
     return np.ascontiguousarray(weight.reshape(-1, LANES, weight.shape[1]).transpose(0, 2, 1))
 
 
 def pack(weight: np.ndarray) -> Matrix:
-    """A matrix (outputs, inputs) as `multiply` wants it: `dense`, or `Blocks` where few of them are not
+    """A matrix (outputs, inputs) as `multiply` wants it: `dense`, or `BlockSparse` where few of them are not
     zero."""
     bands = dense(weight)
     used = np.any(bands, axis=2)
@@ -90,12 +90,14 @@ def pack(weight: np.ndarray) -> Matrix:
     values = [np.where(where[:, None] < 0, 0, band[where]) for where, band in zip(column, bands, strict=True)]
     start = np.cumsum([0, *map(len, column)])
     flat = np.concatenate(column).clip(min=0)
-    return Blocks(start.astype(np.int64), flat.astype(np.int64), np.concatenate(values).astype(np.float32))
+    return BlockSparse(
+        start.astype(np.int64), flat.astype(np.int64), np.concatenate(values).astype(np.float32)
+    )
 
 
-def pack_layer(linear: nn.Linear) -> Layer:
+def pack_linear(linear: nn.Linear) -> PackedLinear:
     """A linear layer as `affine` wants it."""
-    return Layer(pack(numbers(linear.weight)), padded(numbers(linear.bias), 0))
+    return PackedLinear(pack(to_float32_array(linear.weight)), padded(to_float32_array(linear.bias), 0))
 
 
 def add_product(matrix: Matrix, x: np.ndarray, y: np.ndarray) -> None:
@@ -103,7 +105,7 @@ def add_product(matrix: Matrix, x: np.ndarray, y: np.ndarray) -> None:
     raise NotImplementedError
 
 
-@overload(add_product, jit_options=HOW)
+@overload(add_product, jit_options=JIT_OPTIONS)
 @no_type_check
 def _add_product(matrix, x, y):
     return _dense if isinstance(matrix, types.Array) else _blocks
@@ -119,21 +121,21 @@ def _dense(matrix, x, y):
             s0, s1, s2, s3 = load(y[b], g), load(y[b + 1], g), load(y[b + 2], g), load(y[b + 3], g)
             for j in range(matrix.shape[1]):
                 column = load(band, j)
-                s0 += column * spread(x[b, j])
-                s1 += column * spread(x[b + 1, j])
-                s2 += column * spread(x[b + 2, j])
-                s3 += column * spread(x[b + 3, j])
+                s0 += column * broadcast(x[b, j])
+                s1 += column * broadcast(x[b + 1, j])
+                s2 += column * broadcast(x[b + 2, j])
+                s3 += column * broadcast(x[b + 3, j])
             store(s0, y[b], g)
             store(s1, y[b + 1], g)
             store(s2, y[b + 2], g)
             store(s3, y[b + 3], g)
         for b in range(fours, batch):  # one sequence hears four columns at once
-            s0, s1, s2, s3 = spread(0), spread(0), spread(0), load(y[b], g)
+            s0, s1, s2, s3 = broadcast(0), broadcast(0), broadcast(0), load(y[b], g)
             for j in range(0, matrix.shape[1], 4):
-                s0 += load(band, j) * spread(x[b, j])
-                s1 += load(band, j + 1) * spread(x[b, j + 1])
-                s2 += load(band, j + 2) * spread(x[b, j + 2])
-                s3 += load(band, j + 3) * spread(x[b, j + 3])
+                s0 += load(band, j) * broadcast(x[b, j])
+                s1 += load(band, j + 1) * broadcast(x[b, j + 1])
+                s2 += load(band, j + 2) * broadcast(x[b, j + 2])
+                s3 += load(band, j + 3) * broadcast(x[b, j + 3])
             store(s0 + s1 + s2 + s3, y[b], g)
 
 
@@ -142,16 +144,16 @@ def _blocks(matrix, x, y):
     start, column, values = matrix
     for g in range(len(start) - 1):
         for b in range(x.shape[0]):
-            s0, s1, s2, s3 = spread(0), spread(0), spread(0), load(y[b], g)
+            s0, s1, s2, s3 = broadcast(0), broadcast(0), broadcast(0), load(y[b], g)
             for k in range(start[g], start[g + 1], 4):
-                s0 += load(values, k) * spread(x[b, column[k]])
-                s1 += load(values, k + 1) * spread(x[b, column[k + 1]])
-                s2 += load(values, k + 2) * spread(x[b, column[k + 2]])
-                s3 += load(values, k + 3) * spread(x[b, column[k + 3]])
+                s0 += load(values, k) * broadcast(x[b, column[k]])
+                s1 += load(values, k + 1) * broadcast(x[b, column[k + 1]])
+                s2 += load(values, k + 2) * broadcast(x[b, column[k + 2]])
+                s3 += load(values, k + 3) * broadcast(x[b, column[k + 3]])
             store(s0 + s1 + s2 + s3, y[b], g)
 
 
-@inner
+@device_function
 @no_type_check
 def affine(layer, x, y):
     """``y[b] = W x[b] + bias`` for every row of a batch."""
@@ -161,7 +163,7 @@ def affine(layer, x, y):
     add_product(layer.matrix, x, y)
 
 
-@njit(**HOW, inline="always")
+@njit(**JIT_OPTIONS, inline="always")
 @no_type_check
 def exp(x):
     """``e^x`` to 1e-7 of itself, between 1e-38 and 1e38, in operations that go 16 at a time."""
@@ -174,21 +176,21 @@ def exp(x):
     return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)  # times 2^n
 
 
-@njit(**HOW, inline="always")
+@njit(**JIT_OPTIONS, inline="always")
 @no_type_check
 def sigmoid(x):
     """``1 / (1 + e^-x)``."""
     return np.float32(1) / (np.float32(1) + exp(-x))
 
 
-@njit(**HOW, inline="always")
+@njit(**JIT_OPTIONS, inline="always")
 @no_type_check
 def tanh(x):
     """``(e^2x - 1) / (e^2x + 1)``."""
     return np.float32(2) * sigmoid(np.float32(2) * x) - np.float32(1)
 
 
-@njit(**HOW, inline="always")
+@njit(**JIT_OPTIONS, inline="always")
 @no_type_check
 def gelu(x):
     """``x (1 + erf(x / sqrt 2)) / 2``, erf to 2e-7 by a polynomial in ``1 / (1 + 0.33 |x|)`` and an
@@ -202,7 +204,7 @@ def gelu(x):
     return x * tail if x < 0 else x - x * tail
 
 
-@inner
+@device_function
 @no_type_check
 def choose(logits, uniform, temperature, top_p, p):
     """The code that `sashimi_lib.models.sampling.sample` draws by this random number; -1 where the logits are
@@ -229,7 +231,7 @@ def choose(logits, uniform, temperature, top_p, p):
     return len(p) - 1
 
 
-@inner
+@device_function
 @no_type_check
 def _nucleus(p, top_p):
     """Zero what is outside the smallest set of likeliest codes that reaches ``top_p``."""
@@ -243,7 +245,7 @@ def _nucleus(p, top_p):
         before += here
 
 
-class Orders(NamedTuple):
+class SamplingRequest(NamedTuple):
     """What a loop is asked for: codes drawn by these random numbers, or the logits of codes that are given.
 
     Of ``uniform`` and ``given`` one has a number for each code and the other none.
@@ -256,20 +258,20 @@ class Orders(NamedTuple):
     logits: np.ndarray  # (batch, samples, codes, levels): written where codes are given
 
 
-@inner
+@device_function
 @no_type_check
-def decide(orders, t, k, logits, levels, codes):
+def emit_token(request, t, k, logits, levels, codes):
     """The k-th code of sample t, for every row of a batch: drawn from its logits, or as given, and written as
     ``codes[b, t + 1, k]``. False where logits are not finite."""
     buffer = np.empty(levels, np.float32)
     for b in range(len(codes)):
-        if orders.given.shape[1]:
+        if request.given.shape[1]:
             for i in range(levels):
-                orders.logits[b, t, k, i] = logits[b, i]
-            codes[b, t + 1, k] = orders.given[b, t, k]
+                request.logits[b, t, k, i] = logits[b, i]
+            codes[b, t + 1, k] = request.given[b, t, k]
         else:
             codes[b, t + 1, k] = choose(
-                logits[b, :levels], orders.uniform[b, t, k], orders.temperature, orders.top_p, buffer
+                logits[b, :levels], request.uniform[b, t, k], request.temperature, request.top_p, buffer
             )
             if codes[b, t + 1, k] < 0:
                 return False

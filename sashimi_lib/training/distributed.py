@@ -1,6 +1,6 @@
 """Processes that train one model together, one on each GPU, and what they tell each other (chapter 10).
 
-Gradients are averaged by PyTorch's ``DistributedDataParallel`` (see `sashimi_lib.training.step`). The rest is
+Gradients are averaged by PyTorch's ``DistributedDataParallel`` (see `sashimi_lib.training.gradient_step`). The rest is
 here: how many samples a step hears in all, what it loses on them, whether one was told to stop.
 """
 
@@ -16,18 +16,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sashimi_lib.training.states import each_tensor, share, together
+from sashimi_lib.models.states import concat_states, map_state, shard
 
 PATIENCE = timedelta(minutes=30)  # that processes wait for one that reads its recordings, or compiles
 FAILED = "failed"  # where the first to end by an error says so
 LOOK = 1.0  # seconds between two looks there
 
 
-class Team(NamedTuple):
-    """This process, number ``rank`` of ``size`` that train together. Each method but `rows` is called by all
+class DistributedContext(NamedTuple):
+    """This process, number ``rank`` of ``size`` that train together. Each method but `shard_slice` is called by all
     of them at the same place, and gives all the same.
 
-    >>> Team().total(torch.tensor(3)), Team().told("news"), Team(rank=1, size=2).rows(5)
+    >>> DistributedContext().all_reduce_sum(torch.tensor(3)), DistributedContext().broadcast_object("news"), DistributedContext(rank=1, size=2).shard_slice(5)
     (tensor(3), 'news', slice(2, 5, None))
 
     Chapter: 10.
@@ -37,23 +37,23 @@ class Team(NamedTuple):
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the one that writes files and speaks."""
         return self.rank == 0
 
-    def rows(self, number: int) -> slice:
-        """Which of ``number`` sequences this process hears."""
-        return share(number, self.rank, self.size)
+    def shard_slice(self, number: int) -> slice:
+        """Which of ``batch_index`` sequences this process hears."""
+        return shard(number, self.rank, self.size)
 
-    def total(self, x: Tensor) -> Tensor:
+    def all_reduce_sum(self, x: Tensor) -> Tensor:
         """The sum over all processes."""
         return self._reduced(x, dist.ReduceOp.SUM)
 
-    def most(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest number that one of them has."""
         return int(self._reduced(torch.tensor(number), dist.ReduceOp.MAX))
 
-    def told(self, content: Any) -> Any:
+    def broadcast_object(self, content: Any) -> Any:
         """What the leading process has here; the others' own is ignored."""
         if self.size == 1:
             return content
@@ -61,13 +61,13 @@ class Team(NamedTuple):
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def gathered(self, state: Any) -> Any:
+    def all_gather_state(self, state: Any) -> Any:
         """The state of all sequences, on the CPU, from each process's own."""
         if self.size == 1 or state is None:
             return state
         states: list[Any] = [None] * self.size
-        dist.all_gather_object(states, each_tensor(Tensor.cpu, state))
-        return together(states)
+        dist.all_gather_object(states, map_state(Tensor.cpu, state))
+        return concat_states(states)
 
     def _reduced(self, x: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
         if self.size > 1:
@@ -76,15 +76,15 @@ class Team(NamedTuple):
         return x
 
 
-ALONE = Team()
+SINGLE_PROCESS = DistributedContext()
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Team]:
+def init_distributed(device: torch.device) -> Iterator[DistributedContext]:
     """The processes that ``torchrun`` started together, or this one alone; on GPUs each takes one.
 
-    >>> with joined(torch.device("cpu")) as team:
-    ...     team
+    >>> with init_distributed(torch.device("cpu")) as distributed:
+    ...     distributed
     Team(rank=0, size=1)
 
     Where one of them ends by an error, the others end too, and say why: alone they would wait for it.
@@ -92,7 +92,7 @@ def joined(device: torch.device) -> Iterator[Team]:
     Chapter: 10. Raises ValueError for more processes on a machine than it has GPUs.
     """
     if not dist.is_torchelastic_launched():
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     own = None
     if device.type == "cuda":
@@ -110,7 +110,7 @@ def joined(device: torch.device) -> Iterator[Team]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE, device_id=own)
     with _together(store, rank):
-        yield Team(rank, size)
+        yield DistributedContext(rank, size)
     dist.destroy_process_group()  # not after an error, when it might wait for others for ever
 
 

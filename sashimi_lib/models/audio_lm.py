@@ -8,17 +8,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from sashimi_lib.models.autoregression import Autoregressive, Past, preceded
+from sashimi_lib.audio.quantizers import CoarseFine, Quantizer
+from sashimi_lib.models.autoregressive import Autoregressive, Cache, shift_right
 from sashimi_lib.models.backbone import Backbone
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.build import Config, build
 from sashimi_lib.models.heads import Head
-from sashimi_lib.models.sampling import Choose, sample
+from sashimi_lib.models.sampling import TokenSampler, sample
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
-from sashimi_lib.quantize import CoarseFine, Quantizer
 from sashimi_lib.ssm.s4 import S4, StateSpace
 
-__all__ = ["AudioLM", "Autoregressive", "ModelConfig", "Past", "new_model", "sample"]
+__all__ = ["AudioLM", "Autoregressive", "ModelConfig", "Cache", "new_model", "sample"]
 
 ModelConfig = Config | WaveRNNConfig
 
@@ -27,11 +27,11 @@ class AudioLM(Autoregressive):
     """A distribution over sequences of codes: quantizer, embedding, any causal backbone, any head.
 
     The head is the backbone's own for this quantizer unless another is given: one softmax over the levels,
-    or, where `sashimi_lib.quantize.CoarseFine` makes two codes of each sample, a dual softmax.
+    or, where `sashimi_lib.audio.quantizers.CoarseFine` makes two codes of each sample, a dual softmax.
 
     >>> import torch
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
-    >>> from sashimi_lib.quantize import CoarseFine, MuLaw
+    >>> from sashimi_lib.audio.quantizers import CoarseFine, MuLaw
     >>> lm = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=8, n_layers=1)))
     >>> lm.log_likelihood(torch.full((1, 50), 128)).shape
     torch.Size([1, 50])
@@ -87,13 +87,13 @@ class AudioLM(Autoregressive):
         """The state of silence."""
         return self.backbone.initial_state(batch_size)
 
-    def absorb(self, codes: Int[Tensor, "batch length *two"], past: Past) -> Past:
+    def prefill(self, codes: Int[Tensor, "batch length *two"], cache: Cache) -> Cache:
         """The past after some more codes, all at once."""
-        before, state = past
-        return codes[:, -1], self.features(preceded(codes, before), state)[1]
+        before, state = cache
+        return codes[:, -1], self.features(shift_right(codes, before), state)[1]
 
     def draw(
-        self, code: Int[Tensor, "batch *two"], state: State, choose: Choose
+        self, code: Int[Tensor, "batch *two"], state: State, choose: TokenSampler
     ) -> tuple[Int[Tensor, "batch *two"], State]:
         """The code after one more code, as ``choose`` picks it from its logits, and the next state."""
         y, state = self.backbone.step(self.embedding(code), state)
@@ -101,26 +101,26 @@ class AudioLM(Autoregressive):
 
     def _log_likelihood(self, codes: Int[Tensor, "batch length *two"]) -> Float[Tensor, "batch length"]:
         """As in pieces, but from silence all kernels are as long as the sequence, and no state is needed."""
-        silence, _ = self.beginning(len(codes))
-        y, _ = self.features(preceded(codes, silence))
+        silence, _ = self.initial_cache(len(codes))
+        y, _ = self.features(shift_right(codes, silence))
         return self.head.log_probability(y, codes)
 
     def log_likelihood_from(
-        self, codes: Int[Tensor, "batch length *two"], past: Past
-    ) -> tuple[Float[Tensor, "batch length"], Past]:
+        self, codes: Int[Tensor, "batch length *two"], cache: Cache
+    ) -> tuple[Float[Tensor, "batch length"], Cache]:
         """`log_likelihood` of a sequence in pieces: of one piece, given its past; and the past of the next.
 
         >>> import torch
         >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
-        >>> from sashimi_lib.quantize import MuLaw
+        >>> from sashimi_lib.audio.quantizers import MuLaw
         >>> lm, codes = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(4, 1))).double(), torch.arange(50)[None]
-        >>> first, past = lm.log_likelihood_from(codes[:, :20], lm.beginning(1))
-        >>> second, _ = lm.log_likelihood_from(codes[:, 20:], past)
+        >>> first, cache = lm.log_likelihood_from(codes[:, :20], lm.initial_cache(1))
+        >>> second, _ = lm.log_likelihood_from(codes[:, 20:], cache)
         >>> torch.allclose(torch.cat([first, second], dim=1), lm.log_likelihood(codes))
         True
         """
-        before, state = past
-        y, state = self.features(preceded(codes, before), state)
+        before, state = cache
+        y, state = self.features(shift_right(codes, before), state)
         return self.head.log_probability(y, codes), (codes[:, -1], state)
 
 
@@ -129,7 +129,7 @@ def new_model(config: ModelConfig, quantizer: Quantizer) -> AudioLM | WaveRNN:
     head that is the backbone's own; or a WaveRNN, which is a whole model by itself.
 
     >>> from sashimi_lib.models import SaShiMiConfig
-    >>> from sashimi_lib.quantize import CoarseFine
+    >>> from sashimi_lib.audio.quantizers import CoarseFine
     >>> type(new_model(SaShiMiConfig(d_model=8, n_layers=1), CoarseFine()).head).__name__
     'DualSoftmax'
     >>> new_model(WaveRNNConfig(32), CoarseFine()).generate(20, seed=0).shape

@@ -8,17 +8,17 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sashimi_lib.models.trainable import Past, Trainable
-from sashimi_lib.ssm.cache import shared_kernels
-from sashimi_lib.ssm.exact import rounding_factors
-from sashimi_lib.training.batches import Piece
-from sashimi_lib.training.compute import Compute
+from sashimi_lib.models.states import concat_states, map_state, shard, slice_states
+from sashimi_lib.models.trainable import Cache, Trainable
+from sashimi_lib.ssm.kernel_cache import shared_kernels
+from sashimi_lib.ssm.precision import tf32_allowed
+from sashimi_lib.training.batches import Batch
 from sashimi_lib.training.config import TrainingConfig
-from sashimi_lib.training.states import each_tensor, rows_of, share, together
-from sashimi_lib.training.team import Team
+from sashimi_lib.training.distributed import DistributedContext
+from sashimi_lib.training.execution import ExecutionConfig
 
 
-class Scores(nn.Module):
+class LossModule(nn.Module):
     """A model whose call is its score, as ``DistributedDataParallel`` wants it.
 
     Chapter: 10.
@@ -29,13 +29,13 @@ class Scores(nn.Module):
         self.model = model
 
     def forward(
-        self, x: Tensor, past: Past | None, label: Int[Tensor, " batch"] | None, random: Any
-    ) -> tuple[Tensor, Past | None]:
+        self, x: Tensor, cache: Cache | None, label: Int[Tensor, " batch"] | None, random: Any
+    ) -> tuple[Tensor, Cache | None]:
         """`sashimi_lib.models.trainable.Trainable.score`."""
-        return self.model.score(x, past, label, random)
+        return self.model.score(x, cache, label, random)
 
 
-class Step:
+class GradientStep:
     """Calls of it leave the gradients of minus the mean score of a batch in the parameters of the model.
 
     In a team each process calls it with its own sequences, and all get the gradients of the whole batch.
@@ -45,34 +45,44 @@ class Step:
     Chapter: 10.
     """
 
-    def __init__(self, model: Trainable, config: TrainingConfig, compute: Compute, team: Team) -> None:
-        self.model, self.scores = model, Scores(model)
+    def __init__(
+        self,
+        model: Trainable,
+        config: TrainingConfig,
+        execution: ExecutionConfig,
+        distributed: DistributedContext,
+    ) -> None:
+        self.model, self.scores = model, LossModule(model)
         self.parallel: DistributedDataParallel | None = None
         self.half, self.rounds = config.precision == "bfloat16", config.precision == "tf32"
-        self.recompute_kernels = compute.recompute_kernels
-        self.parts, self.batch_size, self.team = compute.accumulate, config.batch_size, team
+        self.kernel_checkpointing = execution.kernel_checkpointing
+        self.parts, self.batch_size, self.distributed = (
+            execution.grad_accumulation,
+            config.batch_size,
+            distributed,
+        )
         self.samples = 0  # that the last call has trained on, in all processes
-        if team.size > 1:
+        if distributed.size > 1:
             # Of a sequence in pieces one may leave parameters out: a state that is learnt, after the first;
             # the slower tiers, in a last one of few samples. The search takes time, so others go without.
             skips = any(getattr(module, "may_skip_parameters", False) for module in model.modules())
             self.parallel = DistributedDataParallel(
                 self.scores,
-                find_unused_parameters=skips or config.truncate is not None,
+                find_unused_parameters=skips or config.tbptt_length is not None,
                 gradient_as_bucket_view=True,
             )
 
-    def __call__(self, piece: Piece, past: Past | None) -> tuple[Tensor, Past | None]:
+    def __call__(self, piece: Batch, cache: Cache | None) -> tuple[Tensor, Cache | None]:
         """The loss of the whole batch, and the past of the next piece; gradients end there."""
         # So that each sample counts alike, wherever it is; counted on the CPU, which then waits for no GPU.
-        self.samples = int(self.team.total(piece.real.sum()))
+        self.samples = int(self.distributed.all_reduce_sum(piece.mask.sum()))
         piece, random = piece.to(self.model.device), self._random(len(piece.sequence))
         parts = min(self.parts, len(piece.sequence))
-        losses, pasts = [], []
-        with rounding_factors(self.rounds), shared_kernels(self.model, self.recompute_kernels) as kernels:
+        losses, caches = [], []
+        with tf32_allowed(self.rounds), shared_kernels(self.model, self.kernel_checkpointing) as kernels:
             for part in range(parts):
-                rows = share(len(piece.sequence), part, parts)
-                before, mine = (None if x is None else rows_of(x, rows) for x in (past, random))
+                rows = shard(len(piece.sequence), part, parts)
+                before, mine = (None if x is None else slice_states(x, rows) for x in (cache, random))
                 with ExitStack() as scope:
                     if part < parts - 1:  # gradients wait for those of the last part
                         scope.enter_context(kernels.detached())
@@ -80,20 +90,24 @@ class Step:
                             scope.enter_context(self.parallel.no_sync())
                     loss, after = self._part(piece.rows(rows), before, mine)
                 losses.append(loss)
-                pasts.append(after)
-        ahead = None if pasts[0] is None else together(pasts)
-        return self.team.total(torch.stack(losses).sum()), ahead
+                caches.append(after)
+        ahead = None if caches[0] is None else concat_states(caches)
+        return self.distributed.all_reduce_sum(torch.stack(losses).sum()), ahead
 
     def _random(self, sequences: int) -> Any:
         """This process's rows of the random numbers of the whole batch, which the first process draws."""
-        total = sequences if self.team.size == 1 else self.batch_size
+        total = sequences if self.distributed.size == 1 else self.batch_size
         random = self.model.draw_random(total)
-        return None if random is None else rows_of(self.team.told(random), self.team.rows(total))
+        return (
+            None
+            if random is None
+            else slice_states(self.distributed.broadcast_object(random), self.distributed.shard_slice(total))
+        )
 
-    def _part(self, piece: Piece, past: Past | None, random: Any) -> tuple[Tensor, Past | None]:
+    def _part(self, piece: Batch, cache: Cache | None, random: Any) -> tuple[Tensor, Cache | None]:
         """The same of some sequences."""
         with torch.autocast(piece.sequence.device.type, torch.bfloat16, enabled=self.half):
-            scores, after = (self.parallel or self.scores)(piece.sequence, past, piece.label, random)
-        loss = -scores.where(piece.real, 0).sum() / self.samples
-        (loss * self.team.size).backward()  # for gradients are averaged over the processes, not summed
-        return loss.detach(), None if after is None else each_tensor(Tensor.detach, after)
+            scores, after = (self.parallel or self.scores)(piece.sequence, cache, piece.label, random)
+        loss = -scores.where(piece.mask, 0).sum() / self.samples
+        (loss * self.distributed.size).backward()  # for gradients are averaged over the processes, not summed
+        return loss.detach(), None if after is None else map_state(Tensor.detach, after)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from sashimi_lib.audio import check_sample_rate, check_waveform
 from sashimi_lib.checks import at_least
-from sashimi_lib.ssm.exact import autocast_off
+from sashimi_lib.ssm.precision import autocast_off
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from sashimi_lib.training.batches import Data, sequence_of
-from sashimi_lib.training.chance import kept_chance, seed_all
+from sashimi_lib.training.batches import SequenceDataset, sequence_of
+from sashimi_lib.training.rng import preserve_rng_state, seed_all
 
 LOOKED_AT = 256  # sequences at most, from all over the data
 
 Identity = dict[str, int | str | None]
 
 
-def identity_of(data: Data) -> Identity:
+def identity_of(data: SequenceDataset) -> Identity:
     """The number of sequences, and a digest of up to 256 of them; None where they are others each time.
 
     >>> a, b = torch.zeros(3, 8), torch.ones(3, 8)
@@ -52,9 +52,9 @@ def run_id(settings: dict[str, Any], data: Identity) -> str:
     return hashlib.sha256(json.dumps([settings, data], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _digest(data: Data) -> str:
+def _digest(data: SequenceDataset) -> str:
     digest, number = hashlib.sha256(), min(len(data), LOOKED_AT)
-    with kept_chance():
+    with preserve_rng_state():
         for n in range(number):
             seed_all(n)
             item = data[n * len(data) // number]

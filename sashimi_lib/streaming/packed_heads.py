@@ -8,49 +8,58 @@ from torch import nn
 
 from sashimi_lib.models.backbone import PairEmbedding
 from sashimi_lib.models.heads import DualSoftmax, Head, Softmax
-from sashimi_lib.streaming.kernels import HOW, Layer, affine, decide, inner, numbers, pack_layer, room
+from sashimi_lib.streaming.compiled_ops import (
+    JIT_OPTIONS,
+    PackedLinear,
+    affine,
+    device_function,
+    emit_token,
+    pack_linear,
+    padded_size,
+    to_float32_array,
+)
 
 
-class One(NamedTuple):
+class PackedSoftmax(NamedTuple):
     """A logit for each level, and no hidden layer."""
 
-    layer: Layer
+    layer: PackedLinear
     levels: int
     hidden: int
 
 
-class Two(NamedTuple):
+class PackedDualSoftmax(NamedTuple):
     """Logits of the coarse code, and of the fine one, which hears the coarse one by a vector of its own."""
 
-    O1: Layer
-    O2: Layer
-    O3: Layer
-    O4: Layer
+    O1: PackedLinear
+    O2: PackedLinear
+    O3: PackedLinear
+    O4: PackedLinear
     E: np.ndarray
     levels: int
     hidden: int
 
 
-def pack_head(head: Head) -> One | Two:
+def pack_head(head: Head) -> PackedSoftmax | PackedDualSoftmax:
     """The weights of a head. Raises ValueError for one that has no compiled form."""
     if isinstance(head, Softmax):
-        return One(pack_layer(head), head.out_features, 0)
+        return PackedSoftmax(pack_linear(head), head.out_features, 0)
     if isinstance(head, DualSoftmax):
-        O1, O2, O3, O4 = map(pack_layer, (head.O1, head.O2, head.O3, head.O4))
-        return Two(O1, O2, O3, O4, numbers(head.E.weight), *head.O4.weight.shape)
+        O1, O2, O3, O4 = map(pack_linear, (head.O1, head.O2, head.O3, head.O4))
+        return PackedDualSoftmax(O1, O2, O3, O4, to_float32_array(head.E.weight), *head.O4.weight.shape)
     raise ValueError(f"model must have one softmax or the dual one, got {type(head).__name__}")
 
 
 def pack_embedding(embedding: nn.Module) -> np.ndarray:
     """(codes a sample, levels, d_model): a vector for each code. Raises ValueError for another embedding."""
     if isinstance(embedding, nn.Embedding):
-        return numbers(embedding.weight)[None]
+        return to_float32_array(embedding.weight)[None]
     if isinstance(embedding, PairEmbedding):
-        return np.stack([numbers(embedding.coarse.weight), numbers(embedding.fine.weight)])
+        return np.stack([to_float32_array(embedding.coarse.weight), to_float32_array(embedding.fine.weight)])
     raise ValueError(f"model must have a vector for each code, got {type(embedding).__name__}")
 
 
-@inner
+@device_function
 @no_type_check
 def embed(codes, t, table, x):
     """The sum of the vectors of the codes before sample t, ``codes[:, t]``, into the first of ``x``."""
@@ -62,40 +71,40 @@ def embed(codes, t, table, x):
                 x[b, h] += table[k, codes[b, t, k], h]
 
 
-@inner
+@device_function
 @no_type_check
-def head_desk(batch, head):
+def head_workspace(batch, head):
     """What `draw` computes on: a hidden layer and logits."""
-    hidden = np.zeros((batch, room(head.hidden)), np.float32)
-    return hidden, np.zeros((batch, room(head.levels)), np.float32)
+    hidden = np.zeros((batch, padded_size(head.hidden)), np.float32)
+    return hidden, np.zeros((batch, padded_size(head.levels)), np.float32)
 
 
-def draw(head, y, orders, t, desk, codes):  # type: ignore[no-untyped-def]
+def draw(head, y, request, t, workspace, codes):  # type: ignore[no-untyped-def]
     """Sample t for each row of features: writes its one or two codes as ``codes[:, t + 1]``, and says whether
     all logits were finite. For compiled code to call."""
     raise NotImplementedError
 
 
-@overload(draw, jit_options=HOW)
+@overload(draw, jit_options=JIT_OPTIONS)
 @no_type_check
-def _draw(head, y, orders, t, desk, codes):
-    return _one if head.instance_class is One else _two
+def _draw(head, y, request, t, workspace, codes):
+    return _one if head.instance_class is PackedSoftmax else _two
 
 
 @no_type_check
-def _one(head, y, orders, t, desk, codes):
-    _, logits = desk
+def _one(head, y, request, t, workspace, codes):
+    _, logits = workspace
     affine(head.layer, y, logits)
-    return decide(orders, t, 0, logits, head.levels, codes)
+    return emit_token(request, t, 0, logits, head.levels, codes)
 
 
 @no_type_check
-def _two(head, y, orders, t, desk, codes):
-    hidden, logits = desk
+def _two(head, y, request, t, workspace, codes):
+    hidden, logits = workspace
     affine(head.O1, y, hidden)
     relu(hidden)
     affine(head.O2, hidden, logits)
-    if not decide(orders, t, 0, logits, head.levels, codes):
+    if not emit_token(request, t, 0, logits, head.levels, codes):
         return False
     affine(head.O3, y, hidden)
     for b in range(len(y)):
@@ -103,10 +112,10 @@ def _two(head, y, orders, t, desk, codes):
             hidden[b, i] += head.E[codes[b, t + 1, 0], i]
     relu(hidden)
     affine(head.O4, hidden, logits)
-    return decide(orders, t, 1, logits, head.levels, codes)
+    return emit_token(request, t, 1, logits, head.levels, codes)
 
 
-@inner
+@device_function
 @no_type_check
 def relu(x):
     """``max(x, 0)``, in place."""

@@ -29,12 +29,12 @@ def seed_all(*place: int) -> int:
 
 
 @contextmanager
-def kept_chance(device: torch.device | None = None) -> Iterator[None]:
+def preserve_rng_state(device: torch.device | None = None) -> Iterator[None]:
     """What is drawn or seeded inside ``with`` leaves these generators as they were, and that of ``device``
     where it is a GPU.
 
     >>> before = torch.get_rng_state()
-    >>> with kept_chance():
+    >>> with preserve_rng_state():
     ...     _ = seed_all(1)
     >>> torch.equal(before, torch.get_rng_state())
     True

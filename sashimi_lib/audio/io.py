@@ -23,8 +23,8 @@ from jaxtyping import Float, Shaped
 from scipy.signal import resample_poly
 from torch import Tensor
 
-from sashimi_lib.audio_file import HIGHEST_RATE, Downmix, blocks, header_of, lie
-from sashimi_lib.files import partial_of
+from sashimi_lib.audio.decoder import HIGHEST_RATE, Downmix, blocks, header_of, lie
+from sashimi_lib.storage.atomic import partial_of
 
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 REACH = 10  # samples of the slower rate that the filter of `resample` reaches to each side
@@ -180,13 +180,15 @@ def write(path: str | Path, waveform: Float[Tensor, " length"], sample_rate: int
 
 
 @contextmanager
-def writing(path: str | Path, sample_rate: int) -> Iterator[Callable[[Float[Tensor, " length"]], None]]:
+def open_audio_writer(
+    path: str | Path, sample_rate: int
+) -> Iterator[Callable[[Float[Tensor, " length"]], None]]:
     """Write one clip as it comes, in pieces of any length: to a ``.wav`` or ``.flac`` file, 16 bits a sample,
     which gets its name when all of it is there.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
-    ...     with writing(Path(folder, "a.wav"), 8000) as write_on:
+    ...     with open_audio_writer(Path(folder, "a.wav"), 8000) as write_on:
     ...         write_on(torch.zeros(100))
     ...         write_on(torch.zeros(20))
     ...     len(read(Path(folder, "a.wav"))[0])

@@ -14,15 +14,15 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
+from sashimi_lib.audio.quantizers import Quantizer
 from sashimi_lib.models.blocks import State
-from sashimi_lib.models.sampling import Choose, Sampler
-from sashimi_lib.models.trainable import Past, Trainable
-from sashimi_lib.quantize import Quantizer
-from sashimi_lib.ssm.cache import cached_kernels
-from sashimi_lib.ssm.exact import cudnn_as_matmul
+from sashimi_lib.models.sampling import Sampler, TokenSampler
+from sashimi_lib.models.trainable import Cache, Trainable
+from sashimi_lib.ssm.kernel_cache import cached_kernels
+from sashimi_lib.ssm.precision import cudnn_as_matmul
 
 
-class SoundModel(Trainable, ABC):
+class DiscreteAudioModel(Trainable, ABC):
     """A distribution over sequences of codes. The score of a sample is its log-likelihood, in bits.
 
     Codes are ``(batch, length)``, or ``(batch, length, 2)`` where the quantizer makes two of each sample.
@@ -37,8 +37,8 @@ class SoundModel(Trainable, ABC):
 
     @abstractmethod
     def log_likelihood_from(
-        self, codes: Int[Tensor, "batch length *two"], past: Past
-    ) -> tuple[Float[Tensor, "batch length"], Past]:
+        self, codes: Int[Tensor, "batch length *two"], cache: Cache
+    ) -> tuple[Float[Tensor, "batch length"], Cache]:
         """`log_likelihood` of a sequence in pieces: of one piece, given its past; and the past of the
         next."""
 
@@ -64,7 +64,7 @@ class SoundModel(Trainable, ABC):
 
     def _log_likelihood(self, codes: Int[Tensor, "batch length *two"]) -> Float[Tensor, "batch length"]:
         """The same of codes that were looked at before."""
-        return self.log_likelihood_from(codes, self.beginning_of(codes))[0]
+        return self.log_likelihood_from(codes, self.initial_cache_for(codes))[0]
 
     def check(self, x: Int[Tensor, "batch length *two"], label: Int[Tensor, " batch"] | None = None) -> None:
         """Raise ValueError unless these are codes of its quantizer, and none of them has a label."""
@@ -75,45 +75,45 @@ class SoundModel(Trainable, ABC):
     def score(
         self,
         x: Int[Tensor, "batch length *two"],
-        past: Past | None = None,
+        cache: Cache | None = None,
         label: Int[Tensor, " batch"] | None = None,
         random: None = None,
-    ) -> tuple[Float[Tensor, "batch length"], Past | None]:
+    ) -> tuple[Float[Tensor, "batch length"], Cache | None]:
         """`log_likelihood` of whole sequences, or `log_likelihood_from` of a piece. Raises ValueError for a
         label."""
         if label is not None:
             raise ValueError("label must be None: a model of codes is told no classes")
-        return (self._log_likelihood(x), None) if past is None else self.log_likelihood_from(x, past)
+        return (self._log_likelihood(x), None) if cache is None else self.log_likelihood_from(x, cache)
 
     def sound(self, length: int, seed: int = 0) -> Float[Tensor, "1 length"]:
         """What `generate` draws, as a waveform."""
         return self.quantizer.decode(self.generate(length, seed=seed))
 
     @property
-    def silence(self) -> int | tuple[int, int]:
+    def pad_value(self) -> int | tuple[int, int]:
         """The code of silence, or its two."""
         return self.quantizer.silence
 
-    def beginning(self, batch_size: int) -> Past:
+    def initial_cache(self, batch_size: int) -> Cache:
         """The past of a first sample: a code of silence, and the state of silence before it."""
         silence = torch.tensor(self.quantizer.silence, device=self.device)
         return silence.expand(batch_size, *silence.shape), self.initial_state(batch_size)
 
-    def beginning_of(self, x: Int[Tensor, "batch length *two"]) -> Past:
+    def initial_cache_for(self, x: Int[Tensor, "batch length *two"]) -> Cache:
         """The past of the first sample of these sequences."""
-        return self.beginning(len(x))
+        return self.initial_cache(len(x))
 
 
-class Autoregressive(SoundModel):
+class Autoregressive(DiscreteAudioModel):
     """A model that is drawn from one sample after the other."""
 
     @abstractmethod
-    def absorb(self, codes: Int[Tensor, "batch length *two"], past: Past) -> Past:
+    def prefill(self, codes: Int[Tensor, "batch length *two"], cache: Cache) -> Cache:
         """The past after some more codes, all at once."""
 
     @abstractmethod
     def draw(
-        self, code: Int[Tensor, "batch *two"], state: State, choose: Choose
+        self, code: Int[Tensor, "batch *two"], state: State, choose: TokenSampler
     ) -> tuple[Int[Tensor, "batch *two"], State]:
         """The code after one more code, as ``choose`` picks it from its logits, and the next state."""
 
@@ -137,20 +137,20 @@ class Autoregressive(SoundModel):
         if length < 1:
             raise ValueError(f"length must be at least 1 sample, got {length}")
         choose = Sampler(temperature, top_p, self.generator(seed))
-        past = self.beginning(batch_size if prompt is None else len(prompt))
+        cache = self.initial_cache(batch_size if prompt is None else len(prompt))
         if prompt is not None and prompt.shape[1] > 0:
             self.quantizer.check(prompt, "prompt")
-            past = self.absorb(prompt.to(self.device), past)
-        return self.go_on(past, length, choose, progress)[0]
+            cache = self.prefill(prompt.to(self.device), cache)
+        return self.generate_from(cache, length, choose, progress)[0]
 
     @torch.no_grad()
     @cudnn_as_matmul()
-    def go_on(
-        self, past: Past, length: int, choose: Sampler, progress: bool = False
-    ) -> tuple[Int[Tensor, "batch length *two"], Past]:
+    def generate_from(
+        self, cache: Cache, length: int, choose: Sampler, progress: bool = False
+    ) -> tuple[Int[Tensor, "batch length *two"], Cache]:
         """The next ``length`` codes after a past, each as ``choose`` picks it from its logits; and the past
         after them."""
-        code, state = past
+        code, state = cache
         codes = []
         # Once, not at every step: weights under weight norm are multiplied out, systems made discrete.
         with parametrize.cached(), cached_kernels(self):
@@ -160,23 +160,23 @@ class Autoregressive(SoundModel):
         return torch.stack(codes, dim=1), (code, state)
 
 
-def preceded(
+def shift_right(
     codes: Int[Tensor, "batch length *two"], before: Int[Tensor, "batch *two"]
 ) -> Int[Tensor, "batch length *two"]:
     """What is heard when each of some codes is predicted: the one before it.
 
-    >>> preceded(torch.tensor([[1, 2, 3]]), torch.tensor([0]))
+    >>> shift_right(torch.tensor([[1, 2, 3]]), torch.tensor([0]))
     tensor([[0, 1, 2]])
     """
     return torch.cat([before[:, None], codes[:, :-1]], dim=1)
 
 
-def bits_of(
+def log2_prob(
     logits: Float[Tensor, "batch length levels"], codes: Int[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length"]:
     """``log2`` of the softmax of the logits, at the codes; in float32 or better.
 
-    >>> bits_of(torch.zeros(1, 1, 256), torch.tensor([[7]]))
+    >>> log2_prob(torch.zeros(1, 1, 256), torch.tensor([[7]]))
     tensor([[-8.]])
     """
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

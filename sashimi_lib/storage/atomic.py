@@ -12,14 +12,14 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def replacing(path: str | Path, previous: str | Path | None = None) -> Iterator[BinaryIO]:
+def atomic_write(path: str | Path, previous: str | Path | None = None) -> Iterator[BinaryIO]:
     """A file to write: it takes its name when all of it is on the disk; until then the old one keeps it.
 
     After an error there is nothing of the new one. With ``previous`` the old file is kept, under that name.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "notes"
-    >>> with replacing(path) as file:
+    >>> with atomic_write(path) as file:
     ...     _ = file.write(b"whole")
     >>> path.read_text()
     'whole'
@@ -66,7 +66,7 @@ def locked(path: str | Path) -> Iterator[None]:
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "run.pt"
-    >>> with locked(path), locked(path), replacing(path) as file:
+    >>> with locked(path), locked(path), atomic_write(path) as file:
     ...     _ = file.write(b"mine")
 
     Chapter: 10. Raises ValueError, naming the file, where another process has it; OSError where no lock can

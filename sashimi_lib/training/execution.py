@@ -12,24 +12,24 @@ from torch.utils.checkpoint import checkpoint
 
 from sashimi_lib.models.blocks import FeedForward, S4Block
 from sashimi_lib.models.diffwave import DilatedLayer
-from sashimi_lib.models.sashimi_unet import Block
+from sashimi_lib.models.sashimi_unet import UNetBlock
 from sashimi_lib.models.wavenet import GatedLayer
-from sashimi_lib.ssm.s4 import Bank
+from sashimi_lib.ssm.s4 import SSMParameters
 
-BLOCKS = (S4Block, FeedForward, GatedLayer, DilatedLayer, Block)  # what deep models here are stacks of
+BLOCKS = (S4Block, FeedForward, GatedLayer, DilatedLayer, UNetBlock)  # what deep models here are stacks of
 
 Forward = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Compute:
+class ExecutionConfig:
     """How a step is computed. It changes time and memory, and the result by rounding alone: a run may go on
     with another.
 
-    ``accumulate``: a batch goes through in so many parts, one after the other, whose gradients are summed.
+    ``grad_accumulation``: a batch goes through in so many parts, one after the other, whose gradients are summed.
     What they share is made once: kernels of state spaces, and random numbers of the whole batch.
-    ``recompute``: of each block only the input is kept, and what is inside is computed once more for its
-    gradient (activation checkpointing). ``recompute_kernels``: of kernels of state spaces nothing is kept,
+    ``activation_checkpointing``: of each block only the input is kept, and what is inside is computed once more for its
+    gradient (activation checkpointing). ``kernel_checkpointing``: of kernels of state spaces nothing is kept,
     and they are made once more. That saves most where segments are short: what kernels keep hardly grows with
     the length, what blocks keep does.
     ``compile``: blocks are compiled by ``torch.compile``, which takes a minute; state spaces, whose numbers
@@ -38,42 +38,42 @@ class Compute:
     Chapter: 10. Raises ValueError for no parts.
     """
 
-    accumulate: int = 1
-    recompute: bool = False
-    recompute_kernels: bool = False
+    grad_accumulation: int = 1
+    activation_checkpointing: bool = False
+    kernel_checkpointing: bool = False
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1, got {self.accumulate}")
+        if self.grad_accumulation < 1:
+            raise ValueError(f"grad_accumulation must be at least 1, got {self.grad_accumulation}")
 
 
-PLAIN = Compute()
+DEFAULT_EXECUTION = ExecutionConfig()
 
 
 @contextmanager
-def computed_by(model: nn.Module, compute: Compute) -> Iterator[None]:
-    """Inside ``with``, the blocks of a model run as ``compute`` says.
+def apply_execution(model: nn.Module, execution: ExecutionConfig) -> Iterator[None]:
+    """Inside ``with``, the blocks of a model run as ``execution`` says.
 
     >>> block = FeedForward(4)
     >>> x = torch.randn(1, 8, 4, requires_grad=True)
-    >>> with computed_by(block, Compute(recompute=True)):
+    >>> with apply_execution(block, ExecutionConfig(activation_checkpointing=True)):
     ...     y, _ = block(x)
     >>> torch.equal(y, block(x)[0])
     True
 
-    Chapter: 10. Raises ValueError for ``recompute`` and ``compile`` where a model has no such blocks, and for
-    ``recompute_kernels`` where it has no state spaces.
+    Chapter: 10. Raises ValueError for ``activation_checkpointing`` and ``compile`` where a model has no such blocks, and for
+    ``kernel_checkpointing`` where it has no state spaces.
     """
-    _check(model, compute)
+    _check(model, execution)
     changed: list[nn.Module] = []
     try:
         for module in model.modules():
             forward = None
-            if compute.compile and isinstance(module, Bank):
+            if execution.compile and isinstance(module, SSMParameters):
                 forward = torch.compiler.disable(module.forward)
-            elif (compute.compile or compute.recompute) and isinstance(module, BLOCKS):
-                forward = partial(_forward, module.forward, _trained(module.forward, compute))
+            elif (execution.compile or execution.activation_checkpointing) and isinstance(module, BLOCKS):
+                forward = partial(_forward, module.forward, _trained(module.forward, execution))
             if forward is not None:
                 module.forward = forward
                 changed.append(module)
@@ -97,26 +97,26 @@ def has_blocks(model: nn.Module) -> bool:
 def has_kernels(model: nn.Module) -> bool:
     """Whether a model has state spaces, whose kernels can be computed anew.
 
-    >>> has_kernels(Bank(4)), has_kernels(FeedForward(4))
+    >>> has_kernels(SSMParameters(4)), has_kernels(FeedForward(4))
     (True, False)
 
     Chapter: 10.
     """
-    return any(isinstance(module, Bank) for module in model.modules())
+    return any(isinstance(module, SSMParameters) for module in model.modules())
 
 
-def _check(model: nn.Module, compute: Compute) -> None:
+def _check(model: nn.Module, execution: ExecutionConfig) -> None:
     kind = type(getattr(model, "backbone", model)).__name__
-    for name in ("recompute", "compile"):
-        if getattr(compute, name) and not has_blocks(model):
+    for name in ("activation_checkpointing", "compile"):
+        if getattr(execution, name) and not has_blocks(model):
             raise ValueError(f"{name} must be False for a model without residual blocks, got a {kind}")
-    if compute.recompute_kernels and not has_kernels(model):
-        raise ValueError(f"recompute_kernels must be False for a model without state spaces, got a {kind}")
+    if execution.kernel_checkpointing and not has_kernels(model):
+        raise ValueError(f"kernel_checkpointing must be False for a model without state spaces, got a {kind}")
 
 
-def _trained(forward: Forward, compute: Compute) -> Forward:
-    compiled = torch.compile(forward) if compute.compile else forward
-    if not compute.recompute:
+def _trained(forward: Forward, execution: ExecutionConfig) -> Forward:
+    compiled = torch.compile(forward) if execution.compile else forward
+    if not execution.activation_checkpointing:
         return compiled
     return partial(checkpoint, compiled, use_reentrant=False, preserve_rng_state=False)  # they draw none
 

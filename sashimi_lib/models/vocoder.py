@@ -12,12 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sashimi_lib.mel import TACOTRON, LogMel, LogMelConfig, check_features
-from sashimi_lib.models.autoregression import Autoregressive, Past
+from sashimi_lib.audio.mel import TACOTRON, LogMel, LogMelConfig, check_features
+from sashimi_lib.models.autoregressive import Autoregressive, Cache
 from sashimi_lib.models.blocks import State
-from sashimi_lib.models.sampling import Choose, Sampler
+from sashimi_lib.models.sampling import Sampler, TokenSampler
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
-from sashimi_lib.ssm.exact import cudnn_as_matmul
+from sashimi_lib.ssm.precision import cudnn_as_matmul
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class VocoderConfig:
     mel: LogMelConfig = TACOTRON
 
     def __post_init__(self) -> None:
-        if self.cell.d_condition < 1:
-            raise ValueError(f"config.d_condition must be at least 1, got {self.cell.d_condition}")
+        if self.cell.d_conditioning < 1:
+            raise ValueError(f"config.d_conditioning must be at least 1, got {self.cell.d_conditioning}")
 
 
 class Vocoder(Autoregressive):
@@ -40,9 +40,9 @@ class Vocoder(Autoregressive):
     before and after it say.
 
     >>> mel = LogMelConfig(8_000, n_mels=20, hop=100, window=400)
-    >>> model = Vocoder(WaveRNNConfig(d_hidden=16, d_condition=8), mel)
+    >>> model = Vocoder(WaveRNNConfig(d_hidden=16, d_conditioning=8), mel)
     >>> sound = 0.1 * torch.randn(1, 300).clamp(-1, 1)
-    >>> model.sing(model.log_mel(sound), seed=0).shape
+    >>> model.synthesize(model.log_mel(sound), seed=0).shape
     torch.Size([1, 300, 2])
     >>> model.log_likelihood(model.quantizer.encode(sound)).shape
     torch.Size([1, 300])
@@ -58,52 +58,52 @@ class Vocoder(Autoregressive):
         super().__init__()
         self.config = VocoderConfig(config, mel)
         self.log_mel = LogMel(mel)
-        self.told = nn.Linear(mel.n_mels, config.d_condition)
+        self.conditioning_projection = nn.Linear(mel.n_mels, config.d_conditioning)
         self.cell = WaveRNN(config)
         self.quantizer = self.cell.quantizer
 
-    def condition(
+    def conditioning(
         self, features: Float[Tensor, "batch frames n_mels"], length: int
     ) -> Float[Tensor, "batch length d_condition"]:
         """What is told at each sample: a learned map of the frames, in a straight line from each to the
         next."""
-        told, hop = self.told(features), self.log_mel.config.hop
-        every = (told.shape[1] - 1) * hop + 1
-        return F.interpolate(told.mT, every, mode="linear", align_corners=True).mT[:, :length]
+        conditioning, hop = self.conditioning_projection(features), self.log_mel.config.hop
+        every = (conditioning.shape[1] - 1) * hop + 1
+        return F.interpolate(conditioning.mT, every, mode="linear", align_corners=True).mT[:, :length]
 
     def initial_state(self, batch_size: int) -> State:
         """The state of silence, with nothing to be told."""
         h = self.cell.initial_state(batch_size)
-        return h, h.new_zeros(batch_size, 0, self.cell.config.d_condition)
+        return h, h.new_zeros(batch_size, 0, self.cell.config.d_conditioning)
 
-    def beginning_of(self, x: Int[Tensor, "batch length 2"]) -> Past:
+    def initial_cache_for(self, x: Int[Tensor, "batch length 2"]) -> Cache:
         """The past of the first sample of these sequences: silence, and their own spectrogram to be told."""
         features = self.log_mel(self.quantizer.decode(x))
-        return self._beginning(self.condition(features, x.shape[1]))
+        return self._initial_cache(self.conditioning(features, x.shape[1]))
 
     def log_likelihood_from(
-        self, codes: Int[Tensor, "batch length 2"], past: Past
-    ) -> tuple[Float[Tensor, "batch length"], Past]:
+        self, codes: Int[Tensor, "batch length 2"], cache: Cache
+    ) -> tuple[Float[Tensor, "batch length"], Cache]:
         """The likelihood of a piece, told what its past holds for it; and the past of the next."""
-        told, past, rest = self._told(past, codes.shape[1])
-        bits, (code, h) = self.cell.log_likelihood_from(codes, past, told)
+        conditioning, cache, rest = self._split_conditioning(cache, codes.shape[1])
+        bits, (code, h) = self.cell.log_likelihood_from(codes, cache, conditioning)
         return bits, (code, (h, rest))
 
-    def absorb(self, codes: Int[Tensor, "batch length 2"], past: Past) -> Past:
+    def prefill(self, codes: Int[Tensor, "batch length 2"], cache: Cache) -> Cache:
         """The past after some more codes, all at once."""
-        told, past, rest = self._told(past, codes.shape[1])
-        code, h = self.cell.absorb(codes, past, told)
+        conditioning, cache, rest = self._split_conditioning(cache, codes.shape[1])
+        code, h = self.cell.prefill(codes, cache, conditioning)
         return code, (h, rest)
 
     def draw(
-        self, code: Int[Tensor, "batch 2"], state: State, choose: Choose
+        self, code: Int[Tensor, "batch 2"], state: State, choose: TokenSampler
     ) -> tuple[Int[Tensor, "batch 2"], State]:
         """The next sample, and what is still to be told."""
-        told, (_, h), rest = self._told((code, state), 1)
-        code, h = self.cell.draw(code, h, choose, told[:, 0])
+        conditioning, (_, h), rest = self._split_conditioning((code, state), 1)
+        code, h = self.cell.draw(code, h, choose, conditioning[:, 0])
         return code, (h, rest)
 
-    def sing(
+    def synthesize(
         self,
         features: Float[Tensor, "batch frames n_mels"],
         temperature: float = 1.0,
@@ -122,19 +122,19 @@ class Vocoder(Autoregressive):
         choose = Sampler(temperature, top_p, self.generator(seed))
         length = (features.shape[1] - 1) * self.log_mel.config.hop
         with torch.no_grad(), cudnn_as_matmul():
-            past = self._beginning(self.condition(features.to(self.device), length))
-        return self.go_on(past, length, choose, progress)[0]
+            cache = self._initial_cache(self.conditioning(features.to(self.device), length))
+        return self.generate_from(cache, length, choose, progress)[0]
 
-    def _beginning(self, condition: Tensor) -> Past:
-        code, (h, _) = self.beginning(len(condition))
-        return code, (h, condition)
+    def _initial_cache(self, conditioning: Tensor) -> Cache:
+        code, (h, _) = self.initial_cache(len(conditioning))
+        return code, (h, conditioning)
 
-    def _told(self, past: Past, length: int) -> tuple[Tensor, Past, Tensor]:
+    def _split_conditioning(self, cache: Cache, length: int) -> tuple[Tensor, Cache, Tensor]:
         """What is told at the next samples, the past as the cell knows it, and what is told later."""
-        code, (h, told) = past
-        if told.shape[1] < length:
+        code, (h, conditioning) = cache
+        if conditioning.shape[1] < length:
             raise ValueError(
-                f"past must hold conditioning for the next {length} samples, got {told.shape[1]}: "
+                f"cache must hold conditioning for the next {length} samples, got {conditioning.shape[1]}: "
                 "a vocoder generates from a spectrogram alone, by `Vocoder.sing`"
             )
-        return told[:, :length], (code, h), told[:, length:]
+        return conditioning[:, :length], (code, h), conditioning[:, length:]

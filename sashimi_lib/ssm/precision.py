@@ -15,11 +15,11 @@ from torch.autograd.function import once_differentiable
 
 
 @contextmanager
-def rounding_factors(allowed: bool) -> Iterator[None]:
+def tf32_allowed(allowed: bool) -> Iterator[None]:
     """Inside ``with``, products in float32 may round their factors to TensorFloat-32, or none may: those of
     matrices, and cuDNN's convolutions and recurrent layers, for which PyTorch allows it unless told not to.
 
-    >>> with rounding_factors(True):
+    >>> with tf32_allowed(True):
     ...     torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     ('high', True)
 
@@ -49,7 +49,7 @@ def cudnn_as_matmul() -> Iterator[None]:
     What generates runs so, and what judges runs in full float32; a module that is called by itself follows
     PyTorch's settings, as every module does. Chapter: 10.
     """
-    with rounding_factors(_rounded()):
+    with tf32_allowed(_rounded()):
         yield
 
 
@@ -88,14 +88,14 @@ def autocast_off(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
-def exact(a: Any, b: Any) -> Any:
+def exact_matmul(a: Any, b: Any) -> Any:
     """``a @ b`` of factors that are not rounded, and so are the products of its gradients.
 
     Both are tensors with the same axes before the last two, or a structured matrix of
     `sashimi_lib.ssm.systems` stands last, or two such.
 
-    >>> with rounding_factors(True):
-    ...     exact(torch.eye(2), torch.ones(2, 1))
+    >>> with tf32_allowed(True):
+    ...     exact_matmul(torch.eye(2), torch.ones(2, 1))
     tensor([[1.],
             [1.]])
 
@@ -118,14 +118,14 @@ class _Exact(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
-        with rounding_factors(False):
+        with tf32_allowed(False):
             return a @ b
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         a, b = ctx.saved_tensors
-        with rounding_factors(False):
+        with tf32_allowed(False):
             return (
                 grad @ b.mT if ctx.needs_input_grad[0] else None,
                 a.mT @ grad if ctx.needs_input_grad[1] else None,

@@ -9,8 +9,15 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 from numba.extending import overload
 
-from sashimi_lib.streaming.kernels import Layer, add_product, affine, gelu, inner, sigmoid
-from sashimi_lib.streaming.vectors import load, spread, store
+from sashimi_lib.streaming.compiled_ops import (
+    PackedLinear,
+    add_product,
+    affine,
+    device_function,
+    gelu,
+    sigmoid,
+)
+from sashimi_lib.streaming.vectors import broadcast, load, store
 
 
 class Norms(NamedTuple):
@@ -46,7 +53,7 @@ class Spaces(NamedTuple):
     s: np.ndarray  # (pairs, H)
 
 
-class Tier(NamedTuple):
+class PackedTier(NamedTuple):
     """The weights of a tier: pairs of an S4 block and a feed-forward block, of which the first ``down`` are
     on the way down; and the pools to and from the next tier, where there is one."""
 
@@ -54,14 +61,14 @@ class Tier(NamedTuple):
     gated: bool  # the mixing of channels, by a GLU
     norm: Norms  # of the blocks, in turn
     space: Spaces
-    mix: Layer  # of all pairs: their axis comes first, in matrix and bias
-    expand: Layer
-    contract: Layer
-    to_next: Layer
-    from_next: Layer
+    mix: PackedLinear  # of all pairs: their axis comes first, in matrix and bias
+    expand: PackedLinear
+    contract: PackedLinear
+    to_next: PackedLinear
+    from_next: PackedLinear
 
 
-class Memory(NamedTuple):
+class TierState(NamedTuple):
     """What a tier remembers, batch first."""
 
     states: np.ndarray  # (batch, pairs, groups, 2 M, 16)
@@ -70,7 +77,7 @@ class Memory(NamedTuple):
     phase: np.ndarray  # (batch,): how far the frame is
 
 
-class Desk(NamedTuple):
+class Workspace(NamedTuple):
     """What is being computed: features, intermediate results, skips."""
 
     x: np.ndarray  # (batch, widest)
@@ -80,9 +87,9 @@ class Desk(NamedTuple):
     skips: np.ndarray  # (1 + 2 pairs, batch, widest)
 
 
-@inner
+@device_function
 @no_type_check
-def advance(memory):
+def advance_phase(memory):
     """One sample further in a frame, where there are frames; True where one is whole."""
     pool = memory.gathered.shape[1]
     for b in range(len(memory.phase)):
@@ -90,64 +97,64 @@ def advance(memory):
     return pool > 0 and memory.phase[0] == 0
 
 
-@inner
+@device_function
 @no_type_check
-def through(tier, memory, desk):
-    """The features ``desk.x`` through a tier, into its frame, and with what the slower ones have said."""
+def run_tier(tier, memory, workspace):
+    """The features ``workspace.x`` through a tier, into its frame, and with what the slower ones have said."""
     down, (pairs, H) = tier.down, tier.space.D.shape
     for i in range(pairs):
         if i == down:
-            _meet(memory, desk, H)
+            exchange_with_pool(memory, workspace, H)
         for half in range(2):
             skip = 2 * i + half
             if i < down or skip == 0:
-                _put_aside(desk, H, skip)
+                push_skip(workspace, H, skip)
             if half == 0:
-                _s4_block(desk, tier, i, memory.states)
+                _s4_block(workspace, tier, i, memory.states)
             else:
-                _feed_forward(desk, tier, i)
+                _feed_forward(workspace, tier, i)
             if i >= down > 0:
-                _add_skip(desk, H, 4 * down - 1 - skip)
+                _add_skip(workspace, H, 4 * down - 1 - skip)
     if not down:  # one skip, round all blocks
-        _add_skip(desk, H, 0)
+        _add_skip(workspace, H, 0)
 
 
-@inner
+@device_function
 @no_type_check
-def _meet(memory, desk, H):
+def exchange_with_pool(memory, workspace, H):
     """Put the features into the frame for the slower tiers, and add what they have said."""
-    for b in range(len(desk.x)):
+    for b in range(len(workspace.x)):
         if memory.gathered.shape[1]:
             gathered, pending = memory.gathered[b, memory.phase[b]], memory.pending[b, memory.phase[b]]
             for h in range(H):
-                gathered[h] = desk.x[b, h]
-                desk.x[b, h] += pending[h]
+                gathered[h] = workspace.x[b, h]
+                workspace.x[b, h] += pending[h]
 
 
-@inner
+@device_function
 @no_type_check
-def _put_aside(desk, H, n):
-    for b in range(len(desk.x)):
+def push_skip(workspace, H, n):
+    for b in range(len(workspace.x)):
         for h in range(H):
-            desk.skips[n, b, h] = desk.x[b, h]
+            workspace.skips[n, b, h] = workspace.x[b, h]
 
 
-@inner
+@device_function
 @no_type_check
-def _add_skip(desk, H, n):
-    for b in range(len(desk.x)):
+def _add_skip(workspace, H, n):
+    for b in range(len(workspace.x)):
         for h in range(H):
-            desk.x[b, h] += desk.skips[n, b, h]
+            workspace.x[b, h] += workspace.skips[n, b, h]
 
 
-@inner
+@device_function
 @no_type_check
-def _s4_block(desk, tier, i, states):
+def _s4_block(workspace, tier, i, states):
     """``x + S4(norm(x))``, in place."""
-    x, y, wide, H, mix = desk.x, desk.y, desk.wide, tier.space.D.shape[1], tier.mix
+    x, y, wide, H, mix = workspace.x, workspace.y, workspace.wide, tier.space.D.shape[1], tier.mix
     normalise(x, tier.norm, 2 * i, y)
-    _recur(y, tier.space, i, states, desk.scratch)
-    affine(Layer(mix.matrix[i], mix.bias[i]), y, wide)
+    _recur(y, tier.space, i, states, workspace.scratch)
+    affine(PackedLinear(mix.matrix[i], mix.bias[i]), y, wide)
     for b in range(len(x)):
         if tier.gated:
             for h in range(H):
@@ -157,13 +164,13 @@ def _s4_block(desk, tier, i, states):
                 x[b, h] += wide[b, h]
 
 
-@inner
+@device_function
 @no_type_check
-def _feed_forward(desk, tier, i):
+def _feed_forward(workspace, tier, i):
     """``x + W2 gelu(W1 norm(x))``, in place."""
-    x, y, wide, expand, contract = desk.x, desk.y, desk.wide, tier.expand, tier.contract
+    x, y, wide, expand, contract = workspace.x, workspace.y, workspace.wide, tier.expand, tier.contract
     normalise(x, tier.norm, 2 * i + 1, y)
-    affine(Layer(expand.matrix[i], expand.bias[i]), y, wide)
+    affine(PackedLinear(expand.matrix[i], expand.bias[i]), y, wide)
     for b in range(len(x)):
         for h in range(expand.bias.shape[1]):
             wide[b, h] = gelu(wide[b, h])
@@ -172,7 +179,7 @@ def _feed_forward(desk, tier, i):
     add_product(contract.matrix[i], wide, x)
 
 
-@inner
+@device_function
 @no_type_check
 def normalise(x, norms, i, y):
     H = norms.gain.shape[1]
@@ -191,7 +198,7 @@ def normalise(x, norms, i, y):
             y[b, h] = norms.gain[i, h] * ((x[b, h] - mean + norms.shift[i, h]) * scale) + norms.bias[i, h]
 
 
-@inner
+@device_function
 @no_type_check
 def _recur(u, space, i, states, scratch):
     """One step of H recurrences (`Spaces`), sixteen at a time, and GELU of what they give, in place."""
@@ -205,7 +212,7 @@ def _recur(u, space, i, states, scratch):
             R, C, x = space.R[i, k], space.C[i, k], states[b, i, k]
             heard = load(v, k)
             for r in range(rank):
-                above, below = spread(0), spread(0)
+                above, below = broadcast(0), broadcast(0)
                 for m in range(M):
                     real = load(x, m) + at(space.B, i, k, m) * heard
                     imag = load(x, M + m) + at(space.B, i, k, M + m) * heard
@@ -213,11 +220,11 @@ def _recur(u, space, i, states, scratch):
                     below += at(space.q[r], i, k, M + m) * (load(R, M + m) * real + load(R, m) * imag)
                 store(above + below, heard_by_q[r], k)
             for r in range(rank):
-                total = spread(0)
+                total = broadcast(0)
                 for c in range(rank):
                     total += load(space.G[i, r, c], k) * load(heard_by_q[c], k)
                 store(total, g[r], k)
-            above, below = load(u[b], k), spread(0)
+            above, below = load(u[b], k), broadcast(0)
             for m in range(M):
                 real = load(x, m) + at(space.B, i, k, m) * heard + low_rank(space.p, i, k, m, g)
                 imag = load(x, M + m) + at(space.B, i, k, M + m) * heard + low_rank(space.p, i, k, M + m, g)
@@ -242,7 +249,7 @@ def at(vector: np.ndarray, i: int, k: int, m: int) -> object:
 @no_type_check
 def _at(vector, i, k, m):
     if vector.ndim == 2:
-        return lambda vector, i, k, m: spread(vector[i, m])
+        return lambda vector, i, k, m: broadcast(vector[i, m])
     return lambda vector, i, k, m: load(vector[i, k], m)
 
 
@@ -255,7 +262,7 @@ def low_rank(p: tuple[np.ndarray, ...], i: int, k: int, m: int, g: np.ndarray) -
 @no_type_check
 def _low_rank(p, i, k, m, g):
     if len(p) == 0:
-        return lambda p, i, k, m, g: spread(0)
+        return lambda p, i, k, m, g: broadcast(0)
     if len(p) == 1:
         return lambda p, i, k, m, g: at(p[0], i, k, m) * load(g[0], k)
     return lambda p, i, k, m, g: at(p[0], i, k, m) * load(g[0], k) + at(p[1], i, k, m) * load(g[1], k)

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sashimi_lib.autoregressive import AudioLM
+from sashimi_lib.audio.quantizers import CoarseFine, Linear, MuLaw
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.heads import DualSoftmax, Head, JointSoftmax, Softmax
-from sashimi_lib.quantize import CoarseFine, Linear, MuLaw
 
 
-def ordered_vectors(quantizer: MuLaw | Linear, d_model: int) -> Float[Tensor, "levels d_model"]:
+def ordered_embeddings(quantizer: MuLaw | Linear, d_model: int) -> Float[Tensor, "levels d_model"]:
     """A vector for each code that says where it lies: half amplitude, half waves over the scale of codes.
 
     The first ``d_model // 2`` entries are ``tanh(a s)`` of the decoded amplitude s for gains a from 2 to 30:
@@ -24,7 +24,7 @@ def ordered_vectors(quantizer: MuLaw | Linear, d_model: int) -> Float[Tensor, "l
     ``sqrt(2) cos(pi f y + phase)`` of the code's place y in [-1, 1), f from 1/4 to 20: together they tell
     even neighbours apart.
 
-    >>> vectors = ordered_vectors(MuLaw(), 32)
+    >>> vectors = ordered_embeddings(MuLaw(), 32)
     >>> near, far = (vectors[131] - vectors[130]).norm(), (vectors[160] - vectors[130]).norm()
     >>> vectors.shape, bool(3 * near < far)
     (torch.Size([256, 32]), True)
@@ -48,15 +48,15 @@ def ordered_vectors(quantizer: MuLaw | Linear, d_model: int) -> Float[Tensor, "l
 
 
 @torch.no_grad()
-def order_codes(model: AudioLM) -> None:
-    """Start embedding and head of a new model from `ordered_vectors`; both are trained on from there.
+def init_ordered_embeddings(model: AudioLM) -> None:
+    """Start embedding and head of a new model from `ordered_embeddings`; both are trained on from there.
 
     A head of logistics knows the order of amplitudes by itself.
 
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
     >>> model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=8, n_layers=1)))
-    >>> order_codes(model)
-    >>> torch.equal(model.embedding.weight, ordered_vectors(MuLaw(), 8))
+    >>> init_ordered_embeddings(model)
+    >>> torch.equal(model.embedding.weight, ordered_embeddings(MuLaw(), 8))
     True
 
     Chapter: 6.
@@ -65,11 +65,11 @@ def order_codes(model: AudioLM) -> None:
     scale = Linear(model.quantizer.levels) if isinstance(model.quantizer, CoarseFine) else model.quantizer
     embeddings = [part for part in model.embedding.modules() if isinstance(part, nn.Embedding)]
     for embedding in embeddings:
-        vectors = ordered_vectors(scale, embedding.embedding_dim)
+        vectors = ordered_embeddings(scale, embedding.embedding_dim)
         embedding.weight.copy_(vectors / math.sqrt(len(embeddings)))
     for linear in _softmaxes(model.head):
         places = scale if linear.out_features == scale.levels else Linear(linear.out_features)
-        vectors = ordered_vectors(places, linear.in_features)
+        vectors = ordered_embeddings(places, linear.in_features)
         if parametrize.is_parametrized(linear):  # weight norm: it splits what it is given, where it is
             linear.weight = (vectors / math.sqrt(vectors.shape[1])).to(linear.weight)
         else:

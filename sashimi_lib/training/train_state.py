@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from sashimi_lib.models.trainable import Past, Trainable
-from sashimi_lib.training.batches import Data, Piece, Pieces
-from sashimi_lib.training.chance import seed_all
+from sashimi_lib.models.states import map_state, slice_states
+from sashimi_lib.models.trainable import Cache, Trainable
+from sashimi_lib.training.batches import Batch, DataStream, SequenceDataset
 from sashimi_lib.training.checkpoint import (
     best_of,
+    latest_checkpoint,
     load_weights,
-    newest_checkpoint,
     previous_of,
     save_checkpoint,
 )
 from sashimi_lib.training.config import DEFAULTS, TrainingConfig, differences
+from sashimi_lib.training.distributed import SINGLE_PROCESS, DistributedContext
 from sashimi_lib.training.ema import moving_average
-from sashimi_lib.training.guard import check_parameters
-from sashimi_lib.training.identity import identity_of, other_data, run_id
-from sashimi_lib.training.optimizer import new_optimizer, take_up
-from sashimi_lib.training.states import each_tensor, rows_of
-from sashimi_lib.training.team import ALONE, Team
+from sashimi_lib.training.fingerprint import identity_of, other_data, run_id
+from sashimi_lib.training.finite_checks import check_parameters
+from sashimi_lib.training.optimizer import load_optimizer_state, new_optimizer
+from sashimi_lib.training.rng import seed_all
 
 
 @dataclass
@@ -37,7 +37,7 @@ class History:
     a model of codes, the mean squared error of a diffusion model.
 
     >>> history = History([7.0, 6.0, 5.5, 5.0], [(2, 6.5), (4, 6.6)])
-    >>> history.best, history.waited
+    >>> history.best, history.validations_since_best
     ((2, 6.5), 1)
 
     Chapters: 7 and 9.
@@ -52,7 +52,7 @@ class History:
         return min(self.valid, key=lambda entry: (math.isnan(entry[1]), entry[1]))
 
     @property
-    def waited(self) -> int:
+    def validations_since_best(self) -> int:
         """How many validations came since the best one."""
         return len(self.valid) - 1 - self.valid.index(self.best) if self.valid else 0
 
@@ -70,7 +70,7 @@ class History:
         return History(torch.as_tensor(content["loss"], dtype=torch.float64).tolist(), content["valid"])
 
 
-class Run:
+class TrainState:
     """A model on its way: optimizer, average, place in the data, the past that is heard there, history, best.
 
     Everything else (learning rate, order of the data, random numbers) follows from the configuration and the
@@ -80,30 +80,36 @@ class Run:
     def __init__(
         self,
         model: Trainable,
-        data: Data,
+        data: SequenceDataset,
         config: TrainingConfig,
-        valid: Data | None = None,
-        team: Team = ALONE,
+        valid: SequenceDataset | None = None,
+        distributed: DistributedContext = SINGLE_PROCESS,
     ) -> None:
-        self.model, self.data, self.config, self.valid, self.team = model, data, config, valid, team
+        self.model, self.data, self.config, self.valid, self.distributed = (
+            model,
+            data,
+            config,
+            valid,
+            distributed,
+        )
         self.optimizer = new_optimizer(model, config)
         self.average: AveragedModel | None = moving_average(model, config.ema) if config.ema > 0 else None
-        self.pieces = Pieces(data, config, model.silence, team, self._prepared)
-        self.past: Past | None = None
+        self.pieces = DataStream(data, config, model.pad_value, distributed, self._prepared)
+        self.cache: Cache | None = None
         self.history = History()
         self.best: dict[str, Tensor] | None = None  # on the CPU: a GPU's memory is for the step
         self.settings = [(0, asdict(config))]  # and from which step on, where a run went on with others
 
     @property
-    def judged(self) -> Trainable:
+    def eval_model(self) -> Trainable:
         """The model that is validated and handed over: the average where there is one."""
         return self.model if self.average is None else self.average.module  # type: ignore[return-value]
 
     @property
     def finished(self) -> bool:
         """Whether all steps are done, or validation has waited long enough for a new best."""
-        patience = self.config.stop_after
-        stalled = patience is not None and self.history.waited >= patience
+        patience = self.config.early_stopping_patience
+        stalled = patience is not None and self.history.validations_since_best >= patience
         return stalled or len(self.history.loss) >= self.config.steps
 
     def set_rate(self) -> float:
@@ -117,20 +123,20 @@ class Run:
 
     def set_random(self) -> None:
         """Set the random numbers of the coming step, which are others in each process."""
-        seed = seed_all(self.config.seed, len(self.history.loss), self.team.rank)
+        seed = seed_all(self.config.seed, len(self.history.loss), self.distributed.rank)
         if self.model.device.type == "cuda":
             torch.cuda.manual_seed_all(seed)
 
-    def remember(self, loss: float) -> None:
+    def record_validation(self, loss: float) -> None:
         """Note a validation, and keep the weights that it judged if there were none better."""
         self.history.valid.append((len(self.history.loss), loss))
-        if self.best is None or self.history.waited == 0:
-            weights = self.judged.state_dict()
+        if self.best is None or self.history.validations_since_best == 0:
+            weights = self.eval_model.state_dict()
             self.best = {name: x.detach().to("cpu", copy=True) for name, x in weights.items()}
 
-    def hand_over(self) -> None:
+    def load_best_weights(self) -> None:
         """Leave the model with the weights of the best validation, or without one those judged last."""
-        self.model.load_state_dict(self.judged.state_dict() if self.best is None else self.best)
+        self.model.load_state_dict(self.eval_model.state_dict() if self.best is None else self.best)
 
     def save(self, path: str | Path) -> None:
         """Write it all, and keep what was there before as `previous_of` says. Raises FloatingPointError, and
@@ -142,41 +148,43 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "place": (self.pieces.number, self.pieces.offset),
-            "past": self.team.gathered(self.past),
+            "place": (self.pieces.batch_index, self.pieces.sample_offset),
+            "cache": self.distributed.all_gather_state(self.cache),
             "history": self.history.packed(),
             "best": self.best,
         }
-        if self.team.leads:
+        if self.distributed.is_main_process:
             save_checkpoint(path, content, previous_of(path))
 
     def save_best(self, path: str | Path) -> None:
         """Write the best weights beside the run, as `best_of` says, to be used by themselves."""
         steps, loss = self.history.best
-        if self.team.leads:
+        if self.distributed.is_main_process:
             best = {"id": self._identity["id"], "model": self.best, "steps": steps, "loss": loss}
             save_checkpoint(best_of(path), best)
 
     def load(self, path: str | Path) -> None:
         """Take up what `save` wrote, if it did. Raises ValueError for a file of another run, naming what
         differs, or none of a run."""
-        content = self.team.told(newest_checkpoint(path) if self.team.leads else None)
+        content = self.distributed.broadcast_object(
+            latest_checkpoint(path) if self.distributed.is_main_process else None
+        )
         if content is None:
             return
         self.history = History.unpacked(content["history"])
         self._check_same(path, content)
         load_weights(self.model, content["model"], path)
-        take_up(self.optimizer, content["optimizer"])
+        load_optimizer_state(self.optimizer, content["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(content["average"])
-        self.pieces.number, self.pieces.offset = content["place"]
-        if content["past"] is not None:
-            mine = rows_of(content["past"], self.team.rows(self.config.batch_size))
-            like = self.model.beginning(len(mine[0]))
-            self.past = each_tensor(lambda saved, now: saved.to(now.device), mine, like)
+        self.pieces.batch_index, self.pieces.sample_offset = content["place"]
+        if content["cache"] is not None:
+            mine = slice_states(content["cache"], self.distributed.shard_slice(self.config.batch_size))
+            like = self.model.initial_cache(len(mine[0]))
+            self.cache = map_state(lambda saved, now: saved.to(now.device), mine, like)
         self.best = content["best"]
 
-    def _prepared(self, piece: Piece) -> Piece:
+    def _prepared(self, piece: Batch) -> Batch:
         """A batch that was read, looked at while it is still on the CPU."""
         self.model.check(piece.sequence, piece.label)
         can_pin = self.model.device.type == "cuda" and piece.sequence.device.type == "cpu"
@@ -184,7 +192,7 @@ class Run:
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """What a checkpoint says of its run: see `sashimi_lib.training.identity`."""
+        """What a checkpoint says of its run: see `sashimi_lib.training.fingerprint`."""
         fixed = {name: value for name, value in asdict(self.config).items() if name not in self.config.free}
         data = identity_of(self.data)
         valid = None if self.valid is None else identity_of(self.valid)

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 
-class Cache:
+class KernelCache:
     """What the modules of a model made inside one scope. `cached_kernels` and `shared_kernels` open it.
 
     With ``recompute``, what a graph needs for its gradients is not kept, but made once more in the backward
@@ -101,10 +101,10 @@ class Cached(nn.Module):
     Chapter: 10.
     """
 
-    _cache: Cache | None = None  # of the scope that is open, if one is
+    _cache: KernelCache | None = None  # of the scope that is open, if one is
 
     def cached(self, name: str, make: Callable[[], Any], length: int = 0) -> Any:
-        """`Cache.get` inside a scope, and ``make()`` outside."""
+        """`KernelCache.get` inside a scope, and ``make()`` outside."""
         return make() if self._cache is None else self._cache.get(self, name, make, length)
 
     def _apply(self, *args: Any, **options: Any) -> Any:
@@ -135,23 +135,23 @@ def cached_kernels(model: nn.Module) -> Iterator[None]:
     >>> from sashimi_lib.ssm.s4 import StateSpace
     >>> ssm = StateSpace(3)
     >>> with cached_kernels(ssm):
-    ...     ssm.constants() is ssm.constants()
+    ...     ssm.discretized() is ssm.discretized()
     True
-    >>> ssm.constants() is ssm.constants()
+    >>> ssm.discretized() is ssm.discretized()
     False
 
     Chapter: 10.
     """
-    with _opened([module for module in _cached_of(model) if module._cache is None], Cache()):
+    with _opened([module for module in _cached_of(model) if module._cache is None], KernelCache()):
         yield
 
 
 @contextmanager
-def shared_kernels(model: nn.Module, recompute: bool = False) -> Iterator[Cache]:
+def shared_kernels(model: nn.Module, recompute: bool = False) -> Iterator[KernelCache]:
     """Inside ``with``, a training step: a model makes its kernels once, for all parts of a batch, outside of
     what activation checkpointing makes anew; or, with ``recompute``, twice, in less memory.
 
-    All parts but the last run inside `Cache.detached`, forward and backward. The last one's backward pass
+    All parts but the last run inside `KernelCache.detached`, forward and backward. The last one's backward pass
     hands on the gradients of all of them.
 
     >>> from sashimi_lib.ssm.s4 import StateSpace
@@ -170,13 +170,13 @@ def shared_kernels(model: nn.Module, recompute: bool = False) -> Iterator[Cache]
     modules = list(_cached_of(model))
     if any(module._cache is not None for module in modules):
         raise ValueError("model must be outside of cached_kernels while it trains, got one inside")
-    with _opened(modules, Cache(recompute)) as cache:
+    with _opened(modules, KernelCache(recompute)) as cache:
         yield cache
         cache.check()
 
 
 @contextmanager
-def _opened(modules: list[Cached], cache: Cache) -> Iterator[Cache]:
+def _opened(modules: list[Cached], cache: KernelCache) -> Iterator[KernelCache]:
     for module in modules:
         module._cache = cache
     try:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from sashimi_lib.files import replacing
+from sashimi_lib.storage.atomic import atomic_write
 
 
 def write_tensors(path: str | Path, kind: str, header: str, tensors: Mapping[str, Tensor]) -> None:
@@ -30,7 +30,7 @@ def write_tensors(path: str | Path, kind: str, header: str, tensors: Mapping[str
     it cannot be written.
     """
     metadata = {"sashimi_lib": kind, "header": header, "sha256": digest(header, tensors)}
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(to_bytes(dict(tensors), metadata))
 
 
