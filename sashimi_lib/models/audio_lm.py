@@ -18,7 +18,7 @@ from sashimi_lib.models.sampling import TokenSampler, sample
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
 from sashimi_lib.ssm.s4 import S4, StateSpace
 
-__all__ = ["AudioLM", "Autoregressive", "ModelConfig", "Cache", "new_model", "sample"]
+__all__ = ["AudioLM", "Autoregressive", "Cache", "ModelConfig", "new_model", "sample"]
 
 ModelConfig = Config | WaveRNNConfig
 

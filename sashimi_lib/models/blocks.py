@@ -15,9 +15,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from sashimi_lib.models.states import State
 from sashimi_lib.ssm.s4 import PAPER_SSM, S4, Directions, SSMConfig
 
-State = Any  # a tensor, or a nested tuple of tensors of fixed shape
 Advance = Callable[["SequenceModel", Tensor, State], tuple[Tensor, State]]
 Norm = Literal["scalar", "layer"]
 

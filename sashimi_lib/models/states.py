@@ -1,10 +1,12 @@
-"""States of several sequences, taken apart and put together: each process, each part of a batch has some."""
+"""Nested states: map over their tensors, slice and concatenate the batch axis, flatten to a list."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+State = Any  # a tensor, or a nested tuple of tensors of fixed shape
 
 
 def map_state(change: Any, *states: Any) -> Any:
@@ -51,3 +53,32 @@ def shard(number: int, part: int, of: int) -> slice:
     Chapter: 10.
     """
     return slice(part * number // of, (part + 1) * number // of)
+
+
+def flatten_state(state: State) -> list[Tensor]:
+    """The tensors of a state, in their order.
+
+    >>> import torch
+    >>> flatten_state(((torch.tensor(1),), (), torch.tensor(2)))
+    [tensor(1), tensor(2)]
+
+    Chapter: 7. Inverse: `unflatten_state`.
+    """
+    return [state] if isinstance(state, Tensor) else [x for part in state for x in flatten_state(part)]
+
+
+def unflatten_state(tensors: Iterable[Tensor], like: State) -> State:
+    """The state that is made of some tensors as another state is made of its own.
+
+    >>> import torch
+    >>> unflatten_state([torch.tensor(3), torch.tensor(4)], like=((torch.tensor(1),), (), torch.tensor(2)))
+    ((tensor(3),), (), tensor(4))
+
+    Chapter: 7. Inverse: `flatten_state`.
+    """
+    left = iter(tensors)
+
+    def build(part: State) -> State:
+        return next(left) if isinstance(part, Tensor) else tuple(build(inner) for inner in part)
+
+    return build(like)

@@ -4,4 +4,4 @@ from sashimi_lib.streaming.engine import best_engine, compiled
 from sashimi_lib.streaming.graph import graphed
 from sashimi_lib.streaming.live import Stream, stream
 
-__all__ = ["Stream", "compiled", "best_engine", "graphed", "stream"]
+__all__ = ["Stream", "best_engine", "compiled", "graphed", "stream"]

@@ -146,7 +146,7 @@ def _closed(module: Module, blocks: tuple[State, ...], hourglass: State) -> Stat
     return *blocks[:depth], hourglass, *blocks[depth:]
 
 
-def _pack_tier(module: Module) -> Tier:
+def _pack_tier(module: Module) -> PackedTier:
     """The weights of a tier."""
     if isinstance(module, sashimi.UNetTier):
         down, blocks = len(module.down.blocks) // 2, [*module.down.blocks, *module.up.blocks]
