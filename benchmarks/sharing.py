@@ -9,7 +9,7 @@ from timing import interleaved
 from torch import Tensor, nn
 
 from sashimi_lib.models.audio_lm import AudioLM
-from sashimi_lib.training import step as training_step
+from sashimi_lib.training import gradient_step as training_step
 from sashimi_lib.training.batches import collate
 from sashimi_lib.training.config import DEFAULTS
 from sashimi_lib.training.distributed import SINGLE_PROCESS

@@ -33,7 +33,7 @@ from sashimi_lib.models.diffwave import DilatedLayer
 from sashimi_lib.models.heads import DualSoftmax, Head, JointSoftmax, Logistics, Softmax
 from sashimi_lib.models.pooling import DownPool, Hourglass, UpPool
 from sashimi_lib.models.sashimi import CenterTier, PooledTier, UNetTier
-from sashimi_lib.models.sashimi_unet import Block
+from sashimi_lib.models.sashimi_unet import UNetBlock
 from sashimi_lib.models.subscale import ContextCNN
 from sashimi_lib.models.vocoder import Vocoder
 from sashimi_lib.models.wavenet import GatedLayer
@@ -241,7 +241,7 @@ BOTH_WAYS = {
         lambda: Conditioned(DilatedLayer(DIFFWAVE, 3), 6), 4,
         lambda t, length: [k for k in (t - 3, t, t + 3) if 0 <= k < length], DilatedLayer,
     ),
-    "diffusion block": Case(lambda: Conditioned(Block(4, UNET), 6), 4, everything, Block),
+    "diffusion block": Case(lambda: Conditioned(UNetBlock(4, UNET), 6), 4, everything, UNetBlock),
     "DiffWave": Case(
         lambda: Denoising(DiffWave(DIFFWAVE)), 1, window(*[DIFFWAVE.receptive_field // 2] * 2), DiffWave
     ),

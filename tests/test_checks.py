@@ -33,7 +33,7 @@ SETTINGS = (
 )  # fmt: skip
 # What these values mean: none of it, or the first.
 TAKEN = {
-    ("TrainingConfig", "weight_decay", 0), ("TrainingConfig", "warmup", 0), ("TrainingConfig", "patience", 0),
+    ("TrainingConfig", "weight_decay", 0), ("TrainingConfig", "warmup", 0), ("TrainingConfig", "plateau_patience", 0),
     ("TrainingConfig", "ema", 0), ("TrainingConfig", "seed", 0), ("PruningConfig", "sparsity", 0),
     ("PruningConfig", "start", 0), ("WaveRNNConfig", "d_conditioning", 0), ("SubscaleConfig", "lookahead", 0),
     ("SaShiMiUNetConfig", "n_classes", 0), ("DiffWaveConfig", "n_classes", 0),

@@ -184,7 +184,7 @@ def test_after_an_error_what_was_made_is_kept_under_another_name(model, monkeypa
     generate_from = Stream.__next__
 
     def blow_up(self):
-        if self.left == 100:
+        if self.remaining == 100:
             raise ValueError("logits must be finite: the state has blown up")
         return generate_from(self)
 

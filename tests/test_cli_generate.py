@@ -30,7 +30,7 @@ RATE = 2_000
 MODELS = {
     "wavernn": lambda: WaveRNN(WaveRNNConfig(d_hidden=16)),
     "samplernn": lambda: AudioLM(MuLaw(), SampleRNN(SampleRNNConfig((4, 2), d_hidden=8, d_embedding=4))),
-    "subscale": lambda: Subscale(SubscaleConfig(8, factor=4, ahead=1, d_conditioning=3, layers=2)),
+    "subscale": lambda: Subscale(SubscaleConfig(8, factor=4, lookahead=1, d_conditioning=3, layers=2)),
 }
 
 

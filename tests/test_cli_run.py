@@ -199,7 +199,7 @@ def test_a_number_that_means_nothing_is_named(folder, more, because, capsys):
         (["--warmup", "-1"], "warmup must be at least 0, got -1"),
         (["--warmup", "-5"], "warmup must be at least 0, got -5"),
         (["--weight-decay", "-1"], "weight_decay must be at least 0, got -1.0"),
-        (["--patience", "-1"], "patience must be at least 0, got -1"),
+        (["--plateau-patience", "-1"], "plateau_patience must be at least 0, got -1"),
         (["--lr", "nan"], "lr must be above 0, got nan"),
         (["--lr", "inf"], "lr must be above 0, and finite, got inf"),
         (["--seed", "-1"], "seed must be at least 0, got -1"),

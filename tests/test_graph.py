@@ -293,7 +293,7 @@ def test_a_model_that_it_cannot_run_is_refused(make, because):
     "make",
     [
         lambda: Vocoder(WaveRNNConfig(8, d_conditioning=3), MEL),
-        lambda: Subscale(SubscaleConfig(8, factor=2, ahead=1, d_conditioning=3, layers=2)),
+        lambda: Subscale(SubscaleConfig(8, factor=2, lookahead=1, d_conditioning=3, layers=2)),
         lambda: WaveRNN(WaveRNNConfig(8, d_conditioning=3)),
     ],
 )

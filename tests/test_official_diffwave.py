@@ -78,7 +78,7 @@ def test_a_tensor_too_many_is_named(weights):
 
 
 def test_a_tensor_of_another_shape_is_refused(weights):
-    with pytest.raises(ValueError, match=r"must fit the model(.|\n)*told\.out\.bias"):
+    with pytest.raises(ValueError, match=r"must fit the model(.|\n)*conditioning\.out\.bias"):
         load_diffwave(weights | {"residual_layer.fc_t2.bias": torch.zeros(25)}, cycle=4)
 
 

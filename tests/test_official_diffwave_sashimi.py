@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sashimi_lib.models.sashimi_unet import PAPER_SSM, Block
+from sashimi_lib.models.sashimi_unet import PAPER_SSM, UNetBlock
 from sashimi_lib.official import load_diffwave_sashimi
 from tests.streaming import error
 
@@ -69,7 +69,7 @@ def banks(model):
     """The state spaces of every block, from the start of the network to its end."""
     top = model.tiers
     blocks = [*top.before, *top.slower.before, *top.slower.slower.blocks, *top.slower.after, *top.after]
-    assert len(blocks) == sum(isinstance(module, Block) for module in model.modules())
+    assert len(blocks) == sum(isinstance(module, UNetBlock) for module in model.modules())
     return [block.layer.ssm for block in blocks]
 
 

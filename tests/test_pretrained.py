@@ -261,7 +261,10 @@ def test_a_diffusion_model_that_says_something_else_is_refused(name, tmp_path):
     path, model = tmp_path / "file", diffusion(name)
     save(path, model, 8000, ModelCard("mine"))
     tensors, metadata = contents(path)
-    for tensor in ("told.out.weight", *(["told.classes.weight"] if model.config.backbone.n_classes else [])):
+    for tensor in (
+        "conditioning.out.weight",
+        *(["conditioning.classes.weight"] if model.config.backbone.n_classes else []),
+    ):
         rewrite(path, tensors | {f"backbone.{tensor}": -tensors[f"backbone.{tensor}"]}, metadata)
         refused(path, "what it takes for noise must be")
     header = json.loads(metadata["header"])
@@ -387,7 +390,7 @@ def test_another_format_is_refused(file):
     ("old", "new", "because"),
     [
         ("WaveNetConfig", "Popen", "class must be one of .*, got 'Popen'"),
-        ('"MuLaw"', '"Expected"', "missing .*'codes'"),
+        ('"MuLaw"', '"GoldenOutputs"', "missing .*'codes'"),
         ('"stacks": 2', '"stacks": 0', "stacks must be at least 1, got 0"),
         ('"stacks": 2', '"heaps": 2', "heaps"),
         ('"stacks": 2', '"stacks": 3', "Missing key"),
@@ -426,7 +429,7 @@ def a_vocoder():
 
 
 def a_subscale():
-    return Subscale(SubscaleConfig(12, factor=4, ahead=1, d_conditioning=3, layers=2, levels=16))
+    return Subscale(SubscaleConfig(12, factor=4, lookahead=1, d_conditioning=3, layers=2, levels=16))
 
 
 @pytest.mark.parametrize("make", [a_vocoder, a_subscale])

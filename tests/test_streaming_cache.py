@@ -10,7 +10,7 @@ import pytest
 from numba import njit
 from numba.core import caching
 
-from sashimi_lib.streaming import cache
+from sashimi_lib.streaming import compile_cache as cache
 
 # The sum of all logits that a compiled WaveRNN gives some codes, and whether its loop was found on disk.
 PROBE = """

@@ -130,7 +130,7 @@ def test_it_trains_in_half_precision():
 
 
 def test_it_saves_weights_and_no_filters(model):
-    assert {name.partition(".")[0] for name in model.state_dict()} == {"conditioning", "cell"}
+    assert {name.partition(".")[0] for name in model.state_dict()} == {"conditioning_projection", "cell"}
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def mean_bits(
 
     >>> clips, bits = torch.zeros(6, 10, dtype=torch.long), torch.tensor([4.0, 4.5, 5.0, 5.5, 6.0, 6.5])
     >>> mean_bits(bits, clips, recordings="aabbcc")
-    Estimate(mean=5.25, interval=None, recordings=3)
+    ConfidenceInterval(mean=5.25, interval=None, recordings=3)
 
     Chapter: 7. Raises ValueError unless there are as many of all three, and at least one.
     """
@@ -194,7 +194,7 @@ def pooled_bits(
     square root of (m - 1) / m and by the normal tails.
 
     >>> pooled_bits(torch.tensor([4.0, 5.0, 6.0, 5.0, 5.0]), torch.tensor([10, 10, 10, 10, 10]))
-    Estimate(mean=5.0, interval=(4.12..., 5.87...), recordings=5)
+    ConfidenceInterval(mean=5.0, interval=(4.12..., 5.87...), recordings=5)
 
     Chapter: 7. Cochran, Sampling Techniques, 1977, section 6.17 (the jackknife of a ratio); MacKinnon,
     Nielsen and Webb, 2023 (few clusters). Raises ValueError for no recording, or one without samples.

@@ -55,7 +55,7 @@ class SubscaleConfig:
         WaveRNNConfig(self.d_hidden, self.d_conditioning, self.levels)  # checks them
         if self.context < self.lookahead:
             raise ValueError(
-                f"layers must be enough to hear from ahead={self.lookahead} places later back to a sample's own, "
+                f"layers must be enough to reach from lookahead={self.lookahead} positions later back to a sample's own, "
                 f"2^layers > ahead, got {self.layers}"
             )
 

@@ -52,8 +52,10 @@ def load_diffwave(
     for n in range(len(model.layers)):
         state |= _layer(weights, f"{BLOCKS}.{n}", f"layers.{n}")
         for name in ("weight", "bias") if in_place and n else ():
-            before = state[f"layers.{n - 1}.told.{name}"].double()
-            state[f"layers.{n}.told.{name}"] = state[f"layers.{n}.told.{name}"] + before * math.sqrt(1 / 2)
+            before = state[f"layers.{n - 1}.conditioning.{name}"].double()
+            state[f"layers.{n}.conditioning.{name}"] = state[
+                f"layers.{n}.conditioning.{name}"
+            ] + before * math.sqrt(1 / 2)
     return finish(model, state, weights, dtype)
 
 
@@ -72,7 +74,11 @@ def _config(weights: Weights, cycle: int) -> DiffWaveConfig:
 def _ends(weights: Weights) -> Weights:
     """The first and the last convolutions, and what all layers are told."""
     state = _conv(weights, "start", "init_conv.0.conv") | _conv(weights, "end.0", "final_conv.0.conv")
-    linear = {"end.2": "final_conv.2.conv", "told.hidden": f"{GROUP}.fc_t1", "told.out": f"{GROUP}.fc_t2"}
+    linear = {
+        "end.2": "final_conv.2.conv",
+        "conditioning.hidden": f"{GROUP}.fc_t1",
+        "conditioning.out": f"{GROUP}.fc_t2",
+    }
     for ours, theirs in linear.items():
         state |= {f"{ours}.{name}": take(weights, f"{theirs}.{name}") for name in ("weight", "bias")}
     return state
@@ -80,7 +86,7 @@ def _ends(weights: Weights) -> Weights:
 
 def _layer(weights: Weights, theirs: str, ours: str) -> Weights:
     conditioning = {
-        f"{ours}.told.{name}": take(weights, f"{theirs}.fc_t.{name}") for name in ("weight", "bias")
+        f"{ours}.conditioning.{name}": take(weights, f"{theirs}.fc_t.{name}") for name in ("weight", "bias")
     }
     gates = _conv(weights, f"{ours}.gates", f"{theirs}.dilated_conv_layer.conv")
     return conditioning | gates | _conv(weights, f"{ours}.out", f"{theirs}.res_conv", f"{theirs}.skip_conv")

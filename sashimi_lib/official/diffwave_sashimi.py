@@ -48,7 +48,7 @@ def load_diffwave_sashimi(weights: Weights, dtype: torch.dtype = torch.float32) 
     state = {f"norm.{x}": take(weights, f"norm.{x}") for x in "ms"}
     state |= _map(weights, "start", "init_conv.0.conv") | _map(weights, "hidden", "final_conv.0.conv")
     state |= _map(weights, "out", "final_conv.2.conv")
-    state |= _map(weights, "told.hidden", "fc_t1") | _map(weights, "told.out", "fc_t2")
+    state |= _map(weights, "conditioning.hidden", "fc_t1") | _map(weights, "conditioning.out", "fc_t2")
     for theirs, ours in _places(config).items():
         if ours.endswith(("down", "up")):
             state |= _map(weights, f"{ours}.linear", f"{theirs}.linear.conv")
@@ -114,7 +114,7 @@ def _places(config: SaShiMiUNetConfig) -> dict[str, str]:
 
 
 def _block(weights: Weights, ours: str, theirs: str) -> Weights:
-    state = _map(weights, f"{ours}.told", f"{theirs}.fc_t")
+    state = _map(weights, f"{ours}.conditioning", f"{theirs}.fc_t")
     for norm, published in (("norm", "norm1"), ("feed_forward.norm", "norm2")):
         state |= {f"{ours}.{norm}.{x}": take(weights, f"{theirs}.{published}.{x}") for x in "ms"}
     prefix = f"{theirs}.layer."

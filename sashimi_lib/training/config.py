@@ -91,7 +91,7 @@ class TrainingConfig:
         """The settings that may change when a run goes on.
 
         >>> sorted(TrainingConfig(decay="plateau").free)
-        ['checkpoint_every', 'steps', 'stop_after']
+        ['checkpoint_every', 'early_stopping_patience', 'steps']
         """
         unless = {f.name: f.metadata["unless"] for f in fields(self) if f.metadata.get("free")}
         return frozenset(name for name, decay in unless.items() if decay != self.decay)

@@ -85,7 +85,7 @@ def init_distributed(device: torch.device) -> Iterator[DistributedContext]:
 
     >>> with init_distributed(torch.device("cpu")) as distributed:
     ...     distributed
-    Team(rank=0, size=1)
+    DistributedContext(rank=0, size=1)
 
     Where one of them ends by an error, the others end too, and say why: alone they would wait for it.
 

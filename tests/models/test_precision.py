@@ -29,7 +29,7 @@ DIFFUSION = {
 MODELS = SOUND | {name: lambda c=c: DiffusionModel(DiffusionConfig(c)) for name, c in DIFFUSION.items()}
 MODELS["SaShiMi, U-Net"] = lambda: AudioLM(MuLaw(16), sashimi(unet=True))
 MODELS["subscale"] = lambda: Subscale(
-    SubscaleConfig(6, factor=2, ahead=1, d_conditioning=3, layers=3, levels=8)
+    SubscaleConfig(6, factor=2, lookahead=1, d_conditioning=3, layers=3, levels=8)
 )
 every_model = pytest.mark.parametrize("name", MODELS)
 

@@ -52,12 +52,15 @@ def test_the_probabilities_of_all_sounds_sum_to_one(factor, length, lookahead):
 @settings(max_examples=25)
 @given(**SETTINGS, positions=st.integers(1, 4))
 def test_a_sample_hears_all_that_the_definition_allows_and_nothing_else(factor, lookahead, seed, positions):
-    model, length = tiny(factor, lookahead, layers=3, seed=seed), factor * positions
+    length = factor * positions
     codes = torch.randint(0, 256, (length, 2))
     changed = codes.repeat(length, 1, 1)
     changed[torch.arange(length), torch.arange(length)] += 100  # one sample a row
-    difference = model.log_likelihood(changed % 256) - model.log_likelihood(codes.expand_as(changed))
-    hears = (difference.abs() > 1e-12).T  # (who, whom), both in time
+    hears = torch.zeros(length, length, dtype=torch.bool)  # (who, whom), both in time
+    for draw in range(4):  # in a model as small as these a path may be dead, but not in all of them
+        model = tiny(factor, lookahead, layers=3, seed=seed + draw)
+        difference = model.log_likelihood(changed % 256) - model.log_likelihood(codes.expand_as(changed))
+        hears |= (difference.abs() > 1e-12).T
     for t in range(length):
         expected = context_mask(positions, factor, lookahead, s=t % factor, i=t // factor).T.flatten()
         expected[t] = True  # a change of its own
@@ -223,7 +226,7 @@ def test_settings_and_requests_that_are_impossible_are_named():
         for name, value in (("factor", 0), ("lookahead", -1), ("d_conditioning", 0), ("layers", 0)):
             with pytest.raises(ValueError, match=f"{name} must be at least"):
                 SubscaleConfig(**{name: value})
-        with pytest.raises(ValueError, match=r"layers must be enough .* ahead=64 .* got 6"):
+        with pytest.raises(ValueError, match=r"layers must be enough .* lookahead=64 .* got 6"):
             SubscaleConfig(layers=6)
         with pytest.raises(ValueError, match="d_hidden must be even"):
             Subscale(SubscaleConfig(d_hidden=7))

@@ -80,8 +80,8 @@ def by_steps(model, codes, conditioning=None):
             logits.append(heard)
             return next(given)
 
-        conditioning = () if conditioning is None else (conditioning[:, t],)
-        code, state = model.draw(code, state, choose, *conditioning)
+        inputs = () if conditioning is None else (conditioning[:, t],)
+        code, state = model.draw(code, state, choose, *inputs)
         bits.append(sum(-F.cross_entropy(logits[i - 2], codes[:, t, i], reduction="none") for i in (0, 1)))
     return torch.stack(bits, dim=1) / math.log(2), logits, state
 
@@ -189,8 +189,8 @@ def test_pieces_with_the_past_carried_equal_the_whole(sizes):
     model, codes, conditioning = loud(TOLD), some_codes(2, 40), torch.randn(2, 40, 3).double()
     expected, _ = model.log_likelihood_from(codes, model.initial_cache(2), conditioning)
     cache, bits = model.initial_cache(2), []
-    for piece, conditioning in zip(codes.split(sizes, 1), conditioning.split(sizes, 1), strict=True):
-        given, cache = model.log_likelihood_from(piece, cache, conditioning)
+    for piece, frames in zip(codes.split(sizes, 1), conditioning.split(sizes, 1), strict=True):
+        given, cache = model.log_likelihood_from(piece, cache, frames)
         bits.append(given)
     assert error(torch.cat(bits, 1), expected) < 1e-12
 

@@ -104,7 +104,7 @@ def test_validation_is_the_mean_over_all_samples_however_it_is_cut(sequences, tb
     )
 
 
-@pytest.mark.parametrize("silence", [128, (128, 7), 0.0])
+@pytest.mark.parametrize("pad_value", [128, (128, 7), 0.0])
 def test_padding_marks_what_is_real(sequences, pad_value):
     if isinstance(pad_value, tuple):
         sequences = [torch.stack([sequence, sequence], dim=-1) for sequence in sequences]
@@ -154,7 +154,7 @@ def test_what_cannot_be_read_is_said_when_its_turn_comes():
         next(pieces)
 
 
-@pytest.mark.parametrize("silence", [128, (128, 3), 0.5])
+@pytest.mark.parametrize("pad_value", [128, (128, 3), 0.5])
 def test_a_batch_gets_as_long_as_another(pad_value):
     pair = (2,) if isinstance(pad_value, tuple) else ()
     kind = torch.float if isinstance(pad_value, float) else torch.long

@@ -135,7 +135,7 @@ for write in (
     except OSError as error:
         print(error)
 print(sorted(file.name for file in folder.iterdir()))
-print(newest_checkpoint(path)["step"], load_checkpoint(previous_of(path))["step"])
+print(latest_checkpoint(path)["step"], load_checkpoint(previous_of(path))["step"])
 print(len(read_tensors(tensors, "example 1")[1]["x"]))
 """
 

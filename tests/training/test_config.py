@@ -34,16 +34,16 @@ def test_impossible_settings_are_refused_by_name(setting):
 
 
 @pytest.mark.parametrize(("plateau_factor", "plateau_patience"), [(0.5, 0), (0.2, 2), (0.9, 5)])
-def test_the_plateau_rule_is_that_of_pytorch(factor, patience):
+def test_the_plateau_rule_is_that_of_pytorch(plateau_factor, plateau_patience):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, plateau_factor=factor, plateau_patience=patience, eps=0
+        optimizer, factor=plateau_factor, patience=plateau_patience, eps=0
     )
     bits = (6 - torch.arange(60).clamp(max=25) / 20 + 0.1 * torch.rand(60)).tolist()
     bits[7] = bits[6] * (1 - 0.5e-4)  # better, but by too little to count
     for n in range(len(bits)):
         scheduler.step(bits[n])
-        assert plateau(bits[: n + 1], factor, patience) == optimizer.param_groups[0]["lr"]
+        assert plateau(bits[: n + 1], plateau_factor, plateau_patience) == optimizer.param_groups[0]["lr"]
     assert optimizer.param_groups[0]["lr"] < 1
 
 

@@ -31,7 +31,7 @@ def words():
 class ConditioningEmbedding(Trainable):
     """A model that notes what it is told, and whose score of a sample is the sample itself."""
 
-    silence = 0.25
+    pad_value = 0.25
 
     def __init__(self):
         super().__init__()
@@ -94,7 +94,7 @@ def test_a_held_out_sound_is_judged_alike_whatever_stands_beside_it(words):
     sums = []  # what two processes add up
 
     class OneOfTwo(DistributedContext):
-        def total(self, x):
+        def all_reduce_sum(self, x):
             sums.append(x)
             return x
 

@@ -38,7 +38,7 @@ DENOISERS = {
 OURS = f"{os.sep}sashimi_lib{os.sep}"
 AT_HOME = (
     "int(phase)",
-    "int(self.team.all_reduce_sum(piece.real.sum()))",
+    "int(self.distributed.all_reduce_sum(piece.mask.sum()))",
     "label.is_cpu and",
     "step <= last",
 )
