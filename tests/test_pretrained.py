@@ -270,7 +270,7 @@ def test_a_diffusion_model_that_says_something_else_is_refused(name, tmp_path):
     header = json.loads(metadata["header"])
     header["card"]["expected"] = {"class": "GoldenOutputs", "codes": [1], "waveform": [0.0], "bits": 8.0}
     rewrite(path, tensors, metadata | {"header": json.dumps(header)})
-    refused(path, "another kind of model: Expected")
+    refused(path, "another kind of model: GoldenOutputs")
     assert header["diffusion"]["class"] == "DiffusionConfig"
     header["diffusion"]["schedule"]["steps"] = 1
     rewrite(path, tensors, metadata | {"header": json.dumps(header)})
