@@ -11,7 +11,6 @@ from torch.nn.utils import parametrize
 from sashimi_lib.models import WaveRNN
 from sashimi_lib.models.autoregressive import Autoregressive, shift_right
 from sashimi_lib.models.blocks import State
-from sashimi_lib.models.sampling import Sampler
 from sashimi_lib.models.states import flatten_state
 from sashimi_lib.models.trainable import Cache
 from sashimi_lib.ssm.kernel_cache import cached_kernels
@@ -33,11 +32,11 @@ class Given:
 @torch.no_grad()
 def by_steps(model: Autoregressive, codes: Tensor, cache: Cache) -> Tensor:
     """The logits that the model's own step gives each code, sample by sample."""
-    (code, state), choose = cache, Given(codes)
+    (code, state), sampler = cache, Given(codes)
     with parametrize.cached(), cached_kernels(model):  # what follows from weights alone is made once
         for _ in range(codes.shape[1]):
-            code, state = model.draw(code, state, choose)
-    return torch.stack(choose.logits, dim=1).unflatten(1, codes.shape[1:])
+            code, state = model.draw(code, state, sampler)
+    return torch.stack(sampler.logits, dim=1).unflatten(1, codes.shape[1:])
 
 
 @torch.no_grad()
@@ -85,13 +84,13 @@ def largest_entry(state: State) -> float:
 def long_run(model: Autoregressive, minutes: int, second: int, seed: int) -> dict[str, object]:
     """Minutes of sixty ``second`` samples by the compiled loop: how large its state is after each second, and
     the last second once more, by the model's own step from the state before it."""
-    engine, choose = compiled(model), Sampler(generator=torch.Generator().manual_seed(seed))
+    engine, generator = compiled(model), torch.Generator().manual_seed(seed)
     cache, speeds, largest = engine.initial_cache(1), [], []
     for _ in range(minutes):
         tops, start = [], time.perf_counter()
         for _ in range(60):
             before = cache
-            codes, cache = engine.generate_from(before, second, choose)
+            codes, cache = engine.generate_from(before, second, generator=generator)
             tops.append(largest_entry(cache[1]))
         speeds.append(60 * second / (time.perf_counter() - start))
         largest.append(max(tops))

@@ -7,7 +7,7 @@ from corpus import Sounds
 from torch import Tensor
 
 from sashimi_lib.diffusion.model import DiffusionModel
-from sashimi_lib.diffusion.samplers import ANCESTRAL, DPM_SOLVER, Sampler
+from sashimi_lib.diffusion.samplers import ANCESTRAL, DPM_SOLVER, DiffusionSampler
 from sashimi_lib.evaluation.classifier import load_classifier
 from sashimi_lib.evaluation.distances import frechet
 
@@ -20,7 +20,7 @@ class Way(NamedTuple):
     """How sounds are drawn: a sampler, how many steps of its grid, or every one of the schedule, and
     guidance."""
 
-    sampler: Sampler
+    sampler: DiffusionSampler
     steps: int | None
     guidance: float = 1.0
 

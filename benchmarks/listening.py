@@ -23,7 +23,8 @@ from torch.nn.utils import parametrize
 from sashimi_lib import pretrained
 from sashimi_lib.audio import rms_db, write
 from sashimi_lib.data import bundled
-from sashimi_lib.models.audio_lm import AudioLM, sample
+from sashimi_lib.models.audio_lm import AudioLM, sample_token
+from sashimi_lib.models.sampling import SamplingConfig
 from sashimi_lib.ssm.kernel_cache import cached_kernels
 
 TEMPERATURES, NUCLEI = (0.8, 0.9, 1.0), (0.9, 0.97, 1.0)
@@ -34,15 +35,15 @@ NOISE_DB = tuple(range(-70, -14, 5))  # what is added to a real past, dBFS
 
 
 @torch.no_grad()
-def draw_each(model: AudioLM, length: int, settings: list[tuple[float, float]]) -> Tensor:
-    """One draw for each temperature and top-p, side by side: (settings, length) codes, from seed 0."""
+def draw_each(model: AudioLM, length: int, settings: list[SamplingConfig]) -> Tensor:
+    """One draw for each of some options, side by side: (settings, length) codes, from seed 0."""
     generator, state = torch.Generator().manual_seed(0), model.initial_state(len(settings))
     code, codes = torch.full((len(settings),), model.quantizer.silence), []
     with parametrize.cached(), cached_kernels(model):
         for _ in range(length):
             logits, state = model.step(code, state)
             rows = zip(logits.split(1), settings, strict=True)
-            code = torch.cat([sample(row, *setting, generator) for row, setting in rows])
+            code = torch.cat([sample_token(row, sampling, generator) for row, sampling in rows])
             codes.append(code)
     return torch.stack(codes, dim=1)
 
@@ -80,17 +81,18 @@ def first_draws(name: str, seconds: float) -> list[str]:
 
 def grid(model: AudioLM, sample_rate: int, seconds: float) -> list[list[str]]:
     """A clip for each temperature (rows) and top-p (columns)."""
-    settings = [(temperature, top_p) for temperature in TEMPERATURES for top_p in NUCLEI]
+    settings = [SamplingConfig(temperature, top_p) for temperature in TEMPERATURES for top_p in NUCLEI]
     clips = model.quantizer.decode(draw_each(model, int(seconds * sample_rate), settings))
     names = [
-        keep(f"grid_{t:g}_{p:g}", clip, sample_rate) for (t, p), clip in zip(settings, clips, strict=True)
+        keep(f"grid_{sampling.temperature:g}_{sampling.top_p:g}", clip, sample_rate)
+        for sampling, clip in zip(settings, clips, strict=True)
     ]
     return [names[i : i + len(NUCLEI)] for i in range(0, len(names), len(NUCLEI))]
 
 
 def long_draws(model: AudioLM, sample_rate: int, seconds: float) -> list[dict[str, object]]:
     """A long draw at each temperature, all probabilities kept, and what became of it."""
-    settings = [(temperature, 1.0) for temperature in LONG_TEMPERATURES]
+    settings = [SamplingConfig(temperature) for temperature in LONG_TEMPERATURES]
     clips = model.quantizer.decode(draw_each(model, int(seconds * sample_rate), settings))
     return [
         {"temperature": temperature, "clip": keep(f"long_{temperature:g}", clip, sample_rate, "mp3")}

@@ -19,7 +19,7 @@ from sashimi_lib.audio import resample
 from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.data import bundled
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.models.audio_lm import AudioLM, sample
+from sashimi_lib.models.audio_lm import AudioLM, sample_token
 from sashimi_lib.ssm.kernel_cache import cached_kernels
 from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
 from sashimi_lib.ssm.stability import spectral_radius
@@ -120,7 +120,7 @@ def run_sashimi(model: AudioLM, steps: int) -> dict[str, object]:
     with parametrize.cached(), cached_kernels(model):
         for step in range(1, steps + 1):
             logits, state = model.step(code, state)
-            code = sample(logits, generator=generator)
+            code = sample_token(logits, generator=generator)
             if step % 10 == 0 or step < 1000:
                 decades.see(step, torch.stack(norms(state)).amax()[None])
     row = decades.row(0)

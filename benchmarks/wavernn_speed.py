@@ -43,11 +43,11 @@ class Plain(WaveRNN):
         self.load_state_dict(model.state_dict())
         self.register_buffer("masked", self.I_star.detach(), persistent=False)
 
-    def draw(self, code: Tensor, state: Tensor, choose: TokenSampler) -> tuple[Tensor, Tensor]:
+    def draw(self, code: Tensor, state: Tensor, sampler: TokenSampler) -> tuple[Tensor, Tensor]:
         """The next sample: two products with R."""
-        coarse = choose(self.coarse_logits(self.cell(code, torch.zeros_like(code[:, 0]), state)))
+        coarse = sampler(self.coarse_logits(self.cell(code, torch.zeros_like(code[:, 0]), state)))
         h = self.cell(code, coarse, state)
-        return torch.stack([coarse, choose(self.fine_logits(h))], dim=-1), h
+        return torch.stack([coarse, sampler(self.fine_logits(h))], dim=-1), h
 
     def cell(self, code: Tensor, coarse: Tensor, state: Tensor) -> Tensor:
         """h_t from x_t = [c_{t-1}, f_{t-1}, c_t] and h_{t-1}."""

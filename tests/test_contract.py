@@ -25,6 +25,7 @@ import importlib
 import inspect
 import math
 import pkgutil
+from functools import partial
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ from sashimi_lib.models.autoregressive import DiscreteAudioModel
 from sashimi_lib.models.blocks import SequenceModel
 from sashimi_lib.models.denoiser import Denoiser
 from sashimi_lib.models.heads import Head
-from sashimi_lib.models.sampling import sample
+from sashimi_lib.models.sampling import sample_token
 from sashimi_lib.models.wavenet import WaveNet
 from sashimi_lib.ssm import s4
 from sashimi_lib.ssm.convolution import bidirectional_conv_naive, causal_conv_naive
@@ -217,7 +218,7 @@ def test_draws_are_as_often_as_their_probabilities(kind):
     make, levels, codes = kind
     head, y, n = make(), 2 * torch.randn(1, 3), 20_000
     generator = torch.Generator().manual_seed(0)
-    drawn = head.draw(y.expand(n, -1), lambda logits: sample(logits, generator=generator)).view(n, -1)
+    drawn = head.sample(y.expand(n, -1), partial(sample_token, generator=generator)).view(n, -1)
     number = (drawn * levels ** torch.arange(codes).flip(0)).sum(1)
     observed = torch.bincount(number, minlength=levels**codes).double()
     expected = n * (bits_of_all(head, y[None], levels, codes).double() * math.log(2)).exp()
@@ -234,7 +235,7 @@ def test_a_draw_that_is_given_its_code_costs_what_the_code_scores(kind):
     head, y = make().double(), torch.randn(5, 3, dtype=torch.float64)
     code = torch.randint(levels, (5, codes)[:codes])
     given = of_sound.Given(code, levels)
-    assert torch.equal(head.draw(y, given), code)
+    assert torch.equal(head.sample(y, given), code)
     assert torch.allclose(head.log_probability(y[:, None], code[:, None])[:, 0], given.bits, rtol=1e-10)
 
 

@@ -47,12 +47,12 @@ def by_steps(model, codes):
     for t in range(codes.shape[1]):
         given = iter(codes[:, t].unbind(-1))
 
-        def choose(logits, t=t, given=given):
+        def sampler(logits, t=t, given=given):
             chosen = next(given)
             bits[:, t] += logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0] / math.log(2)
             return chosen
 
-        code, state = model.draw(code, state, choose)
+        code, state = model.draw(code, state, sampler)
     return bits
 
 

@@ -9,6 +9,7 @@ from sashimi_lib.models.build import Config, build
 from sashimi_lib.models.diffwave import DiffWave, DiffWaveConfig
 from sashimi_lib.models.isotropic import IsotropicConfig, IsotropicS4
 from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
+from sashimi_lib.models.sampling import SamplingConfig
 from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig
 from sashimi_lib.models.sashimi_unet import SaShiMiUNet, SaShiMiUNetConfig
 from sashimi_lib.models.subscale import Subscale, SubscaleConfig
@@ -27,6 +28,7 @@ __all__ = [
     "SaShiMiUNetConfig",
     "SampleRNN",
     "SampleRNNConfig",
+    "SamplingConfig",
     "Subscale",
     "SubscaleConfig",
     "WaveNet",

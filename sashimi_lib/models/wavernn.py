@@ -142,7 +142,7 @@ class WaveRNN(Autoregressive):
         self,
         code: Int[Tensor, "batch 2"],
         state: Float[Tensor, "batch d_hidden"],
-        choose: TokenSampler,
+        sampler: TokenSampler,
         conditioning: Float[Tensor, "batch d_condition"] | None = None,
     ) -> tuple[Int[Tensor, "batch 2"], Float[Tensor, "batch d_hidden"]]:
         """The next sample: one product with R, the coarse gates, c_t, the fine gates, f_t."""
@@ -151,10 +151,10 @@ class WaveRNN(Autoregressive):
         # Of u, r and e in turn, the coarse half and the fine half: (batch, 3, 2, half).
         product, bias = self.R(state).unflatten(-1, (3, 2, -1)), self.bias.unflatten(-1, (3, 2, -1))
         h_coarse = gates(product[:, :, 0], self.I_coarse(x).unflatten(-1, (3, -1)) + bias[:, 0], old_coarse)
-        coarse = choose(self.O2(F.relu(self.O1(h_coarse))))
+        coarse = sampler(self.O2(F.relu(self.O1(h_coarse))))
         x = self._heard(torch.cat([code, coarse[:, None]], dim=-1), conditioning)
         h_fine = gates(product[:, :, 1], self.I_fine(x).unflatten(-1, (3, -1)) + bias[:, 1], old_fine)
-        fine = choose(self.O4(F.relu(self.O3(h_fine))))
+        fine = sampler(self.O4(F.relu(self.O3(h_fine))))
         return torch.stack([coarse, fine], dim=-1), torch.cat([h_coarse, h_fine], dim=-1)
 
     def _heard(

@@ -47,10 +47,10 @@ class Engine(Autoregressive):
         return self.model.prefill(codes, cache)
 
     def draw(
-        self, code: Int[Tensor, "batch *two"], state: State, choose: TokenSampler
+        self, code: Int[Tensor, "batch *two"], state: State, sampler: TokenSampler
     ) -> tuple[Int[Tensor, "batch *two"], State]:
         """As of the model: one sample, and no faster."""
-        return self.model.draw(code, state, choose)
+        return self.model.draw(code, state, sampler)
 
 
 def in_pieces(length: int, progress: bool) -> Iterator[int]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sashimi_lib.audio.quantizers import MuLaw
-from sashimi_lib.models import SaShiMi, SaShiMiConfig
+from sashimi_lib.models import SamplingConfig, SaShiMi, SaShiMiConfig
 from sashimi_lib.models.audio_lm import AudioLM
 
 
@@ -23,11 +23,11 @@ def model():
 
 
 def test_one_draw_at_temperature_one_is_that_of_generate(listening, model):
-    assert torch.equal(listening.draw_each(model, 40, [(1.0, 1.0)]), model.generate(40, seed=0))
+    assert torch.equal(listening.draw_each(model, 40, [SamplingConfig()]), model.generate(40, seed=0))
 
 
 def test_every_row_keeps_to_its_own_setting(listening, model):
-    cold, hot = listening.draw_each(model, 60, [(0.01, 1.0), (1.0, 1.0)])
+    cold, hot = listening.draw_each(model, 60, [SamplingConfig(0.01), SamplingConfig()])
     assert len(cold.unique()) < len(hot.unique())
 
 

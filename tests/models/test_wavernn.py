@@ -76,12 +76,12 @@ def by_steps(model, codes, conditioning=None):
     for t in range(codes.shape[1]):
         given = iter(codes[:, t].unbind(-1))
 
-        def choose(heard, given=given):
+        def sampler(heard, given=given):
             logits.append(heard)
             return next(given)
 
         inputs = () if conditioning is None else (conditioning[:, t],)
-        code, state = model.draw(code, state, choose, *inputs)
+        code, state = model.draw(code, state, sampler, *inputs)
         bits.append(sum(-F.cross_entropy(logits[i - 2], codes[:, t, i], reduction="none") for i in (0, 1)))
     return torch.stack(bits, dim=1) / math.log(2), logits, state
 
