@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from numba import njit
 from torch import nn
 
-from sashimi_lib.models import WaveRNN, WaveRNNConfig
+from sashimi_lib.audio.quantizers import MuLaw
+from sashimi_lib.models import SampleRNN, SampleRNNConfig, WaveRNN, WaveRNNConfig
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.autoregressive import shift_right
 from sashimi_lib.models.sampling import SamplingConfig, distribution, inverse_cdf
 from sashimi_lib.models.sparse import LAYERS
 from sashimi_lib.pretrained import load
 from sashimi_lib.streaming import best_engine, compiled
+from sashimi_lib.streaming.compiled_loop import CompiledLoop
 from sashimi_lib.streaming.compiled_ops import (
     JIT_OPTIONS,
     BlockSparse,
@@ -32,7 +35,7 @@ from sashimi_lib.streaming.compiled_ops import (
     sigmoid,
     tanh,
 )
-from sashimi_lib.streaming.engine import _warn_once
+from sashimi_lib.streaming.engine import LOOPS, _warn_once
 from sashimi_lib.training.pruning import Pruner, PruningConfig
 
 ROUNDING = 1e-4  # of a cumulative probability in single precision, where logits go up to a hundred
@@ -268,6 +271,29 @@ def test_a_bad_request_is_refused_by_name():
 def test_a_model_that_is_told_something_is_refused():
     with pytest.raises(ValueError, match="d_condition=3"):
         compiled(WaveRNN(WaveRNNConfig(8, d_conditioning=3)))
+
+
+class Noted(CompiledLoop):
+    """A loop that keeps what it is made from."""
+
+    def __init__(self, model):
+        self.model = model
+
+    begin = end = run = None
+
+
+def test_a_loop_is_found_by_the_class_of_the_backbone(monkeypatch):
+    class Own(SampleRNN):
+        pass
+
+    model = AudioLM(MuLaw(), Own(SampleRNNConfig((4,), 1, 16, 2)))
+    with pytest.raises(ValueError, match=r"has a loop \(SaShiMi, WaveNet, WaveRNN\), got Own"):
+        compiled(model)
+    assert best_engine(model) is model
+    monkeypatch.setitem(LOOPS, SampleRNN, "tests.test_streaming:Noted")
+    loop = compiled(model).loop
+    assert type(loop).__name__ == "Noted"
+    assert loop.model is model
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from sashimi_lib.audio import check_waveform
+from sashimi_lib.registry import register
 
 
 def _check_levels(levels: int) -> None:
@@ -53,6 +54,7 @@ def _to_steps(y: Tensor, levels: int) -> Tensor:
     return torch.floor((y + 1) / 2 * (levels - 0.01) + 0.005).long()
 
 
+@register
 @dataclass(frozen=True)
 class MuLaw:
     """Steps that grow with the amplitude: q = floor((y + 1)/2 * (levels - 0.01) + 0.005) of the compressed
@@ -96,6 +98,7 @@ class MuLaw:
         return (torch.sign(y) * torch.expm1(y.abs() * math.log(self.levels)) / (self.levels - 1)).float()
 
 
+@register
 @dataclass(frozen=True)
 class Linear:
     """Equal steps: q = floor((x + 1)/2 * (levels - 0.01) + 0.005); decoding takes the lower edge of the step.
@@ -131,6 +134,7 @@ class Linear:
         return (codes.double() / self.silence - 1).float()
 
 
+@register
 @dataclass(frozen=True)
 class CoarseFine:
     """All 16 bits of a sample as two bytes: round(32768 x) + 32768 = 256 coarse + fine.

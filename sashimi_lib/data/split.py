@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from sashimi_lib.registry import register
+
 PARTS = ("train", "valid", "test")
 SHARES = (0.88, 0.06, 0.06)
 Split = dict[str, list[Path]]
@@ -110,6 +112,7 @@ def _digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
+@register
 @dataclass(frozen=True)
 class FileLists:
     """The recordings of a run by their paths below its folder: what a model learnt from, and what it did not.

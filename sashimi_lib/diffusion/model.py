@@ -30,14 +30,16 @@ from sashimi_lib.diffusion.samplers import (
     sample,
 )
 from sashimi_lib.diffusion.schedules import PUBLISHED, Schedule, add_noise
-from sashimi_lib.models.build import AnyDenoiserConfig, new_denoiser
+from sashimi_lib.models.denoiser import AnyDenoiserConfig
 from sashimi_lib.models.trainable import Cache, Trainable
+from sashimi_lib.registry import register
 from sashimi_lib.ssm.kernel_cache import cached_kernels
 from sashimi_lib.ssm.precision import tf32_allowed
 
 Steps = int | Float[Tensor, " n"] | None  # so many steps of `grid`, these steps, or every step there is
 
 
+@register
 @dataclass(frozen=True)
 class DiffusionConfig:
     """The shape of the network, the noise schedule, what the network says (its ``noise``, or its ``velocity``
@@ -97,7 +99,7 @@ class DiffusionModel(Trainable):
     def __init__(self, config: DiffusionConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = new_denoiser(config.backbone)
+        self.backbone = config.backbone.build()
         self.log_mel = LogMel(config.backbone.mel) if config.backbone.mel else None
 
     @property

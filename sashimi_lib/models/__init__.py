@@ -5,7 +5,8 @@ state)``, ``step(x_t, state) -> (y_t, state)`` and ``initial_state(batch_size)``
 result.
 """
 
-from sashimi_lib.models.build import Config, build
+from sashimi_lib.models.backbone import Backbone, BackboneConfig, build
+from sashimi_lib.models.denoiser import AnyDenoiserConfig, Denoiser
 from sashimi_lib.models.diffwave import DiffWave, DiffWaveConfig
 from sashimi_lib.models.isotropic import IsotropicConfig, IsotropicS4
 from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
@@ -17,7 +18,10 @@ from sashimi_lib.models.wavenet import WaveNet, WaveNetConfig
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
 
 __all__ = [
-    "Config",
+    "Backbone",
+    "BackboneConfig",
+    "Denoiser",
+    "AnyDenoiserConfig",
     "DiffWave",
     "DiffWaveConfig",
     "IsotropicConfig",

@@ -10,9 +10,8 @@ from torch.nn import functional as F
 
 from sashimi_lib.audio.quantizers import CoarseFine, Quantizer
 from sashimi_lib.models.autoregressive import Autoregressive, Cache, shift_right
-from sashimi_lib.models.backbone import Backbone
+from sashimi_lib.models.backbone import Backbone, BackboneConfig
 from sashimi_lib.models.blocks import State
-from sashimi_lib.models.build import Config, build
 from sashimi_lib.models.heads import Head
 from sashimi_lib.models.sampling import TokenSampler, sample_token
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
@@ -20,7 +19,7 @@ from sashimi_lib.ssm.s4 import S4, StateSpace
 
 __all__ = ["AudioLM", "Autoregressive", "Cache", "ModelConfig", "new_model", "sample_token"]
 
-ModelConfig = Config | WaveRNNConfig
+ModelConfig = BackboneConfig | WaveRNNConfig
 
 
 class AudioLM(Autoregressive):
@@ -138,7 +137,7 @@ def new_model(config: ModelConfig, quantizer: Quantizer) -> AudioLM | WaveRNN:
     Chapters: 7 and 8. Raises ValueError for a quantizer whose codes a WaveRNN of that shape does not speak.
     """
     if not isinstance(config, WaveRNNConfig):
-        return AudioLM(quantizer, build(config))
+        return AudioLM(quantizer, config.build())
     model = WaveRNN(config)
     if model.quantizer != quantizer:
         raise ValueError(f"quantizer must be {model.quantizer} for a WaveRNN of that shape, got {quantizer}")

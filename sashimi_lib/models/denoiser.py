@@ -39,6 +39,16 @@ class DenoiserConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnyDenoiserConfig(DenoiserConfig, ABC):
+    """The shape of a denoiser: a frozen dataclass of plain values, registered with
+    `sashimi_lib.registry.register` so that files can name it."""
+
+    @abstractmethod
+    def build(self) -> "Denoiser":
+        """A new denoiser of this shape, which keeps it as its ``config``."""
+
+
 class Denoiser(nn.Module, ABC):
     """A network from noisy waveforms to what is asked of them: their noise, or their velocity.
 
@@ -48,7 +58,7 @@ class Denoiser(nn.Module, ABC):
     """
 
     config: DenoiserConfig
-    frame: int
+    frame: int = 1
 
     @abstractmethod
     def forward(

@@ -27,9 +27,11 @@ from sashimi_lib.models.autoregressive import Cache, DiscreteAudioModel, log2_pr
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import SamplingConfig, TokenSampler, distribution, inverse_cdf
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
+from sashimi_lib.registry import register
 from sashimi_lib.ssm.precision import cudnn_as_matmul
 
 
+@register
 @dataclass(frozen=True)
 class SubscaleConfig:
     """The shape of a subscale WaveRNN; 1024 units, 16 sub-sequences and a look-ahead of 64 are the paper's.

@@ -17,9 +17,11 @@ from sashimi_lib.models.autoregressive import Autoregressive, Cache
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.sampling import SamplingConfig, TokenSampler
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
+from sashimi_lib.registry import register
 from sashimi_lib.ssm.precision import cudnn_as_matmul
 
 
+@register
 @dataclass(frozen=True)
 class VocoderConfig:
     """The shape of a `Vocoder`: a WaveRNN that takes conditioning, and the spectrogram that it takes.

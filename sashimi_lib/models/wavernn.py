@@ -26,9 +26,11 @@ from sashimi_lib.audio.quantizers import CoarseFine
 from sashimi_lib.checks import at_least
 from sashimi_lib.models.autoregressive import Autoregressive, Cache, log2_prob, shift_right
 from sashimi_lib.models.sampling import TokenSampler
+from sashimi_lib.registry import register
 from sashimi_lib.ssm.precision import autocast_off
 
 
+@register
 @dataclass(frozen=True)
 class WaveRNNConfig:
     """The shape of a WaveRNN; the default is the paper's WaveRNN-896, 3,050,048 parameters.

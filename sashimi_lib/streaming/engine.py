@@ -7,6 +7,7 @@ the first time, and what comes of it is kept on disk.
 import functools
 import itertools
 import math
+import pkgutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.autoregressive import Autoregressive, DiscreteAudioModel
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
     from sashimi_lib.streaming.compiled_loop import CompiledLoop, Tree
     from sashimi_lib.streaming.compiled_ops import SamplingRequest
 
+# The loop of a backbone or of a whole model, which is made from the model: MODULE:CLASS, imported when it is
+# wanted, for Numba takes seconds. Whoever writes another loop adds it here.
+LOOPS: dict[type[nn.Module], str] = {
+    SaShiMi: "sashimi_lib.streaming.sashimi:SaShiMiLoop",
+    WaveNet: "sashimi_lib.streaming.wavenet:WaveNetLoop",
+    WaveRNN: "sashimi_lib.streaming.wavernn:WaveRNNLoop",
+}
 Model = TypeVar("Model", bound=DiscreteAudioModel)
 MAX_BATCH_PER_THREAD = (
     8  # sequences that a thread draws side by side: the states of more would not stay in a cache
@@ -161,23 +169,14 @@ def _warn_once(message: str) -> None:
 def _loop_of(model: Autoregressive) -> "CompiledLoop":
     """The loop for a model."""
     backbone = model.backbone if isinstance(model, AudioLM) else model
-    if not isinstance(backbone, (SaShiMi, WaveNet, WaveRNN)):
-        raise ValueError(f"model must be a SaShiMi, a WaveNet or a WaveRNN, got {type(backbone).__name__}")
+    place = next((LOOPS[kind] for kind in type(backbone).__mro__ if kind in LOOPS), None)
+    if place is None:
+        kinds = ", ".join(kind.__name__ for kind in LOOPS)
+        raise ValueError(f"model must be of a kind that has a loop ({kinds}), got {type(backbone).__name__}")
     if model.device.type != "cpu":
         raise ValueError(f"model must be on the CPU, got one on {model.device}")
     _import_numba()
-    if isinstance(model, WaveRNN):
-        from sashimi_lib.streaming.wavernn import WaveRNNLoop
-
-        return WaveRNNLoop(model)
-    assert isinstance(model, AudioLM)
-    if isinstance(backbone, SaShiMi):
-        from sashimi_lib.streaming.sashimi import SaShiMiLoop
-
-        return SaShiMiLoop(model)
-    from sashimi_lib.streaming.wavenet import WaveNetLoop
-
-    return WaveNetLoop(model)
+    return pkgutil.resolve_name(place)(model)
 
 
 def _import_numba() -> None:

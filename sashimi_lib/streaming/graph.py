@@ -11,6 +11,7 @@ import copy
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -24,12 +25,9 @@ from sashimi_lib.models.sampling import SamplingConfig, inverse_cdf, token_probs
 from sashimi_lib.models.sparse import SparseLinear
 from sashimi_lib.models.states import flatten_state, unflatten_state
 from sashimi_lib.models.trainable import Cache
-from sashimi_lib.models.wavenet import WaveNet
 from sashimi_lib.models.wavernn import WaveRNN
-from sashimi_lib.ssm.kernel_cache import cached_kernels
+from sashimi_lib.ssm.kernel_cache import Cached, cached_kernels
 from sashimi_lib.ssm.precision import cudnn_as_matmul
-from sashimi_lib.ssm.s4 import SSMParameters
-from sashimi_lib.ssm.systems import Recurrence
 from sashimi_lib.streaming.base import PIECE, Engine, in_pieces
 
 ROUNDS = 2  # whole frames that are made before recording: libraries set themselves up, constants are computed
@@ -90,10 +88,10 @@ class StaticBuffers(StaticState):
 
 
 class RingBuffers(StaticState):
-    """The queues of a WaveNet, all in one tensor: what leaves a queue makes room for what joins it, and
-    nothing else moves. One number on the GPU says where.
+    """A state of queues (`Backbone.state_is_queues`), all in one tensor: what leaves a queue makes room for
+    what joins it, and nothing else moves. One number on the GPU says where.
 
-    The state of ten layers in each of four stacks is 4,092 tensors, and a step would copy as many.
+    A WaveNet's state, of ten layers in each of four stacks, is 4,092 tensors, and a step would copy as many.
     """
 
     def __init__(self, state: State) -> None:
@@ -149,11 +147,8 @@ class StaticStep:
         self.model, self.sampling = model, sampling
         code, state = model.initial_cache(batch_size)
         self.code = _copied(code)
-        self.memory: StaticState = (
-            RingBuffers(state)
-            if isinstance(getattr(model, "backbone", None), WaveNet)
-            else StaticBuffers(state)
-        )
+        queues = getattr(getattr(model, "backbone", None), "state_is_queues", False)
+        self.memory: StaticState = RingBuffers(state) if queues else StaticBuffers(state)
         draws, device = _draws(model), code.device
         self.uniform = torch.zeros(PIECE, draws, batch_size, dtype=torch.float64, device=device)
         self.codes = code.new_zeros(PIECE, *code.shape)
@@ -347,9 +342,9 @@ def _normed_weights(model: Autoregressive) -> list[Tensor]:
     ]
 
 
-def _constants(model: Autoregressive) -> list[tuple[Recurrence, Recurrence]]:
-    """The discrete systems of all state spaces."""
-    return [module.discretized() for module in model.modules() if isinstance(module, SSMParameters)]
+def _constants(model: Autoregressive) -> list[Any]:
+    """What steps read that is made of parameters alone: the discrete systems of all state spaces."""
+    return [module.discretized() for module in model.modules() if isinstance(module, Cached)]
 
 
 def _draws(model: Autoregressive) -> int:
