@@ -35,7 +35,7 @@ def by_steps(model: Autoregressive, codes: Tensor, cache: Cache) -> Tensor:
     (code, state), sampler = cache, Given(codes)
     with parametrize.cached(), cached_kernels(model):  # what follows from weights alone is made once
         for _ in range(codes.shape[1]):
-            code, state = model.draw(code, state, sampler)
+            code, state = model.sample_next(code, state, sampler)
     return torch.stack(sampler.logits, dim=1).unflatten(1, codes.shape[1:])
 
 

@@ -43,7 +43,7 @@ class Plain(WaveRNN):
         self.load_state_dict(model.state_dict())
         self.register_buffer("masked", self.I_star.detach(), persistent=False)
 
-    def draw(self, code: Tensor, state: Tensor, sampler: TokenSampler) -> tuple[Tensor, Tensor]:
+    def sample_next(self, code: Tensor, state: Tensor, sampler: TokenSampler) -> tuple[Tensor, Tensor]:
         """The next sample: two products with R."""
         coarse = sampler(self.coarse_logits(self.cell(code, torch.zeros_like(code[:, 0]), state)))
         h = self.cell(code, coarse, state)

@@ -55,7 +55,7 @@ def by_draws(model: Autoregressive, codes: Tensor, cache: Any) -> Scored:
     (code, state), bits = cache, []
     for given in codes.unbind(1):
         sampler = Given(given, model.quantizer.levels)
-        code, state = model.draw(code, state, sampler)
+        code, state = model.sample_next(code, state, sampler)
         assert torch.equal(code, given)
         bits.append(sampler.bits)
     return torch.stack(bits, dim=1), (code, state)

@@ -130,14 +130,14 @@ def test_bad_requests_are_refused_before_a_sample_is_made(settings, because):
 def test_a_chunk_that_is_interrupted_is_as_if_not_begun(monkeypatch):
     model = uncompiled(MODELS["wavernn"]())
     wanted = together(stream(model, 0.1, sample_rate=RATE))
-    live, draw, calls = stream(model, 0.1, 0.02, RATE), model.draw, itertools.count()
+    live, draw, calls = stream(model, 0.1, 0.02, RATE), model.sample_next, itertools.count()
 
     def interrupted(*arguments):
         if next(calls) == 30:
             raise KeyboardInterrupt
         return draw(*arguments)
 
-    monkeypatch.setattr(model, "draw", interrupted)
+    monkeypatch.setattr(model, "sample_next", interrupted)
     first = next(live)
     with pytest.raises(KeyboardInterrupt):
         next(live)

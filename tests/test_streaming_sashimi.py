@@ -123,7 +123,7 @@ def test_it_goes_on_in_pieces_in_any_number_of_threads(monkeypatch):
 def test_a_model_in_double_precision_keeps_its_state_so():
     model = a_sashimi().double()
     _, (_, state) = compiled(model).generate_from(model.initial_cache(1), 20)
-    model.draw(torch.zeros(1, dtype=torch.long), state, sample_token)
+    model.sample_next(torch.zeros(1, dtype=torch.long), state, sample_token)
     assert state[1][0].dtype == torch.float64
 
 

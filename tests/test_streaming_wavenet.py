@@ -148,7 +148,7 @@ def test_a_model_in_double_precision_keeps_its_state_so():
     model = a_wavenet().double()
     _, (code, state) = after(20, model.initial_cache(1), compiled(model))
     assert all(x.dtype == torch.float64 for queue in state for x in queue)
-    model.draw(code, state, sample_token)
+    model.sample_next(code, state, sample_token)
 
 
 @either_head

@@ -41,7 +41,7 @@ def test_what_is_told_at_a_frame_is_that_frame_and_between_two_a_line(model):
 
 
 def by_steps(model, codes):
-    """The likelihood of each sample by `Vocoder.draw`, told the spectrogram of the codes themselves."""
+    """The likelihood of each sample by `Vocoder.sample_next`, told the spectrogram of the codes themselves."""
     code, state = model.initial_cache_for(codes)
     bits = torch.zeros(codes.shape[:2]).double()
     for t in range(codes.shape[1]):
@@ -52,7 +52,7 @@ def by_steps(model, codes):
             bits[:, t] += logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0] / math.log(2)
             return chosen
 
-        code, state = model.draw(code, state, sampler)
+        code, state = model.sample_next(code, state, sampler)
     return bits
 
 

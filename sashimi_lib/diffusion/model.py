@@ -30,7 +30,7 @@ from sashimi_lib.diffusion.samplers import (
     sample,
 )
 from sashimi_lib.diffusion.schedules import PUBLISHED, Schedule, add_noise
-from sashimi_lib.models.denoiser import AnyDenoiserConfig
+from sashimi_lib.models.denoiser import DenoiserConfig
 from sashimi_lib.models.trainable import Cache, Trainable
 from sashimi_lib.registry import register
 from sashimi_lib.ssm.kernel_cache import cached_kernels
@@ -56,7 +56,7 @@ class DiffusionConfig:
     not positive.
     """
 
-    backbone: AnyDenoiserConfig
+    backbone: DenoiserConfig
     schedule: Schedule = PUBLISHED
     predict: Predict = "noise"
     label_dropout: float = 0.1

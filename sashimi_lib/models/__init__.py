@@ -6,7 +6,7 @@ result.
 """
 
 from sashimi_lib.models.backbone import Backbone, BackboneConfig, build
-from sashimi_lib.models.denoiser import AnyDenoiserConfig, Denoiser
+from sashimi_lib.models.denoiser import Denoiser, DenoiserConfig
 from sashimi_lib.models.diffwave import DiffWave, DiffWaveConfig
 from sashimi_lib.models.isotropic import IsotropicConfig, IsotropicS4
 from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
@@ -21,7 +21,7 @@ __all__ = [
     "Backbone",
     "BackboneConfig",
     "Denoiser",
-    "AnyDenoiserConfig",
+    "DenoiserConfig",
     "DiffWave",
     "DiffWaveConfig",
     "IsotropicConfig",

@@ -91,7 +91,7 @@ class AudioLM(Autoregressive):
         before, state = cache
         return codes[:, -1], self.features(shift_right(codes, before), state)[1]
 
-    def draw(
+    def sample_next(
         self, code: Int[Tensor, "batch *two"], state: State, sampler: TokenSampler
     ) -> tuple[Int[Tensor, "batch *two"], State]:
         """The code after one more code, as ``sampler`` picks it from its logits, and the next state."""

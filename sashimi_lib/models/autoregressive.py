@@ -112,7 +112,7 @@ class Autoregressive(DiscreteAudioModel):
         """The past after some more codes, all at once."""
 
     @abstractmethod
-    def draw(
+    def sample_next(
         self, code: Int[Tensor, "batch *two"], state: State, sampler: TokenSampler
     ) -> tuple[Int[Tensor, "batch *two"], State]:
         """The code after one more code, as ``sampler`` picks it from its logits, and the next state."""
@@ -159,7 +159,7 @@ class Autoregressive(DiscreteAudioModel):
         # Once, not at every step: weights under weight norm are multiplied out, systems made discrete.
         with parametrize.cached(), cached_kernels(self):
             for _ in tqdm(range(length), unit="sample", unit_scale=True, disable=not progress):
-                code, state = self.draw(code, state, sampler)
+                code, state = self.sample_next(code, state, sampler)
                 codes.append(code)
         return torch.stack(codes, dim=1), (code, state)
 

@@ -13,10 +13,10 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from sashimi_lib.checks import at_least
 from sashimi_lib.models.denoiser import (
-    AnyDenoiserConfig,
     ConditioningEmbedding,
     ConditioningUpsampler,
     Denoiser,
+    DenoiserConfig,
     upsample_conditioning,
 )
 from sashimi_lib.registry import register
@@ -24,7 +24,7 @@ from sashimi_lib.registry import register
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class DiffWaveConfig(AnyDenoiserConfig):
+class DiffWaveConfig(DenoiserConfig):
     """The shape of a DiffWave; the defaults are the paper's, 24.1M parameters.
 
     Dilations run 1, 2, 4 ... and start again after every ``cycle`` layers. ``DiffWaveConfig(d_residual=128,

@@ -12,10 +12,10 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from sashimi_lib.models.blocks import FeedForward, ScalarNorm
 from sashimi_lib.models.denoiser import (
-    AnyDenoiserConfig,
     ConditioningEmbedding,
     ConditioningUpsampler,
     Denoiser,
+    DenoiserConfig,
     upsample_conditioning,
 )
 from sashimi_lib.models.pooling import DownPool, UpPool
@@ -30,7 +30,7 @@ PAPER_SSM = SSMConfig(form=Form.UNCONSTRAINED, tied=False, frozen=("Lambda", "p"
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class SaShiMiUNetConfig(AnyDenoiserConfig):
+class SaShiMiUNetConfig(DenoiserConfig):
     """The shape of a SaShiMi for diffusion; the defaults are the published code's, 23.5M parameters.
 
     ``d_model`` to ``ff`` mean what they mean in `sashimi_lib.models.sashimi.SaShiMiConfig`, and raise what

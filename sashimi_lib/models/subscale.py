@@ -256,7 +256,9 @@ class Subscale(DiscreteAudioModel):
             before, h_some, numbers, told = (
                 x.flatten(0, 1) for x in (every[:, lead + k - 1, some], h[:, some], uniform[:, k, some], told)
             )
-            code, h_some = self.cell.draw(before, h_some, sampler_from_uniforms(numbers, sampling), told)
+            code, h_some = self.cell.sample_next(
+                before, h_some, sampler_from_uniforms(numbers, sampling), told
+            )
             every[:, lead + k, some] = code.unflatten(0, (len(u), len(some)))
             h[:, some] = h_some.unflatten(0, (len(u), len(some)))
         return every[:, lead : lead + u.shape[1]].flatten(1, 2)[:, :length]

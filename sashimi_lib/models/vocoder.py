@@ -97,12 +97,12 @@ class Vocoder(Autoregressive):
         code, h = self.cell.prefill(codes, cache, conditioning)
         return code, (h, rest)
 
-    def draw(
+    def sample_next(
         self, code: Int[Tensor, "batch 2"], state: State, sampler: TokenSampler
     ) -> tuple[Int[Tensor, "batch 2"], State]:
         """The next sample, and what is still to be told."""
         conditioning, (_, h), rest = self._split_conditioning((code, state), 1)
-        code, h = self.cell.draw(code, h, sampler, conditioning[:, 0])
+        code, h = self.cell.sample_next(code, h, sampler, conditioning[:, 0])
         return code, (h, rest)
 
     def synthesize(

@@ -140,7 +140,7 @@ class WaveRNN(Autoregressive):
         before, state = cache
         return codes[:, -1], self(shift_right(codes, before), codes[..., 0], state, conditioning)[1]
 
-    def draw(
+    def sample_next(
         self,
         code: Int[Tensor, "batch 2"],
         state: Float[Tensor, "batch d_hidden"],

@@ -171,7 +171,7 @@ class StaticStep:
         """The next sample."""
         uniform = iter(self.uniform.index_select(0, self.now)[0].unbind())
         sampler = functools.partial(self._sample_token, numbers=uniform.__next__)
-        code, state = self.model.draw(self.code, self.memory.read(), sampler)
+        code, state = self.model.sample_next(self.code, self.memory.read(), sampler)
         self.memory.write(state)
         self.code.copy_(code)
         self.codes.index_copy_(0, self.now, code[None])
@@ -356,7 +356,7 @@ def _draws(model: Autoregressive) -> int:
         draws += 1
         return logits.argmax(-1)
 
-    model.draw(*model.initial_cache(1), count)
+    model.sample_next(*model.initial_cache(1), count)
     return draws
 
 

@@ -155,7 +155,7 @@ def drawn(model, sampler):
     """The waveform of two sequences, sample by sample."""
     (code, state), codes = model.initial_cache(2), []
     for _ in range(LENGTH):
-        code, state = model.draw(code, state, sampler)
+        code, state = model.sample_next(code, state, sampler)
         codes.append(code)
     return model.quantizer.decode(torch.stack(codes, dim=1))
 

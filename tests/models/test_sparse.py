@@ -33,7 +33,7 @@ def logits_of_a_step(model, codes, state, coarse):
 
     conditioning = torch.full((len(codes), 2), 0.3)
     with torch.no_grad():
-        _, state = model.draw(codes, state, sampler, conditioning)
+        _, state = model.sample_next(codes, state, sampler, conditioning)
     return *seen, state
 
 

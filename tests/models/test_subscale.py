@@ -99,9 +99,9 @@ def test_the_wavefront_takes_n_and_b_minus_1_lags_and_makes_each_sample_once(
     factor, lookahead, n, monkeypatch
 ):
     model, together = tiny(factor, lookahead), []
-    draw = model.cell.draw
+    draw = model.cell.sample_next
     monkeypatch.setattr(
-        model.cell, "draw", lambda code, *rest: together.append(len(code)) or draw(code, *rest)
+        model.cell, "sample_next", lambda code, *rest: together.append(len(code)) or draw(code, *rest)
     )
     model.generate(factor * n)
     made = generation_order(n, factor, lookahead)

@@ -70,7 +70,7 @@ def jacobian(outputs, x):
 
 
 def by_steps(model, codes, conditioning=None):
-    """The likelihood of each sample and the logits behind it, by `WaveRNN.draw` told what to choose."""
+    """The likelihood of each sample and the logits behind it, by `WaveRNN.sample_next` told what to choose."""
     code, state = model.initial_cache(len(codes))
     bits, logits = [], []
     for t in range(codes.shape[1]):
@@ -81,7 +81,7 @@ def by_steps(model, codes, conditioning=None):
             return next(given)
 
         inputs = () if conditioning is None else (conditioning[:, t],)
-        code, state = model.draw(code, state, sampler, *inputs)
+        code, state = model.sample_next(code, state, sampler, *inputs)
         bits.append(sum(-F.cross_entropy(logits[i - 2], codes[:, t, i], reduction="none") for i in (0, 1)))
     return torch.stack(bits, dim=1) / math.log(2), logits, state
 

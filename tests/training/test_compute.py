@@ -185,10 +185,12 @@ def test_any_module_that_says_so_is_a_block():
     model, x, sizes = nn.Sequential(Block(), nn.Linear(4, 4)), torch.randn(9, 4), []
     for execution in (DEFAULT_EXECUTION, ExecutionConfig(activation_checkpointing=True)):
         kept = []
-        with (
-            apply_execution(model, execution),
-            saved_tensors_hooks(lambda x: (kept.append(x), x)[1], lambda x: x),
-        ):  # noqa: B023
+
+        def pack(x, kept=kept):
+            kept.append(x)
+            return x
+
+        with apply_execution(model, execution), saved_tensors_hooks(pack, lambda x: x):
             model(x)
         sizes.append(max(x.shape[-1] for x in kept if len(x) == 9))
     assert sizes == [400, 4]
