@@ -185,7 +185,7 @@ def test_every_engine_samples_by_the_definition(name, engine, monkeypatch, shape
 
 @pytest.fixture
 def subscale():
-    return spread(Subscale(SubscaleConfig(8, factor=2, ahead=1, d_conditioning=3, layers=2)))
+    return spread(Subscale(SubscaleConfig(8, factor=2, lookahead=1, d_conditioning=3, layers=2)))
 
 
 @pytest.mark.parametrize("way", ["generate", "generate_sequential"])
