@@ -44,7 +44,7 @@ sys.path += [str(ROOT), str(ROOT / "tools")]
 from gpu_processes import GRACE, Part, Told, run
 
 CODES = ROOT / "runs" / "data" / "codes.safetensors"
-UNUSED = {"matplotlib", "pillow", "ipywidgets", "ipython", "tyro"}  # by notebooks and the command line alone
+UNUSED = {"tyro"}  # by the command line alone
 TESTING = ("pytest", "hypothesis", "beartype")
 LEAST = 3.0  # seconds: for less, no part is begun
 INNER = 0.5  # share of a benchmark's limit after which it begins nothing new

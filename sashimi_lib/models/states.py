@@ -1,4 +1,4 @@
-"""States of several sequences, taken apart and put together: each process, each part of a batch has some."""
+"""States of several sequences, split and concatenated along the batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,28 +26,17 @@ def slice_states(state: Any, rows: slice) -> Any:
     >>> slice_states((torch.arange(4), torch.tensor(7)), slice(1, 3))
     (tensor([1, 2]), tensor(7))
 
-    Chapter: 10. Inverse: `concat_states`.
+    Chapter: 10. Inverse: `together`.
     """
     return map_state(lambda x: x[rows] if x.ndim else x, state)
 
 
-def concat_states(states: Sequence[Any]) -> Any:
+def together(states: Sequence[Any]) -> Any:
     """The state of all sequences, from those of some each.
 
-    >>> concat_states([(torch.arange(2), torch.tensor(7)), (torch.arange(3), torch.tensor(7))])
+    >>> together([(torch.arange(2), torch.tensor(7)), (torch.arange(3), torch.tensor(7))])
     (tensor([0, 1, 0, 1, 2]), tensor(7))
 
     Chapter: 10. Inverse: `slice_states`.
     """
     return map_state(lambda *parts: torch.cat(parts) if parts[0].ndim else parts[0], *states)
-
-
-def shard(number: int, part: int, of: int) -> slice:
-    """Which of ``batch_index`` things in a row are in part ``slice_time`` of so many, as equal as can be.
-
-    >>> [list(range(5))[shard(5, part, of=2)] for part in (0, 1)]
-    [[0, 1], [2, 3, 4]]
-
-    Chapter: 10.
-    """
-    return slice(part * number // of, (part + 1) * number // of)

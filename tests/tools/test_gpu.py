@@ -195,6 +195,8 @@ def test_no_part_needs_other_packages_than_it_says():
     others = [
         *gpu.UNUSED,
         *gpu.TESTING,
+        "matplotlib",
+        "ipywidgets",
         "IPython",
         "PIL",
         "numba",
