@@ -1,7 +1,10 @@
-"""Settings are looked at when they are made: one that is out of range is refused by name."""
+"""Checks that name what they refuse: settings that are out of range, parameters that are not finite."""
 
 import math
 from typing import Any
+
+import torch
+from torch import nn
 
 
 def at_least(settings: Any, least: int, *names: str) -> None:
@@ -33,6 +36,21 @@ def above(settings: Any, bound: int, *names: str) -> None:
         value = getattr(settings, name)
         if not all(bound < number < math.inf for number in _numbers(value)):
             raise ValueError(f"{name} must be above {bound}{_and_finite(value)}, got {value}")
+
+
+def check_parameters(model: nn.Module, what: str = "") -> None:
+    """Raise FloatingPointError, naming the first one, where a parameter is not finite.
+
+    Chapter: 7.
+    """
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    if torch.stack(torch._foreach_norm(parameters)).isfinite().all():
+        return
+    for name, parameter in zip(names, parameters, strict=True):
+        if not parameter.isfinite().all():
+            raise FloatingPointError(
+                f"training diverged: {what}parameter {name} holds a number that is not finite"
+            )
 
 
 def _numbers(value: Any) -> tuple[int | float, ...]:

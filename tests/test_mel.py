@@ -92,5 +92,5 @@ def test_without_librosa_it_says_what_to_install(monkeypatch):
         return original(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ImportError, match=r"pip install sashimi_lib\[vocoder\]"):
+    with pytest.raises(ImportError, match=r'pip install "sashimi_lib\[vocoder\]"'):
         LogMel(MEL)

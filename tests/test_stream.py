@@ -327,7 +327,7 @@ def test_without_numba_it_says_once_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
     _warn_once.cache_clear()
     model = MODELS["wavernn"]()
-    with pytest.warns(UserWarning, match=r"pip install sashimi_lib\[fast\]"):
+    with pytest.warns(UserWarning, match=r'pip install "sashimi_lib\[fast\]"'):
         assert best_engine(model) is model
     with warnings.catch_warnings():
         warnings.simplefilter("error")

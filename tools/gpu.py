@@ -42,7 +42,7 @@ from tools.gpu_processes import GRACE, Part, StopSignal, run
 
 ROOT = Path(__file__).resolve().parents[1]
 CODES = ROOT / "runs" / "data" / "codes.safetensors"
-UNUSED = {"matplotlib", "pillow", "ipywidgets", "ipython", "tyro"}  # needed only by notebooks and the CLI
+UNUSED = {"tyro"}  # by the command line alone
 TESTING = ("pytest", "hypothesis", "beartype")
 MIN_SECONDS = 3.0  # with less time, a part is not started
 INNER_LIMIT = 0.5  # share of a benchmark's limit after which it starts no new job

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from torch import Tensor, nn
 
 from benchmarks.lib.timing import interleaved
+from sashimi_lib.data.sequences import collate
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.training import gradient_step as training_step
-from sashimi_lib.training.batches import collate
 from sashimi_lib.training.config import DEFAULTS
 from sashimi_lib.training.distributed import SINGLE_PROCESS
 from sashimi_lib.training.execution import DEFAULT_EXECUTION, ExecutionConfig, apply_execution

@@ -130,9 +130,7 @@ def continuations(model: AudioLM, sample_rate: int, seconds: float) -> list[dict
     """Real prompts of a second, each continued by the model for ``seconds``."""
     held_out = bundled.piano().test
     starts = [int(opening * sample_rate) for opening in OPENINGS]
-    prompt = torch.stack(
-        [model.quantizer.encode(held_out[start : start + sample_rate]) for start in starts]
-    )
+    prompt = torch.stack([model.quantizer.encode(held_out[start : start + sample_rate]) for start in starts])
     codes = model.generate(int(seconds * sample_rate), prompt=prompt, seed=0)
     clips = model.quantizer.decode(torch.cat([prompt, codes], dim=1))
     return [

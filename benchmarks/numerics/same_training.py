@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.lib.result import save_result
+from sashimi_lib.data.sequences import Example
 from sashimi_lib.models.trainable import Trainable
 from sashimi_lib.training import recipes
-from sashimi_lib.training.batches import Example
 from sashimi_lib.training.recipes import DiffusionRecipe, Recipe
 from sashimi_lib.training.trainer import train
 from sashimi_lib.training.validation import validation_loss

@@ -21,18 +21,17 @@ from sashimi_lib.ssm.precision import autocast_off
 @register
 @dataclass(frozen=True)
 class LogMelConfig:
-    """A frame every ``hop`` samples, of ``window`` samples, in ``n_mels`` bands. The default is Tacotron 2's:
+    """The frames and bands of a log-mel spectrogram. The default is Tacotron 2's:
     80 bands, 50 ms every 12.5 ms.
-
-    Raises ValueError for a setting that is out of range.
     """
 
-    sample_rate: int = 24_000
-    n_mels: int = 80
-    hop: int = 300
-    window: int = 1_200
+    sample_rate: int = 24_000  # Sample rate in Hz.
+    n_mels: int = 80  # Mel bands.
+    hop: int = 300  # Samples between frames.
+    window: int = 1_200  # Samples of a frame's window.
 
     def __post_init__(self) -> None:
+        """Raise ValueError for a setting that is out of range."""
         check_sample_rate(self.sample_rate)
         at_least(self, 1, "n_mels")
         at_least(self, 2, "window")
@@ -81,7 +80,7 @@ class LogMel(nn.Module):
         try:
             from librosa.filters import mel
         except ImportError as error:
-            raise ImportError("librosa is missing: pip install sashimi_lib[vocoder]") from error
+            raise ImportError('librosa is missing: pip install "sashimi_lib[vocoder]"') from error
         self.config = config
         with warnings.catch_warnings():  # of empty bands, which are refused below
             warnings.simplefilter("ignore", UserWarning)

@@ -42,27 +42,22 @@ Steps = int | Float[Tensor, " n"] | None  # so many steps of `grid`, these steps
 @register
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The shape of the network, the noise schedule, what the network says (its ``noise``, or its ``velocity``
-    alpha noise - sigma sound), the share of labels that training leaves out, and the ``scale`` that sounds
-    are divided by before noise is added to them.
+    """A diffusion model: its denoiser, its noise schedule and its training target.
 
-    The published models have the defaults. A velocity is worth asking for where a schedule ends in nothing
-    but noise: there noise tells nothing about the sound. Labels are left out now and then so that the model
-    can also sing without, which guidance needs; where there are no classes that has no meaning. Sounds in
-    [-1, 1] are quiet beside noise of variance 1, and half of a schedule's steps would tell nothing but noise
-    from noise: with a ``scale`` of about their root mean square they are as loud.
-
-    Chapter: 9. Raises ValueError for another prediction, for a share outside [0, 1), and for a scale that is
-    not positive.
+    The published models have the defaults. Velocity, alpha noise - sigma sound, pays where a schedule ends in
+    pure noise: there the noise tells nothing about the sound. Waveforms in [-1, 1] are quiet beside noise of
+    variance 1, and half of a schedule's steps would be noise alone: divided by their RMS they are as loud.
     """
 
-    backbone: DenoiserConfig
-    schedule: Schedule = PUBLISHED
-    predict: Predict = "noise"
-    label_dropout: float = 0.1
-    scale: float = 1.0
+    backbone: DenoiserConfig  # Architecture of the denoiser.
+    schedule: Schedule = PUBLISHED  # Noise schedule.
+    predict: Predict = "noise"  # What the denoiser predicts: noise, or velocity.
+    label_dropout: float = 0.1  # Share of labels dropped in training, for classifier-free guidance.
+    scale: float = 1.0  # Waveforms are divided by it before noise is added; about their RMS.
 
     def __post_init__(self) -> None:
+        """Raise ValueError for another prediction, for a share outside [0, 1), and for a scale that is not
+        positive."""
         if self.predict not in get_args(Predict):
             raise ValueError(f"predict must be one of {', '.join(get_args(Predict))}, got {self.predict!r}")
         if not 0 <= self.label_dropout < 1:

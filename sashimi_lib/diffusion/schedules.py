@@ -27,7 +27,7 @@ class Schedule(ABC):
     Chapter: 9. Raises ValueError for fewer than two steps.
     """
 
-    steps: int = 200
+    steps: int = 200  # Diffusion steps.
 
     def __post_init__(self) -> None:
         at_least(self, 2, "steps")
@@ -79,8 +79,8 @@ class LinearSchedule(_Betas):
     Raises ValueError for betas outside (0, 1) or in falling order.
     """
 
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    beta_start: float = 1e-4  # Noise variance of the first step.
+    beta_end: float = 0.02  # Noise variance of the last step.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,7 +110,7 @@ class CosineSchedule(_Betas):
     Chapter: 9. Nichol and Dhariwal (2021), section 3.2. Raises ValueError for an offset outside [0, 1).
     """
 
-    offset: float = 0.008
+    offset: float = 0.008  # Offset of the cosine, which keeps the first steps from being too small.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,8 +138,8 @@ class LogSNRSchedule(Schedule):
     Chapter: 9. Raises ValueError unless both are finite and in falling order.
     """
 
-    highest: float = 12.0
-    lowest: float = -8.0
+    highest: float = 12.0  # Log signal-to-noise ratio of the first step.
+    lowest: float = -8.0  # Log signal-to-noise ratio of the last step.
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,16 +19,14 @@ from sashimi_lib.checks import at_least
 
 @dataclass(frozen=True, kw_only=True)
 class ConditioningConfig:
-    """What a denoiser is told, the same for every kind of network.
+    """The conditioning of a denoiser, the same for every kind of network.
 
-    ``d_step`` are the widths on the way of the step: its sines and cosines, a hidden layer, and what every
-    block is told. ``n_classes`` is the number of classes that sounds come in, 0 where there are none; ``mel``
-    is the kind of spectrogram that is to be followed, None where there is none.
+    The embedding of the diffusion step has three widths: sines and cosines, a hidden layer, the output.
     """
 
-    d_step: tuple[int, int, int] = (128, 512, 512)
-    n_classes: int = 0
-    mel: LogMelConfig | None = None
+    d_step: tuple[int, int, int] = (128, 512, 512)  # Widths of the embedding of the diffusion step.
+    n_classes: int = 0  # Classes of a class-conditional model; 0: unconditional.
+    mel: LogMelConfig | None = None  # Spectrogram that a vocoder is conditioned on; None: no vocoder.
 
     def __post_init__(self) -> None:
         at_least(self, 1, "d_step")

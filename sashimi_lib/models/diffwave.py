@@ -27,20 +27,20 @@ from sashimi_lib.registry import register
 class DiffWaveConfig(DenoiserConfig):
     """The shape of a DiffWave; the defaults are the paper's, 24.1M parameters.
 
-    Dilations run 1, 2, 4 ... and start again after every ``cycle`` layers. ``DiffWaveConfig(d_residual=128,
-    n_layers=30, cycle=10)`` is the paper's small one, 6.8M parameters. Raises ValueError for a setting below
-    1.
+    Dilations run 1, 2, 4 ... and start again after every cycle. The paper's small one, 6.8M parameters, has
+    128 channels in the residual stream, and 30 layers in cycles of 10.
 
     >>> DiffWaveConfig().receptive_field
     24571
     """
 
-    d_residual: int = 256
-    d_skip: int = 256
-    n_layers: int = 36
-    cycle: int = 12
+    d_residual: int = 256  # Channels of the residual stream.
+    d_skip: int = 256  # Channels of the skip connections.
+    n_layers: int = 36  # Dilated layers.
+    cycle: int = 12  # Layers after which dilations start again at 1.
 
     def __post_init__(self) -> None:
+        """Raise ValueError for a setting below 1."""
         super().__post_init__()
         at_least(self, 1, "d_residual", "d_skip", "n_layers", "cycle")
 

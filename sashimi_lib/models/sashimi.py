@@ -28,22 +28,19 @@ from sashimi_lib.ssm.s4 import PAPER_SSM, Directions, SSMConfig
 class SaShiMiConfig(BackboneConfig):
     """The shape of a SaShiMi; the defaults are the paper's 8-layer model, 4.05M parameters with 256 levels.
 
-    ``pool`` and ``expand`` say how much slower and wider each tier is than the one above. ``unet`` puts
-    blocks on the way down too and skips round each one. ``bidirectional`` gives every S4 a two-sided kernel
-    and leaves the rest as it is: a published variant, to be compared with, and nothing to generate by. For
-    diffusion there is `sashimi_lib.models.sashimi_unet`.
+    The bidirectional one is a published variant, for comparison; it cannot generate.
     """
 
-    d_model: int = 64
-    n_layers: int = 8
-    pool: tuple[int, ...] = (4, 4)
-    expand: int = 2
-    ff: int = 2
-    glu: bool = False
-    unet: bool = False
-    bidirectional: bool = False
-    norm: Norm = "scalar"
-    ssm: SSMConfig = PAPER_SSM
+    d_model: int = 64  # Channels of the top tier.
+    n_layers: int = 8  # Pairs of S4 and feed-forward blocks per tier.
+    pool: tuple[int, ...] = (4, 4)  # Pooling factor of each lower tier.
+    expand: int = 2  # Factor of channels from a tier to the one below.
+    ff: int = 2  # Width of feed-forward blocks as a multiple of the channels.
+    glu: bool = False  # Gated linear unit after each S4.
+    unet: bool = False  # U-Net: blocks before pooling too, and skip connections around them.
+    bidirectional: bool = False  # Two-sided S4 kernels, not causal; needs --model.unet.
+    norm: Norm = "scalar"  # Normalization of each block.
+    ssm: SSMConfig = PAPER_SSM  # State spaces of the S4 layers.
 
     def __post_init__(self) -> None:
         at_least(self, 1, "d_model", "n_layers", "expand", "ff")

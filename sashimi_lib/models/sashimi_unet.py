@@ -33,19 +33,17 @@ PAPER_SSM = SSMConfig(form=Form.UNCONSTRAINED, tied=False, frozen=("Lambda", "p"
 class SaShiMiUNetConfig(DenoiserConfig):
     """The shape of a SaShiMi for diffusion; the defaults are the published code's, 23.5M parameters.
 
-    ``d_model`` to ``ff`` mean what they mean in `sashimi_lib.models.sashimi.SaShiMiConfig`, and raise what
-    they raise there. ``directions`` says what each `sashimi_lib.ssm.s4.S4` hears, ``glu`` whether it ends in
-    a gate.
+    Tiers are those of the autoregressive SaShiMi, with blocks on the way down too.
     """
 
-    d_model: int = 128
-    n_layers: int = 6
-    pool: tuple[int, ...] = (4, 4)
-    expand: int = 2
-    ff: int = 2
-    glu: bool = True
-    directions: Directions = "two-sided"
-    ssm: SSMConfig = FREE_SSM
+    d_model: int = 128  # Channels of the top tier.
+    n_layers: int = 6  # Blocks per tier and direction.
+    pool: tuple[int, ...] = (4, 4)  # Pooling factor of each lower tier.
+    expand: int = 2  # Factor of channels from a tier to the one below.
+    ff: int = 2  # Width of feed-forward blocks as a multiple of the channels.
+    glu: bool = True  # Gated linear unit after each S4.
+    directions: Directions = "two-sided"  # Direction of each S4: causal, two-sided, or both concatenated.
+    ssm: SSMConfig = FREE_SSM  # State spaces of the S4 layers.
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -44,17 +44,6 @@ def concat_states(states: Sequence[Any]) -> Any:
     return map_state(lambda *parts: torch.cat(parts) if parts[0].ndim else parts[0], *states)
 
 
-def shard(number: int, part: int, of: int) -> slice:
-    """Which of ``batch_index`` things in a row are in part ``slice_time`` of so many, as equal as can be.
-
-    >>> [list(range(5))[shard(5, part, of=2)] for part in (0, 1)]
-    [[0, 1], [2, 3, 4]]
-
-    Chapter: 10.
-    """
-    return slice(part * number // of, (part + 1) * number // of)
-
-
 def flatten_state(state: State) -> list[Tensor]:
     """The tensors of a state, in their order.
 

@@ -43,12 +43,12 @@ class SubscaleConfig:
     255
     """
 
-    d_hidden: int = 1024
-    factor: int = 16
-    lookahead: int = 64
-    d_conditioning: int = 128
-    layers: int = 8
-    levels: int = 256
+    d_hidden: int = 1024  # Hidden units of the WaveRNN.
+    factor: int = 16  # Sub-sequences, B in the paper.
+    lookahead: int = 64  # Look-ahead in places, F in the paper.
+    d_conditioning: int = 128  # Channels of the conditioning CNN.
+    layers: int = 8  # Layers of the conditioning CNN.
+    levels: int = 256  # Values of each of the two bytes of a sample.
 
     def __post_init__(self) -> None:
         at_least(self, 1, "factor", "d_conditioning", "layers")

@@ -630,5 +630,5 @@ def test_offline_it_says_what_to_bring_and_where_to_put_it(tmp_path: Path, serve
 
 def test_without_pooch_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pooch", None)
-    with pytest.raises(ImportError, match=r"pip install sashimi_lib\[data\]"):
+    with pytest.raises(ImportError, match=r'pip install "sashimi_lib\[data\]"'):
         FSDD.fetch(tmp_path, progress=False)

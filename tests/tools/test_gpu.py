@@ -198,6 +198,8 @@ def test_no_part_needs_packages_that_it_does_not_name():
     others = [
         *gpu.UNUSED,
         *gpu.TESTING,
+        "matplotlib",
+        "ipywidgets",
         "IPython",
         "PIL",
         "numba",

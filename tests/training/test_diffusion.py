@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
+from sashimi_lib.evaluation.losses import per_sequence_loss
 from sashimi_lib.models import DiffWaveConfig
 from sashimi_lib.models.trainable import Trainable
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.distributed import DistributedContext
 from sashimi_lib.training.trainer import train
-from sashimi_lib.training.validation import losses, validation_loss
+from sashimi_lib.training.validation import validation_loss
 
 BACKBONE = DiffWaveConfig(d_residual=8, d_skip=8, n_layers=3, cycle=3, d_step=(8, 8, 8), n_classes=3)
 CONFIG = TrainingConfig(steps=9, batch_size=3, lr=0.01, ema=0.9, valid_every=3, checkpoint_every=2)
@@ -73,7 +74,7 @@ def test_padding_is_heard_as_silence_and_not_scored(words):
         -float(everything.mean()), abs=1e-6
     )
     each = torch.tensor([-float(sound.mean()) for sound in sounds], dtype=torch.float64)
-    assert torch.allclose(losses(ConditioningEmbedding(), sounds, batch_size=3), each, atol=1e-6)
+    assert torch.allclose(per_sequence_loss(ConditioningEmbedding(), sounds, batch_size=3), each, atol=1e-6)
 
 
 def test_a_model_of_whole_sequences_hears_no_pieces(words):

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from sashimi_lib.audio.quantizers import MuLaw
+from sashimi_lib.checks import check_parameters
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.ssm.s4 import StateSpace
 from sashimi_lib.training.checkpoint import load_checkpoint, save_checkpoint
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.ema import moving_average
-from sashimi_lib.training.finite_checks import check_gradients, check_parameters
+from sashimi_lib.training.finite_checks import check_gradients
 from sashimi_lib.training.optimizer import parameter_groups
 from sashimi_lib.training.trainer import train
 from sashimi_lib.training.validation import validation_loss

@@ -72,7 +72,7 @@ def download(archive: Archive, folder: str | Path, progress: bool = True) -> Pat
         import pooch
         import requests
     except ImportError as error:
-        raise ImportError("pooch is missing: pip install sashimi_lib[data]") from error
+        raise ImportError('pooch is missing: pip install "sashimi_lib[data]"') from error
     part = path.with_name(f"{archive.file}.{archive.sha256[:8]}.part")
 
     def resume(url: str, output_file: str, _: object) -> None:
