@@ -8,8 +8,8 @@ import torch
 
 from sashimi_lib.audio.mel import LogMelConfig
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
-from sashimi_lib.diffusion.objective import estimates, noise_of, random_draws, random_steps, target
-from sashimi_lib.diffusion.samplers import DDIM, DPM_SOLVER, every_step, grid, six_steps
+from sashimi_lib.diffusion.objective import convert_model_output, noise_from_seed, sample_training_noise, random_steps, target
+from sashimi_lib.diffusion.samplers import DDIM, DPM_SOLVER, all_steps, log_snr_steps, six_steps
 from sashimi_lib.diffusion.schedules import (
     CosineSchedule,
     LinearSchedule,
@@ -59,14 +59,14 @@ class TestObjective:
             torch.tensor([4.0, 0, -4]),
         )
         x = add_noise(clean, noise, level)
-        clean_hat, noise_hat = estimates(x, target(clean, noise, level, predict), level, predict)
+        clean_hat, noise_hat = convert_model_output(x, target(clean, noise, level, predict), level, predict)
         assert torch.allclose(clean_hat, clean)
         assert torch.allclose(noise_hat, noise)
 
     @pytest.mark.parametrize("predict", ["noise", "velocity"])
     def test_estimates_make_up_what_was_heard_whatever_is_said(self, predict):
         x, level = torch.randn(2, 9).double(), torch.tensor(0.7).double()
-        clean, noise = estimates(x, torch.randn(2, 9).double(), level, predict)
+        clean, noise = convert_model_output(x, torch.randn(2, 9).double(), level, predict)
         assert torch.allclose(add_noise(clean, noise, level), x)
 
     def test_an_error_of_velocity_is_one_of_noise_by_alpha(self):
@@ -74,7 +74,7 @@ class TestObjective:
         x, said, level = torch.randn(2, 9).double(), torch.randn(2, 9).double(), torch.tensor(0.7).double()
         alpha, _ = alpha_sigma(level)
         changes = [
-            estimates(x, said + 1, level, predict)[1] - estimates(x, said, level, predict)[1]
+            convert_model_output(x, said + 1, level, predict)[1] - convert_model_output(x, said, level, predict)[1]
             for predict in ("noise", "velocity")
         ]
         assert torch.allclose(changes[1], alpha * changes[0])
@@ -96,8 +96,8 @@ class TestScore:
         torch.manual_seed(7)
         scores, cache = model.score(x)
         torch.manual_seed(7)
-        step, _, seed = random_draws(6, 3)
-        noise = noise_of(seed, like=x)
+        step, _, seed = sample_training_noise(6, 3)
+        noise = noise_from_seed(seed, like=x)
         noisy = add_noise(x, noise, model.config.schedule.log_snr(step))
         assert torch.allclose(scores, -((model.backbone(noisy, step.float()) - noise) ** 2))
         assert cache is None
@@ -112,7 +112,7 @@ class TestScore:
 
     def test_noise_is_normal_and_each_sequence_s_own(self):
         torch.manual_seed(7)
-        noise = noise_of(random_draws(6, 200).seed, like=torch.zeros(200, 500))
+        noise = noise_from_seed(sample_training_noise(6, 200).seed, like=torch.zeros(200, 500))
         assert float(noise.mean()) == pytest.approx(0, abs=4 / math.sqrt(noise.numel()))
         assert float(noise.var()) == pytest.approx(1, abs=4 * math.sqrt(2 / noise.numel()))
         correlation = noise @ noise.mT / 500 - torch.eye(200)
@@ -176,7 +176,7 @@ class TestGenerate:
         model, heard = new_model(), []
         model.backbone.register_forward_pre_hook(lambda _, given: heard.append(float(given[1][0])))
         model.generate(16, sampler=sampler, steps=steps)
-        path = {None: every_step(model.config.schedule), 3: grid(model.config.schedule, 3)}
+        path = {None: all_steps(model.config.schedule), 3: log_snr_steps(model.config.schedule, 3)}
         assert heard == pytest.approx((steps if isinstance(steps, torch.Tensor) else path[steps]).tolist())
 
     def test_six_steps_of_the_published_schedule(self, new_model):
@@ -326,11 +326,11 @@ class TestBadInput:
             (lambda m: m.generate(16, guidance=2.0), "guidance must be finite, and 1 where no label"),
             (lambda m: m.generate(16, label=torch.zeros(1).long()), "label must be None"),
             (lambda m: m.synthesize(torch.zeros(1, 4, 5)), "features must not be given"),
-            (lambda m: m.inpaint(sounds(), torch.ones(37).bool()), "not all of them known"),
-            (lambda m: m.inpaint(sounds(), torch.zeros(36).bool()), "known must be a mask of 37 samples"),
-            (lambda m: m.inpaint(sounds(), torch.zeros(37)), "known must be a mask of 37 samples"),
+            (lambda m: m.inpaint(sounds(), torch.ones(37).bool()), "not all of them True"),
+            (lambda m: m.inpaint(sounds(), torch.zeros(36).bool()), "known_mask must be a boolean mask of 37 samples"),
+            (lambda m: m.inpaint(sounds(), torch.zeros(37)), "known_mask must be a boolean mask of 37 samples"),
             (lambda m: m.inpaint(sounds() * math.inf, torch.zeros(37).bool()), "waveform must be finite"),
-            (lambda m: m.inpaint(sounds(), torch.zeros(37).bool(), resample=0), "times must be at least 1"),
+            (lambda m: m.inpaint(sounds(), torch.zeros(37).bool(), resample=0), "resample must be at least 1"),
         ],
     )
     def test_of_a_plain_model_is_named(self, new_model, call, named):

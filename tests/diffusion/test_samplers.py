@@ -11,11 +11,11 @@ from sashimi_lib.diffusion.samplers import (
     DDIM,
     DPM_SOLVER,
     DiffusionSampler,
-    every_step,
-    grid,
-    more_noise,
+    all_steps,
+    log_snr_steps,
+    renoise,
     posterior,
-    resampled,
+    repaint_steps,
     sample,
     six_steps,
 )
@@ -66,7 +66,7 @@ def test_ancestral_sampling_is_the_published_formula():
             sigma = (beta[t] * (1 - alpha_bar[t - 1]) / (1 - alpha_bar[t])).sqrt()
             x = x + sigma * torch.randn(x.shape, generator=generator, dtype=x.dtype)
     generator.manual_seed(5)
-    ours = sample(told_noise(PUBLISHED), PUBLISHED, every_step(PUBLISHED), start, ANCESTRAL, generator)
+    ours = sample(told_noise(PUBLISHED), PUBLISHED, all_steps(PUBLISHED), start, ANCESTRAL, generator)
     assert torch.allclose(ours, x, rtol=1e-9, atol=1e-9)
 
 
@@ -86,7 +86,7 @@ def test_noise_on_top_of_noise_is_noise():
     n = 200_000
     here, there = torch.tensor([1.0, -2.0]).double()
     x = add_noise(torch.full((n, 1), 0.7).double(), normal(n, 1), here)
-    x = more_noise(x, normal(n, 1), here, there)
+    x = renoise(x, normal(n, 1), here, there)
     alpha, sigma = alpha_sigma(there)
     assert float(x.mean()) == pytest.approx(float(0.7 * alpha), abs=5 * float(sigma) / math.sqrt(n))
     assert float(x.var()) == pytest.approx(float(sigma**2), rel=5 * math.sqrt(2 / n))
@@ -98,7 +98,7 @@ def test_full_sampling_recovers_a_mixture(name, schedule):
     """Mean, covariance and the weight of every lump, within five standard errors of as many true draws."""
     target, n = three_lumps(), 4_000
     start = normal(n)
-    x = sample(target.denoiser(schedule), schedule, every_step(schedule), start, SAMPLERS[name])
+    x = sample(target.denoiser(schedule), schedule, all_steps(schedule), start, SAMPLERS[name])
     assert_recovered(target, x)
 
 
@@ -129,7 +129,7 @@ def test_true_draws_are_recovered_and_shifted_ones_are_not():
 def test_the_published_schedule_is_biased_for_it_does_not_end_in_noise():
     """Started from noise alone it misses the mixture; started from noisy draws of the mixture it does not."""
     target, n = three_lumps(), 20_000
-    path, last = grid(PUBLISHED, 40), torch.tensor(PUBLISHED.steps - 1)
+    path, last = log_snr_steps(PUBLISHED, 40), torch.tensor(PUBLISHED.steps - 1)
     denoise, noise = target.denoiser(PUBLISHED), normal(n)
     published = sample(denoise, PUBLISHED, path, noise, DPM_SOLVER)
     fair = add_noise(target.draw(n), noise, PUBLISHED.log_snr(last))
@@ -144,7 +144,7 @@ def limit():
     target, start = three_lumps(), normal(300)
 
     def run(sampler, n, schedule=CLEAR):
-        return sample(target.denoiser(schedule), schedule, grid(schedule, n), start, sampler)
+        return sample(target.denoiser(schedule), schedule, log_snr_steps(schedule, n), start, sampler)
 
     return run(DPM_SOLVER, 1_200), run
 
@@ -172,11 +172,11 @@ def test_a_grid_even_in_log_snr_is_better_for_few_steps_of_the_published_schedul
     target = three_lumps()
     target.means, target.covariances = 0.2 * target.means, 0.04 * target.covariances
     start, denoise = normal(300), target.denoiser(PUBLISHED)
-    end = sample(denoise, PUBLISHED, grid(PUBLISHED, 600), start, DPM_SOLVER)
+    end = sample(denoise, PUBLISHED, log_snr_steps(PUBLISHED, 600), start, DPM_SOLVER)
     even = torch.linspace(199, 0, 10, dtype=torch.float64)
     for sampler in (DDIM, DPM_SOLVER):
         ours, theirs = (
-            sample(denoise, PUBLISHED, path, start, sampler) for path in (grid(PUBLISHED, 10), even)
+            sample(denoise, PUBLISHED, path, start, sampler) for path in (log_snr_steps(PUBLISHED, 10), even)
         )
         assert distance(ours, end) < 0.3 * distance(theirs, end)
 
@@ -184,13 +184,13 @@ def test_a_grid_even_in_log_snr_is_better_for_few_steps_of_the_published_schedul
 def test_no_new_noise_means_no_chance():
     x, denoise = normal(4), three_lumps().denoiser(CLEAR)
     for sampler in (DDIM, DPM_SOLVER):
-        a, b = (sample(denoise, CLEAR, grid(CLEAR, 5), x, sampler) for _ in range(2))
+        a, b = (sample(denoise, CLEAR, log_snr_steps(CLEAR, 5), x, sampler) for _ in range(2))
         assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("schedule", [PUBLISHED, CosineSchedule(), CLEAR])
 def test_the_grid_goes_from_end_to_end_at_equal_distances(schedule):
-    path = grid(schedule, 13)
+    path = log_snr_steps(schedule, 13)
     assert (float(path[0]), float(path[-1])) == (schedule.steps - 1, 0)
     distances = schedule.log_snr(path).diff()
     assert torch.allclose(distances, distances[0].expand(12), rtol=1e-4)
@@ -218,7 +218,7 @@ def test_the_six_steps_are_aligned_on_the_training_grid_as_diffwave_aligns_them(
 
 def test_a_path_that_goes_back_up_samples_the_same_distribution():
     target, schedule = three_lumps(), LogSNRSchedule(60, highest=10.0, lowest=-10.0)
-    path = resampled(every_step(schedule), 3)
+    path = repaint_steps(all_steps(schedule), 3)
     assert len(path) == 3 * 59 + (3 - 1) * 59 + 1
     steps_down = int((path.diff() < 0).sum())
     assert steps_down == 3 * 59
@@ -233,7 +233,7 @@ def test_what_is_constrained_is_what_is_denoised_at_every_step_and_the_last():
         return x, torch.zeros_like(x)
 
     schedule = LogSNRSchedule(4)
-    sample(denoise, schedule, every_step(schedule), normal(1), DDIM, None, lambda x, step: 0 * x + step)
+    sample(denoise, schedule, all_steps(schedule), normal(1), DDIM, None, lambda x, step: 0 * x + step)
     assert seen == [(3, 3), (2, 2), (1, 1), (0, 0)]
 
 
@@ -242,8 +242,8 @@ def test_what_is_constrained_is_what_is_denoised_at_every_step_and_the_last():
     [
         (lambda: DiffusionSampler(eta=-0.1), "eta must lie in"),
         (lambda: DiffusionSampler(order=3), "order must be 1 or 2, got 3"),
-        (lambda: grid(CLEAR, 1), "n must be at least 2 steps, got 1"),
-        (lambda: resampled(every_step(CLEAR), 0), "times must be at least 1, got 0"),
+        (lambda: log_snr_steps(CLEAR, 1), "n must be at least 2 steps, got 1"),
+        (lambda: repaint_steps(all_steps(CLEAR), 0), "resample must be at least 1, got 0"),
         (lambda: six_steps(CosineSchedule()), "log_snr must lie in the schedule's range"),
         (lambda: sample(None, CLEAR, torch.tensor([3.0, 3.0]), normal(1)), "no two in a row the same"),
         (lambda: sample(None, CLEAR, torch.tensor([]), normal(1)), "steps must be at least one"),

@@ -11,7 +11,7 @@ from sashimi_lib.diffusion.schedules import (
     LogSNRSchedule,
     add_noise,
     alpha_sigma,
-    step_of,
+    step_at_log_snr,
 )
 from tests.awkward import as_a_reader
 
@@ -73,7 +73,7 @@ def test_every_schedule_falls_between_whole_steps_too(schedule):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_the_step_of_a_level_is_the_step_it_is_the_level_of(schedule):
     steps = torch.cat([torch.arange(schedule.steps), torch.rand(50).double() * (schedule.steps - 1)])
-    assert torch.allclose(step_of(schedule, schedule.log_snr(steps)), steps.double(), rtol=0, atol=1e-6)
+    assert torch.allclose(step_at_log_snr(schedule, schedule.log_snr(steps)), steps.double(), rtol=0, atol=1e-6)
 
 
 def test_alpha_and_sigma_share_out_a_variance_of_one():
@@ -100,7 +100,7 @@ def test_steps_beyond_the_ends_are_named(step):
 @pytest.mark.parametrize("level", [9.3, -1.9, math.nan])
 def test_levels_beyond_the_ends_are_named(level):
     with pytest.raises(ValueError, match="log_snr must lie in the schedule's range"):
-        step_of(LinearSchedule(), torch.tensor(level))
+        step_at_log_snr(LinearSchedule(), torch.tensor(level))
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_a_label_that_is_no_class_is_named(label):
 
 
 def test_a_label_where_there_are_no_classes_is_refused():
-    with pytest.raises(ValueError, match="label must be None: this model knows no classes"):
+    with pytest.raises(ValueError, match="label must be None: this model has no classes"):
         ConditioningEmbedding(ConditioningConfig(d_step=D_STEP))(torch.zeros(1), torch.tensor([0]))
 
 
