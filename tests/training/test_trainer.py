@@ -102,7 +102,7 @@ class Leaky(nn.Module):
 
 
 def test_any_module_may_name_parameters_that_train_slowly():
-    model = nn.ModuleDict({"leaky": Leaky(), "dynamics": nn.Linear(2, 2)})
+    model = nn.ModuleDict({"leaky": Leaky(), "ssm_parameters": nn.Linear(2, 2)})
     fast, slow = parameter_groups(model, TrainingConfig(lr=0.004, ssm_lr=0.001, weight_decay=0.1))
     assert [id(p) for p in slow["params"]] == [id(model["leaky"].decay)]
     assert (slow["full_lr"], slow["weight_decay"]) == (0.001, 0.0)
