@@ -286,7 +286,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
     save(tmp_path / "model.safetensors", model, RATE, ModelCard("one"))
     save_file({"code": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     for path in tmp_path.iterdir():
-        with pytest.raises(ValueError, match="its format must be stream 2"):
+        with pytest.raises(ValueError, match="expected a sashimi_lib file of kind 'stream 2'"):
             Stream.load(model, path)
 
 

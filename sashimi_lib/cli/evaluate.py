@@ -12,7 +12,7 @@ from sashimi_lib.cli.device import device_of
 from sashimi_lib.cli.recordings import judged_length, sequences_of
 from sashimi_lib.data.clips import audio_paths, find_audio
 from sashimi_lib.data.corpora import CORPORA, FOLDER, Codes
-from sashimi_lib.data.split import FileLists, Split, relative_name, summary
+from sashimi_lib.data.split import FileLists, Split, relative_name, summarize
 from sashimi_lib.diffusion.model import DiffusionModel
 from sashimi_lib.evaluation.likelihood import FEWEST, ConfidenceInterval, clip_bits, mean_bits
 from sashimi_lib.models.autoregressive import DiscreteAudioModel
@@ -87,14 +87,14 @@ def as_recorded(recorded: FileLists, part: str, root: Path) -> Split:
     if gone:
         raise ValueError(
             f"{root} has not all {len(lists[part]):,} recordings of {part}, as they were in training: "
-            f"{summary(gone)} missing. To judge by other recordings, which the model has not learnt from: "
+            f"{summarize(gone)} missing. To judge by other recordings, which the model has not learnt from: "
             "--part all"
         )
     new = sorted(set(there).difference(*lists.values()))
     if new:
         warnings.warn(
             f"{root}: {len(new):,} recordings are in none of the lists of the training run, and so left out: "
-            f"{summary(new)}",
+            f"{summarize(new)}",
             stacklevel=2,
         )
     return {part: [there[name] for name in lists[part]]}

@@ -12,7 +12,7 @@ from torch import Tensor
 from sashimi_lib.audio import check_sample_rate
 from sashimi_lib.data.clips import AudioFile
 from sashimi_lib.data.corpora import Codes, Corpus
-from sashimi_lib.data.split import FileLists, difference, summary
+from sashimi_lib.data.split import FileLists, describe_changes, summarize
 from sashimi_lib.training.batches import Example, SequenceDataset, sequence_of
 from sashimi_lib.training.checkpoint import checkpoint_exists
 from sashimi_lib.training.recipes import DiffusionRecipe, Recipe
@@ -47,7 +47,7 @@ def judged_length(corpus: Corpus, rate: int) -> int:
 def codes_of(corpus: Corpus, parts: Files, recipe: Recipe, progress: bool) -> dict[str, Codes]:
     """Codes of each part: sequences of the recipe's length to learn from, longer ones to be judged on.
 
-    Raises ValueError for a rate that is none, and as `Corpus.pieces` does.
+    Raises ValueError for a rate that is none, and as `Corpus.segments` does.
     """
     check_sample_rate(recipe.sample_rate, "--sample-rate")
     heard = replace(corpus, sample_rate=recipe.sample_rate, quantizer=recipe.quantizer)
@@ -66,7 +66,7 @@ def waveforms_of(
 
     An end that is left over from a recording, shorter than a quarter of a sequence, is left out. Warns of
     recordings that are no longer than that. Raises ValueError for a part of which nothing is left, so that no
-    run trains to its end and then has no test; for a rate that is none, and as `Corpus.pieces` does.
+    run trains to its end and then has no test; for a rate that is none, and as `Corpus.segments` does.
     """
     check_sample_rate(recipe.sample_rate, "--sample-rate")
     heard = replace(corpus, sample_rate=recipe.sample_rate, length=recipe.length)
@@ -76,19 +76,19 @@ def waveforms_of(
     for part, files in parts.items():
         items: list[Example] = []
         dropped = dict.fromkeys(str(file.path) for file in files)
-        for piece, path in heard.pieces(files, progress):
+        for piece, path in heard.segments(files, progress):
             if len(piece) >= least:
                 items.append(piece if label is None else (piece, label(path)))
                 dropped.pop(str(path), None)
         if not items:
             raise ValueError(
                 f"--length {recipe.length} needs recordings of at least {least} samples, and {part} has "
-                f"none: {summary(list(dropped))}"
+                f"none: {summarize(list(dropped))}"
             )
         if dropped:
             warnings.warn(
                 f"left out {len(dropped):,} recordings of {part}, shorter than {least} samples: "
-                f"{summary(list(dropped))}",
+                f"{summarize(list(dropped))}",
                 stacklevel=2,
             )
         data[part] = items
@@ -99,7 +99,8 @@ def lists_of(corpus: Corpus, parts: Files, folder: Path) -> FileLists | None:
     """The names of the recordings of each part, where they are one's own: those of others are published."""
     if corpus.archive is not None:
         return None
-    return FileLists.of({part: [file.path for file in files] for part, files in parts.items()}, folder)
+    paths = {part: [file.path for file in files] for part, files in parts.items()}
+    return FileLists.from_paths(paths, folder)
 
 
 def check_recordings(checkpoint: Path, files: FileLists | None) -> None:
@@ -112,7 +113,7 @@ def check_recordings(checkpoint: Path, files: FileLists | None) -> None:
     except ValueError:
         return  # damaged, as whoever compares the other settings will say
     if there != files.as_json():
-        what = "it does not say" if there is None else difference(there, files.as_json())
+        what = "it does not say" if there is None else describe_changes(there, files.as_json())
         raise ValueError(
             f"{checkpoint} is of a run with other recordings: {what}. Give the same ones to go on, or "
             "another --out to begin anew"

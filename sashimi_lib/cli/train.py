@@ -243,7 +243,7 @@ class TrainCommand:
     def _card(self, history: History, begun_from: ModelCard | None, files: FileLists | None) -> ModelCard:
         steps = history.best[0] if history.valid else len(history.loss)  # whose weights the model has
         corpus = CORPORA[self.corpus]
-        data, credit = f"{self.data.resolve().name}: {corpus.about}", corpus.licence
+        data, credit = f"{self.data.resolve().name}: {corpus.description}", corpus.license
         if begun_from is not None:
             data += f" (begun from {begun_from.name}: {begun_from.data})"
             credit += f" (begun from: {begun_from.credit})"

@@ -1,5 +1,5 @@
-"""What the notebooks show: figures (`plots`), sounds with pictures (`players`), sliders (`interactive`),
-and the subscale ordering drawn (`subscale`).
+"""Display in notebooks: figures (`plots`), audio players (`players`), sliders (`interactive`), and a plot of
+the subscale ordering (`subscale`).
 
-Nothing here knows a model: the arguments are waveforms, eigenvalues, kernels and strings.
+Independent of any model: arguments are waveforms, eigenvalues, kernels and strings.
 """
