@@ -37,9 +37,10 @@ def test_a_grid_contains_every_page() -> None:
 
 
 def test_a_figure_is_converted_to_html_and_closed() -> None:
-    html = figure_html(plt.figure(), "nothing")
+    figure = plt.figure()
+    html = figure_html(figure, "nothing")
     assert html.startswith('<img alt="nothing" src="data:image/webp;base64,')
-    assert not plt.get_fignums()
+    assert not plt.fignum_exists(figure.number)
 
 
 @pytest.mark.parametrize(
