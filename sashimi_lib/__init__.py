@@ -2,6 +2,8 @@
 
 The packages, from the ground up:
 
+    checks        range checks of settings
+    registry      configs by name
     storage       atomic files, locks, files of tensors
     ssm           HiPPO, discretization, kernels, stability, the S4 layer
     audio         audio files, resampling, quantizers, mel spectrograms

@@ -18,28 +18,16 @@ from torch.nn import functional as F
 
 from sashimi_lib import __version__
 from sashimi_lib.audio import check_sample_rate
-from sashimi_lib.audio.mel import LogMel, LogMelConfig
-from sashimi_lib.audio.quantizers import CoarseFine, Linear, MuLaw
+from sashimi_lib.audio.mel import LogMel
 from sashimi_lib.data import bundled
 from sashimi_lib.data.split import FileLists
-from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
+from sashimi_lib.diffusion.model import DiffusionModel
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
-from sashimi_lib.diffusion.schedules import CosineSchedule, LinearSchedule, LogSNRSchedule
-from sashimi_lib.models import (
-    DiffWaveConfig,
-    IsotropicConfig,
-    SampleRNNConfig,
-    SaShiMiConfig,
-    Subscale,
-    SubscaleConfig,
-    WaveNetConfig,
-    WaveRNNConfig,
-)
-from sashimi_lib.models.audio_lm import AudioLM, new_model
+from sashimi_lib.models import Subscale, SubscaleConfig
+from sashimi_lib.models.audio_lm import AudioLM, ModelConfig, new_model
 from sashimi_lib.models.autoregressive import DiscreteAudioModel
-from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
 from sashimi_lib.models.vocoder import Vocoder, VocoderConfig
-from sashimi_lib.ssm.s4 import Form, SSMConfig
+from sashimi_lib.registry import as_object, as_tuples, from_object, register
 from sashimi_lib.storage.tensor_file import read_tensors, write_tensors
 from sashimi_lib.streaming.base import Engine
 from sashimi_lib.training.finite_checks import check_parameters
@@ -51,6 +39,7 @@ DRAWN, TOLERANCE = 64, 1e-3  # samples that a model is recognised by, and how fa
 HEARD = 8  # samples of them of which a diffusion model says more
 
 
+@register
 @dataclass(frozen=True)
 class GoldenOutputs:
     """What a model says when it is loaded well: the first codes that seed 0 draws, the same as a waveform,
@@ -65,6 +54,7 @@ class GoldenOutputs:
     bits: float
 
 
+@register
 @dataclass(frozen=True)
 class GoldenAudio:
     """The same of a diffusion model: the first samples that seed 0 makes, and what the model takes for noise
@@ -78,6 +68,7 @@ class GoldenAudio:
     noise: tuple[tuple[float, ...], ...]
 
 
+@register
 @dataclass(frozen=True)
 class ModelCard:
     """What a file tells of its model. Bits are bits per sample, and None where nobody measured.
@@ -111,15 +102,6 @@ class Pretrained:
     model: DiscreteAudioModel | DiffusionModel
     sample_rate: int
     card: ModelCard
-
-
-# All that a header may name: plain values, which check their settings themselves.
-_VALUES = (
-    ModelCard, CoarseFine, CosineSchedule, DiffusionConfig, DiffWaveConfig, GoldenOutputs, GoldenAudio,
-    FileLists, IsotropicConfig, Linear, LinearSchedule, LogMelConfig, LogSNRSchedule, MuLaw, SampleRNNConfig,
-    SaShiMiConfig, SaShiMiUNetConfig, SSMConfig, SubscaleConfig, VocoderConfig, WaveNetConfig, WaveRNNConfig,
-)  # fmt: skip
-_CLASSES: dict[str, Any] = {kind.__name__: kind for kind in _VALUES}
 
 
 def names() -> list[str]:
@@ -158,7 +140,8 @@ def check_savable(model: DiscreteAudioModel | DiffusionModel) -> None:
     """Raise ValueError unless `save` can write this model so that `load` brings it back. Costs what a new
     model of that shape costs: worth asking before hours of training.
 
-    >>> model = new_model(WaveNetConfig(1, 2, 4, 4, 4, 4, 4), MuLaw())
+    >>> from sashimi_lib.training.recipes import TINY_WAVENET
+    >>> model = TINY_WAVENET.build(seed=0)
     >>> check_savable(model)
     >>> model.backbone.register_buffer("gain", torch.ones(4))
     >>> check_savable(model)
@@ -166,9 +149,9 @@ def check_savable(model: DiscreteAudioModel | DiffusionModel) -> None:
         ...
     ValueError: model must have the tensors of a new one of its config, ... differs in backbone.gain: ...
 
-    Chapters: 7 to 9. Raises it for a backbone or a schedule that is not of this library, for a head that is
-    not the backbone's own, for an engine, and for a model whose tensors are not those of its config: one that
-    is being pruned, or made sparse.
+    Chapters: 7 to 9. Raises it for a configuration, quantizer or schedule whose class is not registered
+    (`sashimi_lib.registry.register`), for a head that is not the backbone's own, for an engine, and for a
+    model whose tensors are not those of its config: one that is being pruned, or made sparse.
     """
     _header(model)
 
@@ -187,7 +170,8 @@ def save(
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "mine.safetensors"
-    >>> model = new_model(WaveNetConfig(1, 2, 4, 4, 4, 4, 4), MuLaw())
+    >>> from sashimi_lib.training.recipes import TINY_WAVENET
+    >>> model = TINY_WAVENET.build(seed=0)
     >>> save(path, model, 16_000, ModelCard("mine", data="my recordings"))
     >>> load(path).card.data
     'my recordings'
@@ -213,7 +197,7 @@ def save(
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-    write_tensors(path, FORMAT, json.dumps(header, default=_as_object), tensors)
+    write_tensors(path, FORMAT, json.dumps(header, default=as_object), tensors)
 
 
 def bundled_bits(model: DiscreteAudioModel, sample_rate: int) -> float:
@@ -237,7 +221,7 @@ def bundled_bits(model: DiscreteAudioModel, sample_rate: int) -> float:
 def _header(model: DiscreteAudioModel | DiffusionModel) -> dict[str, Any]:
     """What `_new` builds the model from, as entries of a header. ValueError where it would build another."""
     header = _description(model)
-    json.dumps(header, default=_as_object)
+    json.dumps(header, default=as_object)
     own, new = (_sizes(each) for each in (model, _new(header)))
     if other := [name for name in sorted(own.keys() | new.keys()) if own.get(name) != new.get(name)]:
         raise ValueError(
@@ -261,9 +245,9 @@ def _description(model: DiscreteAudioModel | DiffusionModel) -> dict[str, Any]:
             f"model must be the model itself, got the engine {type(model).__name__}: save its `model`"
         )
     core = model.backbone if isinstance(model, AudioLM) else model
-    config: Any = getattr(core, "config", None)
-    if type(config) not in _VALUES:
-        raise ValueError(f"model must have a backbone of this library, got {type(core).__name__}")
+    config = getattr(core, "config", None)
+    if not isinstance(config, ModelConfig):
+        raise ValueError(f"model must have a backbone that keeps its config, got {type(core).__name__}")
     if isinstance(model, AudioLM):
         with torch.random.fork_rng(devices=[]):  # a head is drawn at random, and only looked at
             own = model.backbone.head(model.quantizer)
@@ -285,7 +269,7 @@ def _new(header: dict[str, Any]) -> DiscreteAudioModel | DiffusionModel:
 
 
 def _read(path: Path) -> Pretrained:
-    header, tensors = read_tensors(path, FORMAT, _from_object)
+    header, tensors = read_tensors(path, FORMAT, from_object)
     check_sample_rate(header["sample_rate"])
     model = _new(header)
     model.load_state_dict(tensors)
@@ -297,14 +281,14 @@ def _read(path: Path) -> Pretrained:
 def _expected(model: DiscreteAudioModel | DiffusionModel) -> GoldenOutputs | GoldenAudio:
     if isinstance(model, DiffusionModel):
         sound = _sound(model)
-        return GoldenAudio(_frozen(sound[0].tolist()), _frozen(_noise(model, sound).tolist()))
+        return GoldenAudio(as_tuples(sound[0].tolist()), as_tuples(_noise(model, sound).tolist()))
     codes = (
         model.synthesize(_silence(model.log_mel), seed=0)[:, :DRAWN]
         if isinstance(model, Vocoder)
         else model.generate(DRAWN)
     )
     waveform = model.quantizer.decode(codes)
-    return GoldenOutputs(_frozen(codes[0].tolist()), _frozen(waveform[0].tolist()), _bits(model, codes))
+    return GoldenOutputs(as_tuples(codes[0].tolist()), as_tuples(waveform[0].tolist()), _bits(model, codes))
 
 
 @torch.no_grad()
@@ -346,27 +330,3 @@ def _noise(model: DiffusionModel, sound: Tensor) -> Tensor:
     features = None if model.log_mel is None else model.log_mel(x)
     _, noise = model.denoise(x, middle, torch.arange(n) if n else None, features=features)
     return noise[:, :HEARD]
-
-
-def _as_object(value: Any) -> dict[str, Any]:
-    """A value as JSON's kind of object, which says its class. Tuples become lists by themselves."""
-    if type(value) not in _VALUES:
-        raise ValueError(f"model must be of parts of this library, got {type(value).__name__}")
-    return {"class": type(value).__name__, **vars(value)}
-
-
-def _from_object(entries: dict[str, Any]) -> Any:
-    """The value that such an object describes; the header itself names no class and stays as it is."""
-    if "class" not in entries:
-        return entries
-    kind = entries.pop("class")
-    if kind not in _CLASSES:
-        raise ValueError(f"class must be one of {', '.join(_CLASSES)}, got {kind!r}")
-    if kind == "SSMConfig":
-        entries["form"] = Form(entries["form"])
-    return _CLASSES[kind](**{name: _frozen(entry) for name, entry in entries.items()})
-
-
-def _frozen(value: Any) -> Any:
-    """A value with tuples in place of lists, inside as well."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sashimi_lib.audio.quantizers import CoarseFine
 from sashimi_lib.models.autoregressive import Autoregressive, DiscreteAudioModel, log2_prob
-from sashimi_lib.models.sampling import Sampler
+from sashimi_lib.models.sampling import SamplingConfig
 from sashimi_lib.models.subscale import Subscale
 from sashimi_lib.streaming.base import Engine
 from sashimi_lib.streaming.engine import Compiled
@@ -34,7 +34,7 @@ def some_codes(model: DiscreteAudioModel, batch: int = 2) -> Tensor:
 
 
 class Given:
-    """A choice of what is given, which notes the bits that it takes."""
+    """A `TokenSampler` that takes what is given, and notes the bits that it takes."""
 
     def __init__(self, codes: Tensor, levels: int) -> None:
         self.codes, self.levels = codes.flatten(1).unbind(1) if codes.ndim > 1 else (codes,), levels
@@ -51,13 +51,13 @@ class Given:
 
 
 def by_draws(model: Autoregressive, codes: Tensor, cache: Any) -> Scored:
-    """Sample by sample, by `draw` with its choices given."""
+    """Sample by sample, by `draw` with its codes given."""
     (code, state), bits = cache, []
     for given in codes.unbind(1):
-        choose = Given(given, model.quantizer.levels)
-        code, state = model.draw(code, state, choose)
+        sampler = Given(given, model.quantizer.levels)
+        code, state = model.sample_next(code, state, sampler)
         assert torch.equal(code, given)
-        bits.append(choose.bits)
+        bits.append(sampler.bits)
     return torch.stack(bits, dim=1), (code, state)
 
 
@@ -141,9 +141,10 @@ def assert_engine_draws(model: Autoregressive, engine: Engine) -> None:
     """An engine draws what the model draws, in pieces of any size, and ends in the state of what it drew."""
 
     def drawn(by: Autoregressive, size: int) -> tuple[Tensor, Any]:
-        cache, choose, codes = by.initial_cache(2), Sampler(0.9, 0.95, by.generator(3)), []
+        sampling, generator = SamplingConfig(0.9, 0.95), by.generator(3)
+        cache, codes = by.initial_cache(2), []
         for start in range(0, LENGTH, size):
-            these, cache = by.generate_from(cache, min(size, LENGTH - start), choose)
+            these, cache = by.generate_from(cache, min(size, LENGTH - start), sampling, generator)
             codes.append(these)
         return torch.cat(codes, dim=1), cache
 

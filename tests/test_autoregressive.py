@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sashimi_lib.audio.quantizers import Linear, MuLaw
-from sashimi_lib.models import IsotropicConfig, IsotropicS4, SaShiMi, SaShiMiConfig
-from sashimi_lib.models.audio_lm import AudioLM, new_model, sample
+from sashimi_lib.models import IsotropicConfig, IsotropicS4, SamplingConfig, SaShiMi, SaShiMiConfig
+from sashimi_lib.models.audio_lm import AudioLM, new_model, sample_token
 from sashimi_lib.ssm.s4 import S4
 
 
@@ -88,24 +88,20 @@ def test_samples_stay_in_the_nucleus(logits, temperature, top_p):
     logits = torch.tensor([logits])
     probability, order = (logits / temperature).softmax(-1)[0].sort(descending=True, stable=True)
     threshold = probability[int((probability.cumsum(0) < top_p - 1e-6).sum().clamp(max=len(order) - 1))]
-    drawn = sample(logits.expand(50, -1), temperature, top_p)
+    drawn = sample_token(logits.expand(50, -1), SamplingConfig(temperature, top_p))
     assert ((logits[0, drawn] / temperature).exp() >= 0).all()
     assert ((logits / temperature).softmax(-1)[0, drawn] >= threshold - 1e-6).all()
 
 
 def test_a_low_temperature_draws_the_most_likely_code():
     logits = torch.randn(100, 16)
-    assert torch.equal(sample(logits, temperature=1e-3), logits.argmax(-1))
+    assert torch.equal(sample_token(logits, SamplingConfig(temperature=1e-3)), logits.argmax(-1))
 
 
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
         ({"length": 0}, "length"),
-        ({"temperature": 0.0}, "temperature"),
-        ({"temperature": float("nan")}, "temperature"),
-        ({"top_p": 0.0}, "top_p"),
-        ({"top_p": 1.5}, "top_p"),
         ({"prompt": torch.tensor([[256]])}, "prompt"),
         ({"prompt": torch.tensor([[-1]])}, "prompt"),
     ],
@@ -123,7 +119,7 @@ def test_codes_that_are_none_are_refused(model, codes):
 
 def test_logits_that_blew_up_are_reported():
     with pytest.raises(ValueError, match="finite"):
-        sample(torch.tensor([[float("nan"), 0.0]]))
+        sample_token(torch.tensor([[float("nan"), 0.0]]))
 
 
 @pytest.mark.parametrize("config", [SaShiMiConfig(4, 1, unet=True, bidirectional=True)])

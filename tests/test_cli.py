@@ -17,7 +17,14 @@ from sashimi_lib.cli import main
 from sashimi_lib.cli.stop import SIGNALS
 from sashimi_lib.cli.stream import speed
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
-from sashimi_lib.models import DiffWaveConfig, SampleRNN, SampleRNNConfig, WaveRNN, WaveRNNConfig
+from sashimi_lib.models import (
+    DiffWaveConfig,
+    SampleRNN,
+    SampleRNNConfig,
+    SamplingConfig,
+    WaveRNN,
+    WaveRNNConfig,
+)
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.pretrained import ModelCard, save
 from sashimi_lib.streaming import Stream, stream
@@ -57,7 +64,7 @@ def test_it_writes_what_the_model_draws(model, suffix, tmp_path, capsys):
     assert (
         run("--seconds", 0.33, "--out", f"a.{suffix}", "--temperature", 0.8, "--top-p", 0.9, "--seed", 3) == 0
     )
-    wanted = waveform(model, 660, temperature=0.8, top_p=0.9, seed=3)
+    wanted = waveform(model, 660, sampling=SamplingConfig(0.8, 0.9), seed=3)
     assert torch.equal(written(f"a.{suffix}"), wanted)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"a.{suffix}", "one.safetensors"]
     said = capsys.readouterr()
@@ -94,17 +101,17 @@ def test_it_goes_on_from_where_it_stopped(model):
 
 
 def test_what_is_not_said_is_as_the_state_has_it(model):
-    settings = {"temperature": 0.7, "top_p": 0.8}
-    said = ["--temperature", 0.7, "--top-p", 0.8, "--chunk", 0.03, "--seed", 4]
+    sampling = SamplingConfig(0.7, 0.8, 40)
+    said = ["--temperature", 0.7, "--top-p", 0.8, "--top-k", 40, "--chunk", 0.03, "--seed", 4]
     assert run("--seconds", 0.2, "--out", "a.wav", "--state-out", "here", *said) == 0
     assert run("--seconds", 0.2, "--out", "b.wav", "--state-in", "here", "--state-out", "there") == 0
-    wanted = waveform(model, 800, **settings, seed=4)
+    wanted = waveform(model, 800, sampling=sampling, seed=4)
     assert torch.equal(torch.cat([written("a.wav"), written("b.wav")]), wanted)
     assert Stream.load(model, "there").chunk == 60
-    said = ["--temperature", 1, "--chunk", 0.05, "--state-out", "there"]
+    said = ["--temperature", 1, "--top-k", None, "--chunk", 0.05, "--state-out", "there"]
     assert run("--seconds", 0.2, "--out", "c.wav", "--state-in", "here", *said) == 0
     there = Stream.load(model, "there")
-    assert (there.temperature, there.top_p, there.chunk) == (1, 0.8, 100)
+    assert (there.sampling, there.chunk) == (SamplingConfig(1.0, 0.8), 100)
     assert not torch.equal(written("c.wav"), written("b.wav"))
 
 
@@ -272,6 +279,7 @@ def failing(*arguments):
         failing("--out", "a.wav", "--chunk", "0", "--chunk must be finite and last at least one sample"),
         failing("--out", "a.wav", "--top-p", "nan", "top_p must lie in"),
         failing("--out", "a.wav", "--temperature", "0", "temperature must be positive"),
+        failing("--out", "a.wav", "--top-k", "0", "top_k must be a whole number"),
         failing("--out", "a.wav", "--prompt", "none.wav", "no such audio file: none.wav"),
         failing("--out", "a.wav", "--state-in", "none", "path must be a stream of such a model, got none"),
     ],

@@ -16,6 +16,7 @@ from sashimi_lib.cli.stop import SIGNALS
 from sashimi_lib.models import (
     SampleRNN,
     SampleRNNConfig,
+    SamplingConfig,
     Subscale,
     SubscaleConfig,
     WaveRNN,
@@ -57,10 +58,10 @@ def names(folder):
 def test_sounds_are_those_that_the_model_draws(name, folder, capsys):
     model = saved(MODELS[name]())
     audio.write("prompt.wav", torch.linspace(-0.5, 0.5, 40), RATE)
-    settings = ["--temperature", 0.9, "--top-p", 0.8, "--seed", 3, "--prompt", "prompt.wav"]
+    settings = ["--temperature", 0.9, "--top-p", 0.8, "--top-k", 90, "--seed", 3, "--prompt", "prompt.wav"]
     assert run("--seconds", 0.25, "--count", 2, "--out", "a.flac", *settings) == 0
     prompt = model.quantizer.encode(audio.read("prompt.wav")[0].expand(2, -1))
-    wanted = model.quantizer.decode(model.generate(500, 2, prompt, 0.9, 0.8, 3))
+    wanted = model.quantizer.decode(model.generate(500, 2, prompt, SamplingConfig(0.9, 0.8, 90), 3))
     for number in (1, 2):
         assert (audio.read(f"a_{number}.flac")[0] - wanted[number - 1]).abs().max() <= 2**-16
     assert names(folder) == ["a_1.flac", "a_2.flac", "one.safetensors", "prompt.wav"]

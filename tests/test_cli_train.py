@@ -24,7 +24,7 @@ from sashimi_lib.cli.stop import Stop
 from sashimi_lib.data.corpora import CORPORA, FOLDER
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
 from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits, mean_bits
-from sashimi_lib.models import SaShiMiConfig
+from sashimi_lib.models import SamplingConfig, SaShiMiConfig
 from sashimi_lib.pretrained import load
 from sashimi_lib.training.checkpoint import load_checkpoint
 from sashimi_lib.training.recipes import RECIPES, DiffusionRecipe
@@ -381,7 +381,9 @@ def test_several_sounds_from_a_recording_each_in_a_file_of_its_own(trained):
     model = load(MODEL).model
     heard = audio.resample(audio.read("prompt.wav")[0], 2 * RATE, RATE)
     prompt = model.quantizer.encode(heard.expand(3, -1))
-    wanted = model.quantizer.decode(model.generate(200, prompt=prompt, temperature=0.9, top_p=0.8, seed=4))
+    wanted = model.quantizer.decode(
+        model.generate(200, prompt=prompt, sampling=SamplingConfig(0.9, 0.8), seed=4)
+    )
     sounds = [audio.read(f"x_{number}.flac")[0] for number in (1, 2, 3)]
     assert torch.allclose(torch.stack(sounds), wanted, atol=ROUNDED)
 

@@ -30,7 +30,7 @@ from sashimi_lib.models import (
 )
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.heads import JointSoftmax, Logistics
-from sashimi_lib.models.sampling import Sampler
+from sashimi_lib.models.sampling import SamplingConfig
 from sashimi_lib.models.sparse import sparse
 from sashimi_lib.models.states import flatten_state
 from sashimi_lib.models.vocoder import Vocoder
@@ -80,11 +80,11 @@ def some_past(model, batch, length=37):
     return model.prefill(codes, model.initial_cache(batch))
 
 
-def drawn(model, cache, lengths, **settings):
+def drawn(model, cache, lengths, sampling=SamplingConfig()):
     """Codes drawn in pieces, and the past after them."""
-    choose, pieces = Sampler(generator=model.generator(3), **settings), []
+    generator, pieces = model.generator(3), []
     for length in lengths:
-        codes, cache = model.generate_from(cache, length, choose)
+        codes, cache = model.generate_from(cache, length, sampling, generator)
         pieces.append(codes)
     return torch.cat(pieces, dim=1), cache
 
@@ -109,9 +109,9 @@ def nested(state):
 def test_a_static_step_draws_what_the_model_draws(name, shapes_unchecked):
     model = a_model(name)
     cache = some_past(model, batch=2)
-    settings = {"temperature": 0.8, "top_p": 0.9}
-    wanted, after = drawn(model, cache, [60], **settings)
-    codes, end = drawn(Graphed(model, record=False), cache, [1, 42, 17], **settings)
+    sampling = SamplingConfig(temperature=0.8, top_p=0.9, top_k=50)
+    wanted, after = drawn(model, cache, [60], sampling)
+    codes, end = drawn(Graphed(model, record=False), cache, [1, 42, 17], sampling)
     assert torch.equal(codes, wanted)
     assert_close(end, after)
 
@@ -130,7 +130,7 @@ class OneDevice(TorchDispatchMode):
 @torch.no_grad()
 def test_a_static_step_asks_the_device_nothing(name, shapes_unchecked):
     """On the device "meta" no tensor has numbers in it: who asks for one gets an error."""
-    step = StaticStep(a_model(name).to("meta"), 2, temperature=0.8, top_p=0.9)
+    step = StaticStep(a_model(name).to("meta"), 2, SamplingConfig(0.8, 0.9, 5))
     with OneDevice():
         for _ in range(20):
             step()
@@ -222,7 +222,8 @@ def test_pieces_and_frames_longer_than_its_buffers(tapes, monkeypatch, shapes_un
 def test_other_settings_are_recorded_anew(tapes, shapes_unchecked):
     model = a_model("one pool")
     engine = Graphed(model)
-    for settings in ({}, {"temperature": 0.7}, {"top_p": 0.5}, {"batch_size": 3}, {}):
+    others = [SamplingConfig(temperature=0.7), SamplingConfig(top_p=0.5), SamplingConfig(top_k=3)]
+    for settings in ({}, *({"sampling": sampling} for sampling in others), {"batch_size": 3}, {}):
         before = engine._recorded
         assert torch.equal(engine.generate(20, **settings), model.generate(20, **settings))
         assert engine._recorded is not before
@@ -312,7 +313,7 @@ def test_an_engine_begins_where_its_model_begins(monkeypatch):
 
 
 def test_random_numbers_are_asked_for_at_once_and_are_those_of_one_draw_after_the_other(monkeypatch):
-    step = StaticStep(a_model("dual softmax"), 3, temperature=1.0, top_p=1.0)
+    step = StaticStep(a_model("dual softmax"), 3, SamplingConfig())
     expected = torch.stack(
         [
             torch.rand(3, generator=g, dtype=torch.float64)
@@ -354,9 +355,9 @@ def test_on_a_gpu_graphs_draw_what_the_model_draws(name, shapes_unchecked):
     engine, twin = graphed(model), Graphed(model, record=False)
     codes = model.quantizer.encode(2 * torch.rand(2, 37) - 1).cuda()
     cache = model.prefill(codes, model.initial_cache(2))
-    for settings in ({}, {"temperature": 0.8, "top_p": 0.9}):
-        wanted, after = drawn(twin, cache, [1, 42, 17], **settings)
-        codes, end = drawn(engine, cache, [1, 42, 17], **settings)
+    for sampling in (SamplingConfig(), SamplingConfig(0.8, 0.9, 50)):
+        wanted, after = drawn(twin, cache, [1, 42, 17], sampling)
+        codes, end = drawn(engine, cache, [1, 42, 17], sampling)
         assert torch.equal(codes, wanted)
         assert [x.device for x in flatten_state(end)] == [x.device for x in flatten_state(after)]
         assert_close(end, after)

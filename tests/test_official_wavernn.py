@@ -68,7 +68,7 @@ def test_the_steps_draw_what_was_published(tensors, weights, dtype):
     model, heard, drawn = load_wavernn(weights, dtype), [], []
     code, state = torch.zeros(1, 2, dtype=torch.long), model.initial_state(1)
     for _ in range(64):
-        code, state = model.draw(code, state, partial(argmax, heard=heard))
+        code, state = model.sample_next(code, state, partial(argmax, heard=heard))
         drawn.append(code[0])
     coarse, fine = torch.stack(drawn).unbind(-1)
     assert torch.equal(coarse, tensors["out.gen_coarse"])

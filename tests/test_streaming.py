@@ -13,25 +13,29 @@ from hypothesis import strategies as st
 from numba import njit
 from torch import nn
 
-from sashimi_lib.models import WaveRNN, WaveRNNConfig
+from sashimi_lib.audio.quantizers import MuLaw
+from sashimi_lib.models import SampleRNN, SampleRNNConfig, WaveRNN, WaveRNNConfig
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.autoregressive import shift_right
-from sashimi_lib.models.sampling import Sampler, distribution, invert
+from sashimi_lib.models.sampling import SamplingConfig, distribution, inverse_cdf
 from sashimi_lib.models.sparse import LAYERS
 from sashimi_lib.pretrained import load
 from sashimi_lib.streaming import best_engine, compiled
+from sashimi_lib.streaming.compiled_loop import CompiledLoop
 from sashimi_lib.streaming.compiled_ops import (
     JIT_OPTIONS,
     BlockSparse,
     add_product,
-    choose,
     exp,
     gelu,
+    options_of,
     pack,
     padded_size,
+    sample_token,
     sigmoid,
     tanh,
 )
-from sashimi_lib.streaming.engine import _warn_once
+from sashimi_lib.streaming.engine import LOOPS, _warn_once
 from sashimi_lib.training.pruning import Pruner, PruningConfig
 
 ROUNDING = 1e-4  # of a cumulative probability in single precision, where logits go up to a hundred
@@ -117,32 +121,40 @@ def test_an_activation_is_that_of_the_model(function, exact, tolerance, reach):
 
 
 @njit(**JIT_OPTIONS)
-def chosen(logits, uniform, temperature, top_p, buffer):
-    return choose(logits, uniform, temperature, top_p, buffer)
+def sampled(logits, uniform, options, buffer):
+    return sample_token(logits, uniform, options, buffer)
 
 
-@given(st.integers(0, 10_000), st.floats(0.2, 3), st.sampled_from([1.0, 0.9, 0.3]), st.integers(2, 300))
-@settings(max_examples=50, deadline=None)
-def test_a_draw_is_that_of_sample(seed, temperature, top_p, levels):
+@given(
+    st.integers(0, 10_000), st.floats(0.2, 3), st.sampled_from([1.0, 0.9, 0.3]),
+    st.sampled_from([None, 1, 2, 7, 50]), st.integers(2, 300),
+)  # fmt: skip
+@settings(max_examples=100, deadline=None)
+def test_a_draw_is_that_of_sample_token(seed, temperature, top_p, top_k, levels):
+    sampling = SamplingConfig(temperature, top_p, top_k)
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(1, levels, generator=generator)
     uniform = torch.rand(1, generator=generator, dtype=torch.float64)
-    expected = invert(distribution(logits, temperature, top_p), uniform)
+    expected = inverse_cdf(distribution(logits, sampling), uniform)
     buffer = np.empty(levels, np.float32)
-    assert chosen(logits[0].numpy(), float(uniform), temperature, top_p, buffer) == expected
+    assert sampled(logits[0].numpy(), float(uniform), options_of(sampling), buffer) == expected
 
 
-@given(st.integers(0, 10_000), st.sampled_from([2, 4, 16, 64, 256]), st.sampled_from([0.25, 0.5, 0.75, 0.9]))
+KEPT = [*((top_p, None) for top_p in (0.25, 0.5, 0.75, 0.9)), (1.0, 1), (1.0, 3), (0.5, 10)]  # and top_k
+
+
+@given(st.integers(0, 10_000), st.sampled_from([2, 4, 16, 64, 256]), st.sampled_from(KEPT))
 @settings(max_examples=50, deadline=None)
-def test_of_equally_likely_codes_every_engine_has_the_same_in_its_nucleus(seed, levels, top_p):
+def test_of_equally_likely_codes_every_engine_keeps_the_same(seed, levels, options):
     """All codes equally likely, or a few groups of them; the lower ones of a group come first."""
+    sampling = SamplingConfig(1.0, *options)
     generator = torch.Generator().manual_seed(seed)
     few = torch.randint(0, 3, (1, levels), generator=generator).float()
     for logits in (torch.zeros(1, levels), few):
-        kept = distribution(logits, 1.0, top_p)[0]
+        kept = distribution(logits, sampling)[0]
         assert all(bool((kept[logits[0] == value].diff() <= 0).all()) for value in logits.unique())
         buffer = np.empty(levels, np.float32)
-        chosen(logits[0].numpy(), 0.0, 1.0, top_p, buffer)
+        sampled(logits[0].numpy(), 0.0, options_of(sampling), buffer)
         assert np.array_equal(buffer > 0, (kept > 0).numpy())
 
 
@@ -152,14 +164,13 @@ def test_of_equally_likely_codes_every_engine_has_the_same_in_its_nucleus(seed, 
 @pytest.mark.slow
 @given(
     st.sampled_from([2, 6, 30, 64]), st.sampled_from([2, 6, 256]), st.integers(1, 5), st.integers(0, 99),
-    st.sampled_from([(1.0, 1.0), (0.7, 1.0), (1.2, 0.8)]),
+    st.sampled_from([(1.0, 1.0), (0.7, 1.0), (1.2, 0.8), (0.9, 0.9, 20)]),
 )  # fmt: skip
 @settings(max_examples=12, deadline=None)
 def test_the_same_seed_draws_the_same_codes_at_any_size(d_hidden, levels, batch, seed, setting):
-    model = a_wavernn(d_hidden, levels, seed)
-    temperature, top_p = setting
-    wanted = model.generate(40, batch, temperature=temperature, top_p=top_p, seed=seed)
-    drawn = compiled(model).generate(40, batch, temperature=temperature, top_p=top_p, seed=seed)
+    model, sampling = a_wavernn(d_hidden, levels, seed), SamplingConfig(*setting)
+    wanted = model.generate(40, batch, sampling=sampling, seed=seed)
+    drawn = compiled(model).generate(40, batch, sampling=sampling, seed=seed)
     assert torch.equal(drawn, wanted)
 
 
@@ -211,7 +222,7 @@ def test_twenty_thousand_samples_are_the_same_until_rounding_decides_one(shapes_
 def test_the_state_stays_that_of_the_parallel_pass(model):
     """Over 16,000 samples of its own, forced through the model's teacher-forced pass."""
     codes, (last, state) = compiled(model).generate_from(
-        model.initial_cache(1), 16_000, Sampler(generator=torch.Generator())
+        model.initial_cache(1), 16_000, generator=torch.Generator()
     )
     _, expected = model.prefill(codes, model.initial_cache(1))
     assert torch.equal(last, codes[:, -1])
@@ -222,11 +233,11 @@ def test_the_state_stays_that_of_the_parallel_pass(model):
 def test_it_goes_on_from_where_it_stopped():
     engine = compiled(a_wavernn())
     whole, _ = engine.generate_from(
-        engine.initial_cache(2), 3_000, Sampler(generator=torch.Generator().manual_seed(1))
+        engine.initial_cache(2), 3_000, generator=torch.Generator().manual_seed(1)
     )
     generator, cache, pieces = torch.Generator().manual_seed(1), engine.initial_cache(2), []
     for length in (1, 1_500, 1_499):
-        piece, cache = engine.generate_from(cache, length, Sampler(generator=generator))
+        piece, cache = engine.generate_from(cache, length, generator=generator)
         pieces.append(piece)
     assert torch.equal(torch.cat(pieces, dim=1), whole)
 
@@ -252,19 +263,37 @@ def test_a_state_that_blew_up_is_reported():
         compiled(model).generate(5)
 
 
-@pytest.mark.parametrize(
-    ("settings", "because"),
-    [({"temperature": 0.0}, "temperature must be positive"), ({"top_p": 1.5}, "top_p must lie in"),
-     ({"length": 0}, "length must be at least 1")],
-)  # fmt: skip
-def test_bad_requests_are_refused_by_name(settings, because):
-    with pytest.raises(ValueError, match=because):
-        compiled(a_wavernn()).generate(**{"length": 5, **settings})
+def test_a_bad_request_is_refused_by_name():
+    with pytest.raises(ValueError, match="length must be at least 1"):
+        compiled(a_wavernn()).generate(0)
 
 
 def test_a_model_that_is_told_something_is_refused():
     with pytest.raises(ValueError, match="d_condition=3"):
         compiled(WaveRNN(WaveRNNConfig(8, d_conditioning=3)))
+
+
+class Noted(CompiledLoop):
+    """A loop that keeps what it is made from."""
+
+    def __init__(self, model):
+        self.model = model
+
+    begin = end = run = None
+
+
+def test_a_loop_is_found_by_the_class_of_the_backbone(monkeypatch):
+    class Own(SampleRNN):
+        pass
+
+    model = AudioLM(MuLaw(), Own(SampleRNNConfig((4,), 1, 16, 2)))
+    with pytest.raises(ValueError, match=r"has a loop \(SaShiMi, WaveNet, WaveRNN\), got Own"):
+        compiled(model)
+    assert best_engine(model) is model
+    monkeypatch.setitem(LOOPS, SampleRNN, "tests.test_streaming:Noted")
+    loop = compiled(model).loop
+    assert type(loop).__name__ == "Noted"
+    assert loop.model is model
 
 
 @pytest.mark.slow

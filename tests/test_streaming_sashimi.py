@@ -11,7 +11,7 @@ from sashimi_lib.audio.quantizers import CoarseFine, MuLaw
 from sashimi_lib.models import IsotropicConfig, IsotropicS4, SaShiMi, SaShiMiConfig
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.heads import JointSoftmax
-from sashimi_lib.models.sampling import Sampler
+from sashimi_lib.models.sampling import SamplingConfig, sample_token
 from sashimi_lib.ssm.s4 import Form, SSMConfig
 from sashimi_lib.streaming import compiled
 from tests.streaming import error
@@ -66,14 +66,14 @@ def to(dtype, state):
 @given(
     st.sampled_from(sorted(KINDS)), st.sampled_from([4, 16, 20, 48]), st.integers(1, 3), st.integers(2, 5),
     st.integers(1, 3), st.booleans(), st.booleans(), st.sampled_from(["scalar", "layer"]),
-    st.sampled_from([1, 2, 5, 9]), st.sampled_from([(1.0, 1.0), (0.7, 1.0), (1.2, 0.8)]),
+    st.sampled_from([1, 2, 5, 9]), st.sampled_from([(1.0, 1.0), (0.7, 1.0), (1.2, 0.8), (0.9, 0.9, 20)]),
 )  # fmt: skip
 @settings(max_examples=30, deadline=None)
 def test_the_same_seed_draws_the_same_codes(kind, width, n_layers, pool, ff, glu, unet, norm, batch, setting):
     shape = {"d_model": width, "n_layers": n_layers, "ff": ff, "glu": glu, "unet": unet, "norm": norm}
-    model, (temperature, top_p) = a_sashimi(kind, pool=pool, **shape), setting
-    wanted = model.generate(80, batch, temperature=temperature, top_p=top_p, seed=width)
-    drawn = compiled(model).generate(80, batch, temperature=temperature, top_p=top_p, seed=width)
+    model, sampling = a_sashimi(kind, pool=pool, **shape), SamplingConfig(*setting)
+    wanted = model.generate(80, batch, sampling=sampling, seed=width)
+    drawn = compiled(model).generate(80, batch, sampling=sampling, seed=width)
     assert torch.equal(drawn, wanted)
 
 
@@ -99,10 +99,10 @@ def test_the_model_goes_on_from_it_and_it_from_the_model(kind, unet):
     """At every place in a frame."""
     model = a_sashimi(kind, unet=unet)
     engine, generator = compiled(model), torch.Generator().manual_seed(0)
-    whole, _ = model.generate_from(model.initial_cache(2), 120, Sampler(generator=generator))
+    whole, _ = model.generate_from(model.initial_cache(2), 120, generator=generator)
     generator, cache, pieces = torch.Generator().manual_seed(0), model.initial_cache(2), []
     for length, who in zip((1, 2, 7, 16, 31, 63), itertools.cycle((engine, model)), strict=False):
-        piece, cache = who.generate_from(cache, length, Sampler(generator=generator))
+        piece, cache = who.generate_from(cache, length, generator=generator)
         pieces.append(piece)
     assert torch.equal(torch.cat(pieces, dim=1), whole)
 
@@ -114,7 +114,7 @@ def test_it_goes_on_in_pieces_in_any_number_of_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     generator, cache, pieces = torch.Generator().manual_seed(1), engine.initial_cache(3), []
     for length in (1, 1_500, 999):
-        piece, cache = engine.generate_from(cache, length, Sampler(generator=generator))
+        piece, cache = engine.generate_from(cache, length, generator=generator)
         pieces.append(piece)
     assert torch.equal(torch.cat(pieces, dim=1), whole)
 
@@ -122,8 +122,8 @@ def test_it_goes_on_in_pieces_in_any_number_of_threads(monkeypatch):
 @torch.no_grad()
 def test_a_model_in_double_precision_keeps_its_state_so():
     model = a_sashimi().double()
-    _, (_, state) = compiled(model).generate_from(model.initial_cache(1), 20, Sampler())
-    model.draw(torch.zeros(1, dtype=torch.long), state, Sampler())
+    _, (_, state) = compiled(model).generate_from(model.initial_cache(1), 20)
+    model.sample_next(torch.zeros(1, dtype=torch.long), state, sample_token)
     assert state[1][0].dtype == torch.float64
 
 

@@ -11,7 +11,7 @@ from sashimi_lib.audio.quantizers import CoarseFine, MuLaw
 from sashimi_lib.models import WaveNet, WaveNetConfig
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.autoregressive import shift_right
-from sashimi_lib.models.sampling import Sampler
+from sashimi_lib.models.sampling import SamplingConfig, sample_token
 from sashimi_lib.streaming import compiled
 from tests.streaming import error
 
@@ -43,7 +43,7 @@ def after(length, cache, *who):
     """Codes drawn in pieces of 1, 2, 4 ... by each of these in turn; and the past after them."""
     generator, pieces = torch.Generator().manual_seed(1), []
     for i, one in enumerate(itertools.cycle(who)):
-        piece, cache = one.generate_from(cache, min(2**i, length), Sampler(generator=generator))
+        piece, cache = one.generate_from(cache, min(2**i, length), generator=generator)
         pieces.append(piece)
         length -= piece.shape[1]
         if not length:
@@ -55,15 +55,16 @@ widths = st.sampled_from([5, 8, 16, 20, 33])  # narrower ones compile to another
 
 @given(
     st.sampled_from(sorted(QUANTIZERS)), st.integers(1, 3), st.integers(1, 5), widths, widths, widths, widths,
-    widths, st.integers(1, 4), st.integers(0, 80), st.sampled_from([(1.0, 1.0), (0.7, 1.0), (1.2, 0.8)]),
+    widths, st.integers(1, 4), st.integers(0, 80),
+    st.sampled_from([(1.0, 1.0), (0.7, 1.0), (1.2, 0.8), (0.9, 0.9, 20)]),
 )  # fmt: skip
 @settings(max_examples=30, deadline=None)
 def test_the_same_seed_draws_the_same_codes(
     kind, stacks, layers, residual, dilation, skip, end, d_model, batch, heard, setting
 ):
     config = WaveNetConfig(stacks, layers, residual, dilation, skip, end, d_model)
-    model, (temperature, top_p) = a_wavenet(QUANTIZERS[kind], config, seed=heard), setting
-    order = {"prompt": some_codes(model, heard, batch), "temperature": temperature, "top_p": top_p}
+    model = a_wavenet(QUANTIZERS[kind], config, seed=heard)
+    order = {"prompt": some_codes(model, heard, batch), "sampling": SamplingConfig(*setting)}
     assert torch.equal(compiled(model).generate(60, **order), model.generate(60, **order))
 
 
@@ -128,7 +129,7 @@ def test_the_model_goes_on_from_it_and_it_from_the_model(quantizer):
 def test_it_goes_on_in_pieces_in_any_number_of_threads(monkeypatch):
     engine = compiled(a_wavenet())
     whole, _ = engine.generate_from(
-        engine.initial_cache(5), 3_000, Sampler(generator=torch.Generator().manual_seed(1))
+        engine.initial_cache(5), 3_000, generator=torch.Generator().manual_seed(1)
     )
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert torch.equal(after(3_000, engine.initial_cache(5), engine)[0], whole)
@@ -147,7 +148,7 @@ def test_a_model_in_double_precision_keeps_its_state_so():
     model = a_wavenet().double()
     _, (code, state) = after(20, model.initial_cache(1), compiled(model))
     assert all(x.dtype == torch.float64 for queue in state for x in queue)
-    model.draw(code, state, Sampler())
+    model.sample_next(code, state, sample_token)
 
 
 @either_head

@@ -41,18 +41,18 @@ def test_what_is_told_at_a_frame_is_that_frame_and_between_two_a_line(model):
 
 
 def by_steps(model, codes):
-    """The likelihood of each sample by `Vocoder.draw`, told the spectrogram of the codes themselves."""
+    """The likelihood of each sample by `Vocoder.sample_next`, told the spectrogram of the codes themselves."""
     code, state = model.initial_cache_for(codes)
     bits = torch.zeros(codes.shape[:2]).double()
     for t in range(codes.shape[1]):
         given = iter(codes[:, t].unbind(-1))
 
-        def choose(logits, t=t, given=given):
+        def sampler(logits, t=t, given=given):
             chosen = next(given)
             bits[:, t] += logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0] / math.log(2)
             return chosen
 
-        code, state = model.draw(code, state, choose)
+        code, state = model.sample_next(code, state, sampler)
     return bits
 
 

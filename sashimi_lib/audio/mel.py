@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from sashimi_lib.audio.waveform import check_sample_rate, check_waveform
 from sashimi_lib.checks import at_least
+from sashimi_lib.registry import register
 from sashimi_lib.ssm.precision import autocast_off
 
 
+@register
 @dataclass(frozen=True)
 class LogMelConfig:
     """Settings of a log-mel spectrogram: ``n_mels`` bands, ``window`` samples, every ``hop``.

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from sashimi_lib.audio.waveform import check_waveform
+from sashimi_lib.registry import register
 
 
 def _check_levels(levels: int) -> None:
@@ -54,6 +55,7 @@ def _to_steps(y: Tensor, levels: int) -> Tensor:
     return torch.floor((y + 1) / 2 * (levels - 0.01) + 0.005).long()
 
 
+@register
 @dataclass(frozen=True)
 class MuLaw:
     """A mu-law quantizer: uniform steps of the compressed amplitude y.
@@ -98,6 +100,7 @@ class MuLaw:
         return (torch.sign(y) * torch.expm1(y.abs() * math.log(self.levels)) / (self.levels - 1)).float()
 
 
+@register
 @dataclass(frozen=True)
 class Linear:
     """A uniform quantizer: q = floor((x + 1)/2 * (levels - 0.01) + 0.005).
@@ -135,6 +138,7 @@ class Linear:
         return (codes.double() / self.silence - 1).float()
 
 
+@register
 @dataclass(frozen=True)
 class CoarseFine:
     """A 16-bit quantizer with two codes per sample: round(32768 x) + 32768 = 256 coarse + fine.

@@ -3,15 +3,32 @@
 What does it is imported only then, so that help comes at once: PyTorch takes seconds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import tyro
 
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 CorpusName = Literal["folder", "sc09", "beethoven", "youtubemix", "fsdd", "ljspeech"]
 Device = Literal["auto", "cpu", "cuda"]
+
+
+def _default(value: object) -> Any:
+    """What the help says of an option that is left out of a dictionary where it is not given."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {value})")
+
+
+# Those fields of `sashimi_lib.models.SamplingConfig` that are given: a saved stream has its own defaults.
+class SamplingOptions(TypedDict, total=False):
+    """How values are sampled."""
+
+    temperature: Annotated[float, _default(1.0)]
+    """Softmax temperature: below 1 more conservative."""
+    top_p: Annotated[float, _default(1.0)]
+    """Nucleus sampling: draw from the fewest values whose probability reaches it."""
+    top_k: Annotated[int | None, _default(None)]
+    """Draw from so many of the most likely values; None draws from all."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +44,13 @@ class StreamCommand:
     """Where to write it: a .wav or .flac file, whole after Ctrl-C too."""
     play: bool = False
     """Play it (pip install sashimi_lib[play])."""
-    temperature: float | None = None
-    """Softmax temperature: below 1 more conservative. 1 unless said, or that of --state-in."""
-    top_p: float | None = None
-    """Nucleus sampling: draw from the fewest values whose probability reaches it. 1 unless said, or that of
-    --state-in."""
+    sampling: tyro.conf.OmitArgPrefixes[SamplingOptions] = field(default_factory=SamplingOptions)
     seed: int | None = None
     """Which random numbers; 0 unless said, or those that --state-in holds."""
     prompt: Path | None = None
     """A recording to go on from."""
     state_in: Path | None = None
-    """Go on from where --state-out left off."""
+    """Go on from where --state-out left off, with its sampling options where they are not given here."""
     state_out: Path | None = None
     """Where to keep what it takes to go on from the end."""
     chunk: float | None = None
@@ -65,10 +78,7 @@ class GenerateCommand:
     """How many sounds to make; together they take less time than one by one."""
     prompt: Path | None = None
     """A recording to go on from. It is not written again."""
-    temperature: float = 1.0
-    """Softmax temperature: below 1 more conservative."""
-    top_p: float = 1.0
-    """Nucleus sampling: draw from the fewest values whose probability reaches it."""
+    sampling: tyro.conf.OmitArgPrefixes[SamplingOptions] = field(default_factory=SamplingOptions)
     label: int | None = None
     """Which class of sound, where a diffusion model knows classes: a digit, of digits_diffusion."""
     seed: int = 0

@@ -17,6 +17,7 @@ from sashimi_lib.diffusion.model import DiffusionModel
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
 from sashimi_lib.models.audio_lm import Autoregressive
 from sashimi_lib.models.autoregressive import DiscreteAudioModel
+from sashimi_lib.models.sampling import SamplingConfig
 from sashimi_lib.pretrained import load
 from sashimi_lib.streaming import Stream, stream
 from sashimi_lib.streaming.live import whole_samples
@@ -65,8 +66,8 @@ def check_writable(paths: list[Path], rate: int) -> None:
 def one_by_one(model: Autoregressive, rate: int, command: GenerateCommand) -> Stream:
     """Sounds drawn sample by sample, before the first."""
     prompt = prompt_of(model, rate, command)
-    settings = command.temperature, command.top_p, command.seed, command.count
-    return stream(model, command.seconds, CHUNK, rate, prompt, *settings)
+    sampling = SamplingConfig(**command.sampling)
+    return stream(model, command.seconds, CHUNK, rate, prompt, sampling, command.seed, command.count)
 
 
 def all_at_once(
@@ -76,7 +77,7 @@ def all_at_once(
     if isinstance(model, DiffusionModel):
         return denoised(model, length, command)
     prompt = prompt_of(model, rate, command)
-    settings = command.temperature, command.top_p, command.seed, sys.stderr.isatty()
+    settings = SamplingConfig(**command.sampling), command.seed, sys.stderr.isatty()
     return model.quantizer.decode(model.generate(length, command.count, prompt, *settings))
 
 
@@ -94,9 +95,9 @@ def prompt_of(
 
 def denoised(model: DiffusionModel, length: int, command: GenerateCommand) -> Float[Tensor, "count length"]:
     """Sounds of a diffusion model."""
-    if command.prompt is not None or command.temperature != 1 or command.top_p != 1:
+    if command.prompt is not None or SamplingConfig(**command.sampling) != SamplingConfig():
         raise ValueError(
-            "--prompt, --temperature and --top-p are for models that are drawn sample by sample, "
+            "--prompt and options of sampling are for models that are drawn sample by sample, "
             f"{command.model} makes all samples together"
         )
     label = None

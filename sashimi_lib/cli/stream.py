@@ -60,8 +60,7 @@ def begin(command: StreamCommand, model: Autoregressive, rate: int) -> Stream:
     rate = sound.sample_rate
     sound = replace(
         sound,
-        temperature=sound.temperature if command.temperature is None else command.temperature,
-        top_p=sound.top_p if command.top_p is None else command.top_p,
+        sampling=replace(sound.sampling, **command.sampling),
         chunk=sound.chunk if command.chunk is None else whole_samples("--chunk", command.chunk, rate),
         remaining=None if command.seconds is None else whole_samples("--seconds", command.seconds, rate),
     )

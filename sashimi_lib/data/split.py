@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from sashimi_lib.registry import register
+
 PARTS = ("train", "valid", "test")
 SPLIT_FRACTIONS = (0.88, 0.06, 0.06)
 Split = dict[str, list[Path]]  # the files of each part
@@ -118,6 +120,7 @@ def _sha256(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
+@register
 @dataclass(frozen=True)
 class FileLists:
     """The recordings of a training run, as paths below its folder: for training, validation and test.

@@ -23,21 +23,23 @@ from sashimi_lib.diffusion.samplers import (
     ANCESTRAL,
     DPM_SOLVER,
     Constrain,
-    Sampler,
+    DiffusionSampler,
     every_step,
     grid,
     resampled,
     sample,
 )
 from sashimi_lib.diffusion.schedules import PUBLISHED, Schedule, add_noise
-from sashimi_lib.models.build import AnyDenoiserConfig, new_denoiser
+from sashimi_lib.models.denoiser import DenoiserConfig
 from sashimi_lib.models.trainable import Cache, Trainable
+from sashimi_lib.registry import register
 from sashimi_lib.ssm.kernel_cache import cached_kernels
 from sashimi_lib.ssm.precision import tf32_allowed
 
 Steps = int | Float[Tensor, " n"] | None  # so many steps of `grid`, these steps, or every step there is
 
 
+@register
 @dataclass(frozen=True)
 class DiffusionConfig:
     """The shape of the network, the noise schedule, what the network says (its ``noise``, or its ``velocity``
@@ -54,7 +56,7 @@ class DiffusionConfig:
     not positive.
     """
 
-    backbone: AnyDenoiserConfig
+    backbone: DenoiserConfig
     schedule: Schedule = PUBLISHED
     predict: Predict = "noise"
     label_dropout: float = 0.1
@@ -97,7 +99,7 @@ class DiffusionModel(Trainable):
     def __init__(self, config: DiffusionConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = new_denoiser(config.backbone)
+        self.backbone = config.backbone.build()
         self.log_mel = LogMel(config.backbone.mel) if config.backbone.mel else None
 
     @property
@@ -223,7 +225,7 @@ class DiffusionModel(Trainable):
         batch_size: int = 1,
         label: Int[Tensor, " batch"] | None = None,
         guidance: float = 1.0,
-        sampler: Sampler = ANCESTRAL,
+        sampler: DiffusionSampler = ANCESTRAL,
         steps: Steps = None,
         seed: int | torch.Generator = 0,
         progress: bool = False,
@@ -244,7 +246,7 @@ class DiffusionModel(Trainable):
     def synthesize(
         self,
         features: Float[Tensor, "batch frames n_mels"],
-        sampler: Sampler = ANCESTRAL,
+        sampler: DiffusionSampler = ANCESTRAL,
         steps: Steps = None,
         seed: int | torch.Generator = 0,
         progress: bool = False,
@@ -271,7 +273,7 @@ class DiffusionModel(Trainable):
         known: Bool[Tensor, " length"],
         label: Int[Tensor, " batch"] | None = None,
         guidance: float = 1.0,
-        sampler: Sampler = ANCESTRAL,
+        sampler: DiffusionSampler = ANCESTRAL,
         steps: Steps = None,
         resample: int = 1,
         seed: int | torch.Generator = 0,
@@ -317,7 +319,7 @@ class DiffusionModel(Trainable):
         self,
         shape: tuple[int, int],
         denoise: Callable[..., tuple[Tensor, Tensor]],
-        sampler: Sampler,
+        sampler: DiffusionSampler,
         path: Tensor,
         generator: torch.Generator,
         progress: bool,

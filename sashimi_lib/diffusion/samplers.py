@@ -1,9 +1,9 @@
 """From noise to sound: samplers, as functions over any denoiser (chapter 9).
 
 All of them go down a path of steps and do the same at each: ask for the clean estimate, then go to the next
-level of noise by ``x = alpha clean + sigma (old noise, or new)``. What tells them apart is how much of the
-noise is new (`Sampler.eta`), and whether the clean estimate is drawn on in a straight line from the one
-before (`Sampler.order`). The end of each is the clean estimate at the last step.
+level of noise (`DiffusionSampler.step`), by ``x = alpha clean + sigma (old noise, or new)``. What tells them
+apart is how much of the noise is new, and whether the clean estimate is drawn on in a straight line from the
+one before. The end of each is the clean estimate at the last step.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from tqdm.auto import tqdm
 from sashimi_lib.diffusion.schedules import Schedule, alpha_sigma, step_of
 from sashimi_lib.ssm.precision import cudnn_as_matmul
 
-# x, step -> estimates of the clean x and of its noise; x, step -> x as it has to be at that step
-Denoise = Callable[[Tensor, float], tuple[Tensor, Tensor]]
-Constrain = Callable[[Tensor, float], Tensor]
+Denoise = Callable[[Tensor, float], tuple[Tensor, Tensor]]  # x, step -> estimates of clean x and its noise
+Constrain = Callable[[Tensor, float], Tensor]  # x, step -> x as it has to be at that step
 
 DIFFWAVE_BETAS = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)
 
 
 @dataclass(frozen=True)
-class Sampler:
+class DiffusionSampler:
     """``eta`` from 0, no new noise, to 1, as much as the noising itself would have put there. ``order`` 1
     keeps the clean estimate from one step to the next, 2 draws it on in a straight line over log-SNR.
 
-    `ANCESTRAL`, `DDIM` and `DPM_SOLVER` are those of the papers; all others in between work as well.
+    `ANCESTRAL`, `DDIM` and `DPM_SOLVER` are those of the papers; all others in between work as well. Another
+    family of samplers overrides `step`.
 
     Chapter: 9. Raises ValueError for other settings.
     """
@@ -43,10 +43,29 @@ class Sampler:
         if self.order not in (1, 2):
             raise ValueError(f"order must be 1 or 2, got {self.order}")
 
+    def step(
+        self,
+        clean: Float[Tensor, "batch length"],
+        noise: Float[Tensor, "batch length"],
+        here: Float[Tensor, ""],
+        there: Float[Tensor, ""],
+        before: tuple[Tensor, Tensor] | None,
+        fresh: Callable[[], Tensor],
+    ) -> Float[Tensor, "batch length"]:
+        """x at the cleaner log-SNR ``there``, from estimates of the clean x and of its noise at ``here``.
 
-ANCESTRAL = Sampler(eta=1.0)  # DDPM (Ho et al., 2020), DiffWave, SaShiMi: for many steps
-DDIM = Sampler()  # Song et al. (2021): the same start gives the same end
-DPM_SOLVER = Sampler(order=2)  # DPM-Solver++ 2M (Lu et al., 2022): where DDIM goes, in fewer steps
+        ``before`` is the last clean estimate and its log-SNR, None where there is none to go by; ``fresh()``
+        is new noise.
+        """
+        if self.order == 2 and before is not None:
+            clean, noise = drawn_on(clean, noise, here, there, *before)
+        x, std = posterior(clean, noise, here, there, self.eta)
+        return x + std * fresh() if self.eta > 0 else x
+
+
+ANCESTRAL = DiffusionSampler(eta=1.0)  # DDPM (Ho et al., 2020), DiffWave, SaShiMi: for many steps
+DDIM = DiffusionSampler()  # Song et al. (2021): the same start gives the same end
+DPM_SOLVER = DiffusionSampler(order=2)  # DPM-Solver++ 2M (Lu et al., 2022): where DDIM goes, in fewer steps
 
 
 def every_step(schedule: Schedule) -> Float[Tensor, " n"]:
@@ -183,7 +202,7 @@ def sample(
     schedule: Schedule,
     steps: Float[Tensor, " n"],
     x: Float[Tensor, "batch length"],
-    sampler: Sampler = ANCESTRAL,
+    sampler: DiffusionSampler = ANCESTRAL,
     generator: torch.Generator | None = None,
     constrain: Constrain | None = None,
     progress: bool = False,
@@ -224,12 +243,8 @@ def sample(
         if there < here:
             x, before = more_noise(x, fresh(), here, there), None
             continue
-        clean, noise = estimate = denoise(x, step)
-        if sampler.order == 2 and before is not None:
-            estimate = drawn_on(clean, noise, here, there, *before)
-        x, std = posterior(*estimate, here, there, sampler.eta)
-        if sampler.eta > 0:
-            x = x + std * fresh()
+        clean, noise = denoise(x, step)
+        x = sampler.step(clean, noise, here, there, before, fresh)
         before = clean, here
     x = constrained(float(steps[-1]))
     return denoise(x, float(steps[-1]))[0]

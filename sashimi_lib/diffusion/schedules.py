@@ -17,6 +17,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sashimi_lib.checks import at_least
+from sashimi_lib.registry import register
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class _Betas(Schedule):
         return 2 * alpha.log() - torch.log1p(-alpha.square())
 
 
+@register
 @dataclass(frozen=True)
 class LinearSchedule(_Betas):
     """Betas on a straight line, as DDPM, DiffWave and SaShiMi have them. The default is the published one for
@@ -96,6 +98,7 @@ class LinearSchedule(_Betas):
 PUBLISHED = LinearSchedule()
 
 
+@register
 @dataclass(frozen=True)
 class CosineSchedule(_Betas):
     """``alpha(t) = cos(pi/2 (t/T + offset) / (1 + offset)) / cos(pi/2 offset / (1 + offset))`` after t of T
@@ -121,6 +124,7 @@ class CosineSchedule(_Betas):
         return (1 - squared[1:] / squared[:-1]).clamp(max=0.999)
 
 
+@register
 @dataclass(frozen=True)
 class LogSNRSchedule(Schedule):
     """The logarithm of the signal-to-noise ratio falls on a straight line from ``highest`` to ``lowest``.

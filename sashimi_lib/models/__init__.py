@@ -5,10 +5,12 @@ state)``, ``step(x_t, state) -> (y_t, state)`` and ``initial_state(batch_size)``
 result.
 """
 
-from sashimi_lib.models.build import Config, build
+from sashimi_lib.models.backbone import Backbone, BackboneConfig, build
+from sashimi_lib.models.denoiser import Denoiser, DenoiserConfig
 from sashimi_lib.models.diffwave import DiffWave, DiffWaveConfig
 from sashimi_lib.models.isotropic import IsotropicConfig, IsotropicS4
 from sashimi_lib.models.samplernn import SampleRNN, SampleRNNConfig
+from sashimi_lib.models.sampling import SamplingConfig
 from sashimi_lib.models.sashimi import SaShiMi, SaShiMiConfig
 from sashimi_lib.models.sashimi_unet import SaShiMiUNet, SaShiMiUNetConfig
 from sashimi_lib.models.subscale import Subscale, SubscaleConfig
@@ -16,7 +18,10 @@ from sashimi_lib.models.wavenet import WaveNet, WaveNetConfig
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
 
 __all__ = [
-    "Config",
+    "Backbone",
+    "BackboneConfig",
+    "Denoiser",
+    "DenoiserConfig",
     "DiffWave",
     "DiffWaveConfig",
     "IsotropicConfig",
@@ -27,6 +32,7 @@ __all__ = [
     "SaShiMiUNetConfig",
     "SampleRNN",
     "SampleRNNConfig",
+    "SamplingConfig",
     "Subscale",
     "SubscaleConfig",
     "WaveNet",

@@ -10,17 +10,16 @@ from torch.nn import functional as F
 
 from sashimi_lib.audio.quantizers import CoarseFine, Quantizer
 from sashimi_lib.models.autoregressive import Autoregressive, Cache, shift_right
-from sashimi_lib.models.backbone import Backbone
+from sashimi_lib.models.backbone import Backbone, BackboneConfig
 from sashimi_lib.models.blocks import State
-from sashimi_lib.models.build import Config, build
 from sashimi_lib.models.heads import Head
-from sashimi_lib.models.sampling import TokenSampler, sample
+from sashimi_lib.models.sampling import TokenSampler, sample_token
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
 from sashimi_lib.ssm.s4 import S4, StateSpace
 
-__all__ = ["AudioLM", "Autoregressive", "Cache", "ModelConfig", "new_model", "sample"]
+__all__ = ["AudioLM", "Autoregressive", "Cache", "ModelConfig", "new_model", "sample_token"]
 
-ModelConfig = Config | WaveRNNConfig
+ModelConfig = BackboneConfig | WaveRNNConfig
 
 
 class AudioLM(Autoregressive):
@@ -92,12 +91,12 @@ class AudioLM(Autoregressive):
         before, state = cache
         return codes[:, -1], self.features(shift_right(codes, before), state)[1]
 
-    def draw(
-        self, code: Int[Tensor, "batch *two"], state: State, choose: TokenSampler
+    def sample_next(
+        self, code: Int[Tensor, "batch *two"], state: State, sampler: TokenSampler
     ) -> tuple[Int[Tensor, "batch *two"], State]:
-        """The code after one more code, as ``choose`` picks it from its logits, and the next state."""
+        """The code after one more code, as ``sampler`` picks it from its logits, and the next state."""
         y, state = self.backbone.step(self.embedding(code), state)
-        return self.head.draw(y, choose), state
+        return self.head.sample(y, sampler), state
 
     def _log_likelihood(self, codes: Int[Tensor, "batch length *two"]) -> Float[Tensor, "batch length"]:
         """As in pieces, but from silence all kernels are as long as the sequence, and no state is needed."""
@@ -138,7 +137,7 @@ def new_model(config: ModelConfig, quantizer: Quantizer) -> AudioLM | WaveRNN:
     Chapters: 7 and 8. Raises ValueError for a quantizer whose codes a WaveRNN of that shape does not speak.
     """
     if not isinstance(config, WaveRNNConfig):
-        return AudioLM(quantizer, build(config))
+        return AudioLM(quantizer, config.build())
     model = WaveRNN(config)
     if model.quantizer != quantizer:
         raise ValueError(f"quantizer must be {model.quantizer} for a WaveRNN of that shape, got {quantizer}")

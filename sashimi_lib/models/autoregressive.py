@@ -6,6 +6,7 @@ can be scored and drawn from in the same way (chapters 6 to 8).
 
 import math
 from abc import ABC, abstractmethod
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +17,7 @@ from tqdm.auto import tqdm
 
 from sashimi_lib.audio.quantizers import Quantizer
 from sashimi_lib.models.blocks import State
-from sashimi_lib.models.sampling import Sampler, TokenSampler
+from sashimi_lib.models.sampling import SamplingConfig, TokenSampler, sample_token
 from sashimi_lib.models.trainable import Cache, Trainable
 from sashimi_lib.ssm.kernel_cache import cached_kernels
 from sashimi_lib.ssm.precision import cudnn_as_matmul
@@ -48,8 +49,7 @@ class DiscreteAudioModel(Trainable, ABC):
         length: int,
         batch_size: int = 1,
         prompt: Int[Tensor, "batch prompt *two"] | None = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
+        sampling: SamplingConfig = SamplingConfig(),
         seed: int | torch.Generator = 0,
         progress: bool = False,
     ) -> Int[Tensor, "batch length *two"]:
@@ -112,10 +112,10 @@ class Autoregressive(DiscreteAudioModel):
         """The past after some more codes, all at once."""
 
     @abstractmethod
-    def draw(
-        self, code: Int[Tensor, "batch *two"], state: State, choose: TokenSampler
+    def sample_next(
+        self, code: Int[Tensor, "batch *two"], state: State, sampler: TokenSampler
     ) -> tuple[Int[Tensor, "batch *two"], State]:
-        """The code after one more code, as ``choose`` picks it from its logits, and the next state."""
+        """The code after one more code, as ``sampler`` picks it from its logits, and the next state."""
 
     @torch.no_grad()
     @cudnn_as_matmul()
@@ -124,38 +124,42 @@ class Autoregressive(DiscreteAudioModel):
         length: int,
         batch_size: int = 1,
         prompt: Int[Tensor, "batch prompt *two"] | None = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
+        sampling: SamplingConfig = SamplingConfig(),
         seed: int | torch.Generator = 0,
         progress: bool = False,
     ) -> Int[Tensor, "batch length *two"]:
         """Draw ``length`` new codes, one after the other; those of ``prompt`` are heard first, not returned.
 
         The prompt is absorbed by the parallel pass. The same seed draws the same codes. Raises ValueError for
-        a length, temperature or top_p out of range, and for codes that are none.
+        a length out of range, and for codes that are none.
         """
         if length < 1:
             raise ValueError(f"length must be at least 1 sample, got {length}")
-        choose = Sampler(temperature, top_p, self.generator(seed))
         cache = self.initial_cache(batch_size if prompt is None else len(prompt))
         if prompt is not None and prompt.shape[1] > 0:
             self.quantizer.check(prompt, "prompt")
             cache = self.prefill(prompt.to(self.device), cache)
-        return self.generate_from(cache, length, choose, progress)[0]
+        return self.generate_from(cache, length, sampling, self.generator(seed), progress)[0]
 
     @torch.no_grad()
     @cudnn_as_matmul()
     def generate_from(
-        self, cache: Cache, length: int, choose: Sampler, progress: bool = False
+        self,
+        cache: Cache,
+        length: int,
+        sampling: SamplingConfig = SamplingConfig(),
+        generator: torch.Generator | None = None,
+        progress: bool = False,
     ) -> tuple[Int[Tensor, "batch length *two"], Cache]:
-        """The next ``length`` codes after a past, each as ``choose`` picks it from its logits; and the past
+        """The next ``length`` codes after a past, sampled by random numbers of ``generator``; and the past
         after them."""
+        sampler = partial(sample_token, sampling=sampling, generator=generator)
         code, state = cache
         codes = []
         # Once, not at every step: weights under weight norm are multiplied out, systems made discrete.
         with parametrize.cached(), cached_kernels(self):
             for _ in tqdm(range(length), unit="sample", unit_scale=True, disable=not progress):
-                code, state = self.draw(code, state, choose)
+                code, state = self.sample_next(code, state, sampler)
                 codes.append(code)
         return torch.stack(codes, dim=1), (code, state)
 

@@ -105,6 +105,8 @@ class S4Block(SequenceModel):
     Chapter: 6. SaShiMi paper, section 4.2.
     """
 
+    is_block = True
+
     def __init__(
         self,
         d_model: int,
@@ -143,6 +145,8 @@ class FeedForward(SequenceModel):
 
     Chapter: 6. SaShiMi paper, section 4.2.
     """
+
+    is_block = True
 
     def __init__(self, d_model: int, ff: int = 2, norm: Norm = "scalar", normed: bool = False) -> None:
         super().__init__()

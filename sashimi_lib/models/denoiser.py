@@ -18,7 +18,7 @@ from sashimi_lib.checks import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenoiserConfig:
+class ConditioningConfig:
     """What a denoiser is told, the same for every kind of network.
 
     ``d_step`` are the widths on the way of the step: its sines and cosines, a hidden layer, and what every
@@ -39,6 +39,16 @@ class DenoiserConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig(ConditioningConfig, ABC):
+    """The shape of a denoiser: a frozen dataclass of plain values, registered with
+    `sashimi_lib.registry.register` so that files can name it."""
+
+    @abstractmethod
+    def build(self) -> "Denoiser":
+        """A new denoiser of this shape, which keeps it as its ``config``."""
+
+
 class Denoiser(nn.Module, ABC):
     """A network from noisy waveforms to what is asked of them: their noise, or their velocity.
 
@@ -47,8 +57,8 @@ class Denoiser(nn.Module, ABC):
     class is not known.
     """
 
-    config: DenoiserConfig
-    frame: int
+    config: ConditioningConfig
+    frame: int = 1
 
     @abstractmethod
     def forward(
@@ -79,7 +89,7 @@ def step_embedding(step: Float[Tensor, " batch"], dim: int) -> Float[Tensor, "ba
 class ConditioningEmbedding(nn.Module):
     """The step, and the class where there are classes, as one vector for every block.
 
-    >>> conditioning = ConditioningEmbedding(DenoiserConfig(d_step=(8, 16, 12), n_classes=10))
+    >>> conditioning = ConditioningEmbedding(ConditioningConfig(d_step=(8, 16, 12), n_classes=10))
     >>> conditioning(torch.tensor([0.0, 99.5]), torch.tensor([3, 7])).shape
     torch.Size([2, 12])
 
@@ -87,7 +97,7 @@ class ConditioningEmbedding(nn.Module):
     on the CPU: on a GPU every step would wait for the check, which `sashimi_lib.diffusion.model` makes once.
     """
 
-    def __init__(self, config: DenoiserConfig) -> None:
+    def __init__(self, config: ConditioningConfig) -> None:
         super().__init__()
         self.config = config
         dim, hidden, out = config.d_step

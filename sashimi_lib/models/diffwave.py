@@ -19,8 +19,10 @@ from sashimi_lib.models.denoiser import (
     DenoiserConfig,
     upsample_conditioning,
 )
+from sashimi_lib.registry import register
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class DiffWaveConfig(DenoiserConfig):
     """The shape of a DiffWave; the defaults are the paper's, 24.1M parameters.
@@ -52,6 +54,10 @@ class DiffWaveConfig(DenoiserConfig):
         """How many samples one output hears, its own and as many on either side: ``1 + 2 sum(dilations)``."""
         return 1 + 2 * sum(self.dilations)
 
+    def build(self) -> "DiffWave":
+        """A new `DiffWave`."""
+        return DiffWave(self)
+
 
 def _conv(d_in: int, d_out: int, dilation: int | None = None) -> nn.Module:
     """A convolution of one tap, or of three ``dilation`` apart; weight-normed."""
@@ -78,6 +84,8 @@ class DilatedLayer(nn.Module):
 
     Chapter: 9. DiffWave paper (Kong et al., 2021), section 3.
     """
+
+    is_block = True
 
     def __init__(self, config: DiffWaveConfig, dilation: int) -> None:
         super().__init__()
@@ -123,7 +131,6 @@ class DiffWave(Denoiser):
     def __init__(self, config: DiffWaveConfig = DiffWaveConfig()) -> None:
         super().__init__()
         self.config = config
-        self.frame = 1  # any length goes
         self.conditioning = ConditioningEmbedding(config)
         self.frames = ConditioningUpsampler(config.mel) if config.mel else None
         self.start = _conv(1, config.d_residual)

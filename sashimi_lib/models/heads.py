@@ -35,8 +35,8 @@ class Head(nn.Module, ABC):
         """``log2 P(code | y)`` of each code, in bits."""
 
     @abstractmethod
-    def draw(self, y: Float[Tensor, "batch H"], choose: TokenSampler) -> Int[Tensor, "batch *two"]:
-        """A code for each row of features, as ``choose`` picks it from its logits."""
+    def sample(self, y: Float[Tensor, "batch H"], sampler: TokenSampler) -> Int[Tensor, "batch *two"]:
+        """A code for each row of features, as ``sampler`` picks it from its logits."""
 
 
 class Softmax(nn.Linear, Head):
@@ -61,9 +61,9 @@ class Softmax(nn.Linear, Head):
         """``log2 P(code | y)`` of each code, in bits."""
         return log2_prob(self(y), codes)
 
-    def draw(self, y: Float[Tensor, "batch H"], choose: TokenSampler) -> Int[Tensor, " batch"]:
-        """A code for each row of features, as ``choose`` picks it from its logits."""
-        return choose(self(y))
+    def sample(self, y: Float[Tensor, "batch H"], sampler: TokenSampler) -> Int[Tensor, " batch"]:
+        """A code for each row of features, as ``sampler`` picks it from its logits."""
+        return sampler(self(y))
 
 
 class DualSoftmax(Head):
@@ -103,10 +103,10 @@ class DualSoftmax(Head):
         coarse, fine = codes.unbind(-1)
         return log2_prob(self(y), coarse) + log2_prob(self.fine(y, coarse), fine)
 
-    def draw(self, y: Float[Tensor, "batch H"], choose: TokenSampler) -> Int[Tensor, "batch two"]:
+    def sample(self, y: Float[Tensor, "batch H"], sampler: TokenSampler) -> Int[Tensor, "batch two"]:
         """First the coarse code, then the fine one."""
-        coarse = choose(self(y))
-        return torch.stack([coarse, choose(self.fine(y, coarse))], dim=-1)
+        coarse = sampler(self(y))
+        return torch.stack([coarse, sampler(self.fine(y, coarse))], dim=-1)
 
 
 class JointSoftmax(Head):
@@ -130,9 +130,9 @@ class JointSoftmax(Head):
         coarse, fine = codes.unbind(-1)
         return log2_prob(self.linear(y), self.levels * coarse + fine)
 
-    def draw(self, y: Float[Tensor, "batch H"], choose: TokenSampler) -> Int[Tensor, "batch two"]:
+    def sample(self, y: Float[Tensor, "batch H"], sampler: TokenSampler) -> Int[Tensor, "batch two"]:
         """Both codes at once."""
-        whole = choose(self.linear(y))
+        whole = sampler(self.linear(y))
         return torch.stack([whole // self.levels, whole % self.levels], dim=-1)
 
 
@@ -165,10 +165,10 @@ class Logistics(Head):
         value = (self.levels * coarse + fine)[..., None]
         return self.interval(y, value, value + 1)[..., 0]
 
-    def draw(self, y: Float[Tensor, "batch H"], choose: TokenSampler) -> Int[Tensor, "batch two"]:
-        """As from a softmax over all values, so that ``choose`` means what it means elsewhere."""
+    def sample(self, y: Float[Tensor, "batch H"], sampler: TokenSampler) -> Int[Tensor, "batch two"]:
+        """As from a softmax over all values, so that ``sampler`` means what it means elsewhere."""
         every = torch.arange(self.levels**2, device=y.device).expand(len(y), -1)
-        whole = choose(self.interval(y, every, every + 1) * math.log(2))
+        whole = sampler(self.interval(y, every, every + 1) * math.log(2))
         return torch.stack([whole // self.levels, whole % self.levels], dim=-1)
 
     def interval(

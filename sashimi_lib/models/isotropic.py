@@ -6,13 +6,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sashimi_lib.checks import at_least
-from sashimi_lib.models.backbone import Backbone
+from sashimi_lib.models.backbone import Backbone, BackboneConfig
 from sashimi_lib.models.blocks import FeedForward, Norm, S4Block, SequenceModel, Stack, State
+from sashimi_lib.registry import register
 from sashimi_lib.ssm.s4 import PAPER_SSM, SSMConfig
 
 
+@register
 @dataclass(frozen=True)
-class IsotropicConfig:
+class IsotropicConfig(BackboneConfig):
     """The shape of an `IsotropicS4`; the defaults are the paper's 8-layer model (table 5)."""
 
     d_model: int = 256
@@ -24,6 +26,10 @@ class IsotropicConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "d_model", "n_layers", "ff")
+
+    def build(self) -> "IsotropicS4":
+        """A new `IsotropicS4`."""
+        return IsotropicS4(self)
 
 
 class IsotropicS4(Backbone):
@@ -39,7 +45,7 @@ class IsotropicS4(Backbone):
     def __init__(self, config: IsotropicConfig = IsotropicConfig()) -> None:
         super().__init__()
         self.config = config
-        self.d_model, self.frame = config.d_model, 1  # any length goes
+        self.d_model = config.d_model
         blocks: list[SequenceModel] = []
         for _ in range(config.n_layers):
             blocks.append(S4Block(config.d_model, config.ssm, config.glu, norm=config.norm))

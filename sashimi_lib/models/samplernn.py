@@ -17,14 +17,16 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from sashimi_lib.audio.quantizers import CoarseFine, Quantizer
 from sashimi_lib.checks import at_least
-from sashimi_lib.models.backbone import Backbone, embedding
+from sashimi_lib.models.backbone import Backbone, BackboneConfig, embedding
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.heads import Head, Softmax
+from sashimi_lib.registry import register
 from sashimi_lib.ssm.precision import autocast_off
 
 
+@register
 @dataclass(frozen=True)
-class SampleRNNConfig:
+class SampleRNNConfig(BackboneConfig):
     """The shape of a SampleRNN; the defaults are the SaShiMi paper's 3-tier model, 35.03M parameters.
 
     ``frame_sizes`` run from fast to slow: (8, 2, 2) are tiers that hear frames of 8, 16 and 32 samples. Each
@@ -41,6 +43,10 @@ class SampleRNNConfig:
             raise ValueError("frame_sizes must hold a size for each tier, got ()")
         at_least(self, 2, "frame_sizes")
         at_least(self, 1, "n_rnn", "d_hidden", "d_embedding")
+
+    def build(self) -> "SampleRNN":
+        """A new `SampleRNN`."""
+        return SampleRNN(self)
 
 
 class AmplitudeEmbedding(nn.Module):
@@ -188,12 +194,13 @@ class SampleRNN(Backbone):
     Chapter: 7. SampleRNN paper (Mehri et al., 2017); sizes as run in the SaShiMi paper (table 5).
     """
 
+    config: SampleRNNConfig
     may_skip_parameters = True  # of a tier whose frame is longer than the sequence
 
     def __init__(self, config: SampleRNNConfig = SampleRNNConfig()) -> None:
         super().__init__()
         self.config = config
-        self.d_model, self.frame = config.d_hidden, 1  # any length goes
+        self.d_model = config.d_hidden
         spans = [math.prod(config.frame_sizes[: j + 1]) for j in range(len(config.frame_sizes))]
         self.tiers = nn.ModuleList(
             FrameTier(span, pieces, config.n_rnn, config.d_hidden)

@@ -1,5 +1,6 @@
-"""From logits to a code: temperature, the nucleus, and one random number (chapter 7)."""
+"""From logits to a code: temperature, top-k, top-p, and one random number (chapter 7)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,51 +11,86 @@ from torch import Tensor
 TokenSampler = Callable[[Tensor], Tensor]  # logits (batch, levels) -> codes (batch,)
 
 
-def distribution(
-    logits: Float[Tensor, "batch levels"], temperature: float = 1.0, top_p: float = 1.0
-) -> Float[Tensor, "batch levels"]:
-    """``softmax(logits / temperature)``, cut to its ``top_p`` nucleus: what `sample` draws from. Rows sum to
-    one only before the cut.
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How codes are sampled from logits. Whatever generates takes one of these.
 
-    The nucleus is the smallest set of most likely codes whose probability reaches ``top_p``; of equally
-    likely ones the lower codes are taken first.
+    The options apply in the order temperature, top-k, top-p: top-p is a share of what top-k keeps. Of equally
+    likely codes both keep the lower ones first. A sample of two codes, as a dual softmax makes it, is two
+    draws.
 
-    >>> distribution(torch.zeros(1, 4), top_p=0.5).sort().values
-    tensor([[0.0000, 0.0000, 0.2500, 0.2500]])
+    >>> SamplingConfig(temperature=0.9, top_k=50)
+    SamplingConfig(temperature=0.9, top_p=1.0, top_k=50)
 
-    Chapter: 7. Raises ValueError for a temperature that is not positive or a top_p outside (0, 1].
+    Chapter: 7. Raises ValueError for a temperature that is not positive, a top_p outside (0, 1], or a top_k
+    that is not a whole number of at least 1.
     """
-    _check(temperature, top_p)
-    probability = cut_softmax(logits, temperature, top_p)
+
+    temperature: float = 1.0
+    """Softmax temperature: below 1 more conservative."""
+    top_p: float = 1.0
+    """Nucleus sampling: draw from the fewest codes whose probability reaches it."""
+    top_k: int | None = None
+    """Draw from so many of the most likely codes; None draws from all."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if self.top_k is not None and not (isinstance(self.top_k, int) and self.top_k >= 1):
+            raise ValueError(f"top_k must be a whole number, at least 1, or None, got {self.top_k}")
+
+
+def distribution(
+    logits: Float[Tensor, "batch levels"], sampling: SamplingConfig = SamplingConfig()
+) -> Float[Tensor, "batch levels"]:
+    """The probabilities that `sample_token` draws by: ``softmax(logits / temperature)`` of the ``top_k``
+    likeliest codes, cut to its ``top_p`` nucleus. Rows sum to one only before that last cut.
+
+    The nucleus is the smallest set of most likely codes whose probability reaches ``top_p``.
+
+    >>> distribution(torch.zeros(1, 4), SamplingConfig(top_p=0.5))
+    tensor([[0.2500, 0.2500, 0.0000, 0.0000]])
+    >>> distribution(torch.zeros(1, 4), SamplingConfig(top_k=2))
+    tensor([[0.5000, 0.5000, 0.0000, 0.0000]])
+
+    Chapter: 7. Raises ValueError for logits that are not finite.
+    """
+    probability = token_probs(logits, sampling)
     if not bool(probability.isfinite().all()):
         raise ValueError("logits must be finite: the state has blown up")
     return probability
 
 
-def cut_softmax(
-    logits: Float[Tensor, "batch levels"], temperature: float, top_p: float
+def token_probs(
+    logits: Float[Tensor, "batch levels"], sampling: SamplingConfig
 ) -> Float[Tensor, "batch levels"]:
-    """`distribution` without its checks, so that nothing waits for a GPU to answer. Logits that are not
-    finite give NaN.
+    """`distribution` without its check, so that nothing waits for a GPU to answer. Logits that are not finite
+    give NaN.
 
-    >>> cut_softmax(torch.tensor([[0.0, torch.nan]]), 1.0, 1.0)
+    >>> token_probs(torch.tensor([[0.0, torch.nan]]), SamplingConfig())
     tensor([[nan, nan]])
     """
-    probability = (logits.float() / temperature).softmax(-1)
-    if top_p < 1:
+    logits = logits.float()
+    if sampling.top_k is not None:
+        _, order = logits.sort(dim=-1, descending=True, stable=True)
+        logits = logits.masked_fill(order.argsort(-1) >= sampling.top_k, -math.inf)
+    probability = (logits / sampling.temperature).softmax(-1)
+    if sampling.top_p < 1:
         ordered, order = probability.sort(dim=-1, descending=True, stable=True)
-        outside = ordered.double().cumsum(-1) - ordered >= top_p
+        outside = ordered.double().cumsum(-1) - ordered >= sampling.top_p
         probability = probability.masked_fill(outside.gather(-1, order.argsort(-1)), 0)
     return probability
 
 
-def invert(
+def inverse_cdf(
     probability: Float[Tensor, "batch levels"], uniform: Float[Tensor, " batch"]
 ) -> Int[Tensor, " batch"]:
     """The first code whose cumulative probability exceeds a number in [0, 1), of each row. Rows need not sum
     to one: the number is a share of their sum.
 
-    >>> invert(torch.tensor([[0.5, 0.0, 0.5], [0.5, 0.0, 0.5]]), torch.tensor([0.4, 0.5]))
+    >>> inverse_cdf(torch.tensor([[0.5, 0.0, 0.5], [0.5, 0.0, 0.5]]), torch.tensor([0.4, 0.5]))
     tensor([0, 2])
 
     Chapter: 7.
@@ -63,43 +99,19 @@ def invert(
     return torch.searchsorted(cumulative, uniform.double()[:, None] * cumulative[:, -1:], right=True)[:, 0]
 
 
-def sample(
+def sample_token(
     logits: Float[Tensor, "batch levels"],
-    temperature: float = 1.0,
-    top_p: float = 1.0,
+    sampling: SamplingConfig = SamplingConfig(),
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, " batch"]:
-    """Draw one code a row from `distribution`, each by one random number: whoever draws, in whatever way, the
-    same numbers give the same codes.
+    """Sample one code a row from `distribution`, each by one random number: the same numbers give the same
+    codes in every engine.
 
-    >>> sample(torch.tensor([[0.0, 9.0, 0.0]]), temperature=0.1)
+    >>> sample_token(torch.tensor([[0.0, 9.0, 0.0]]), SamplingConfig(temperature=0.1))
     tensor([1])
 
-    Chapter: 7. Raises ValueError as `distribution` does.
+    With its options bound, by `functools.partial` say, it is a ``TokenSampler``. Chapter: 7. Raises
+    ValueError for logits that are not finite.
     """
     uniform = torch.rand(len(logits), generator=generator, device=logits.device, dtype=torch.float64)
-    return invert(distribution(logits, temperature, top_p), uniform)
-
-
-@dataclass(frozen=True, eq=False)
-class Sampler:
-    """`sample` with its settings: a `TokenSampler`. Raises ValueError for settings out of range, as `distribution`
-    does."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    generator: torch.Generator | None = None
-
-    def __post_init__(self) -> None:
-        _check(self.temperature, self.top_p)
-
-    def __call__(self, logits: Float[Tensor, "batch levels"]) -> Int[Tensor, " batch"]:
-        """Logits to codes."""
-        return sample(logits, self.temperature, self.top_p, self.generator)
-
-
-def _check(temperature: float, top_p: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
+    return inverse_cdf(distribution(logits, sampling), uniform)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sashimi_lib.checks import at_least
-from sashimi_lib.models.backbone import Backbone
+from sashimi_lib.models.backbone import Backbone, BackboneConfig
 from sashimi_lib.models.blocks import (
     Advance,
     Composite,
@@ -19,11 +19,13 @@ from sashimi_lib.models.blocks import (
     State,
 )
 from sashimi_lib.models.pooling import DownPool, Hourglass, UpPool
+from sashimi_lib.registry import register
 from sashimi_lib.ssm.s4 import PAPER_SSM, Directions, SSMConfig
 
 
+@register
 @dataclass(frozen=True)
-class SaShiMiConfig:
+class SaShiMiConfig(BackboneConfig):
     """The shape of a SaShiMi; the defaults are the paper's 8-layer model, 4.05M parameters with 256 levels.
 
     ``pool`` and ``expand`` say how much slower and wider each tier is than the one above. ``unet`` puts
@@ -50,6 +52,10 @@ class SaShiMiConfig:
         at_least(self, 2, "pool")
         if self.bidirectional and not self.unet:
             raise ValueError("bidirectional must come with unet=True: the autoregressive form is causal")
+
+    def build(self) -> "SaShiMi":
+        """A new `SaShiMi`."""
+        return SaShiMi(self)
 
 
 class CenterTier(Composite):

@@ -20,6 +20,7 @@ from sashimi_lib.models.denoiser import (
 )
 from sashimi_lib.models.pooling import DownPool, UpPool
 from sashimi_lib.models.sashimi import SaShiMiConfig
+from sashimi_lib.registry import register
 from sashimi_lib.ssm.s4 import S4, Directions, Form, SSMConfig
 
 FREE_SSM = SSMConfig(tied=False)  # all trains, each channel has its own: the published code after the paper
@@ -27,6 +28,7 @@ FREE_SSM = SSMConfig(tied=False)  # all trains, each channel has its own: the pu
 PAPER_SSM = SSMConfig(form=Form.UNCONSTRAINED, tied=False, frozen=("Lambda", "p", "B", "log_dt"))
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class SaShiMiUNetConfig(DenoiserConfig):
     """The shape of a SaShiMi for diffusion; the defaults are the published code's, 23.5M parameters.
@@ -49,6 +51,10 @@ class SaShiMiUNetConfig(DenoiserConfig):
         super().__post_init__()
         SaShiMiConfig(self.d_model, self.n_layers, self.pool, self.expand, self.ff)  # checks them
 
+    def build(self) -> "SaShiMiUNet":
+        """A new `SaShiMiUNet`."""
+        return SaShiMiUNet(self)
+
 
 # The paper's models: 23.0M and 7.5M parameters that train.
 PAPER_UNET = SaShiMiUNetConfig(directions="concatenated", glu=False, ssm=PAPER_SSM)
@@ -67,6 +73,8 @@ class UNetBlock(nn.Module):
 
     Chapter: 9.
     """
+
+    is_block = True
 
     def __init__(self, width: int, config: SaShiMiUNetConfig) -> None:
         super().__init__()

@@ -14,7 +14,6 @@ One WaveRNN cell runs along every sub-sequence. What the earlier ones say it is 
 over the places, read F places ahead.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,11 +25,13 @@ from tqdm.auto import tqdm
 from sashimi_lib.checks import at_least
 from sashimi_lib.models.autoregressive import Cache, DiscreteAudioModel, log2_prob
 from sashimi_lib.models.blocks import State
-from sashimi_lib.models.sampling import distribution, invert
+from sashimi_lib.models.sampling import SamplingConfig, TokenSampler, distribution, inverse_cdf
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
+from sashimi_lib.registry import register
 from sashimi_lib.ssm.precision import cudnn_as_matmul
 
 
+@register
 @dataclass(frozen=True)
 class SubscaleConfig:
     """The shape of a subscale WaveRNN; 1024 units, 16 sub-sequences and a look-ahead of 64 are the paper's.
@@ -226,8 +227,7 @@ class Subscale(DiscreteAudioModel):
         length: int,
         batch_size: int = 1,
         prompt: Int[Tensor, "batch prompt 2"] | None = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
+        sampling: SamplingConfig = SamplingConfig(),
         seed: int | torch.Generator = 0,
         progress: bool = False,
     ) -> Int[Tensor, "batch length 2"]:
@@ -256,8 +256,8 @@ class Subscale(DiscreteAudioModel):
             before, h_some, numbers, told = (
                 x.flatten(0, 1) for x in (every[:, lead + k - 1, some], h[:, some], uniform[:, k, some], told)
             )
-            code, h_some = self.cell.draw(
-                before, h_some, sampler_from_uniforms(numbers, temperature, top_p), told
+            code, h_some = self.cell.sample_next(
+                before, h_some, sampler_from_uniforms(numbers, sampling), told
             )
             every[:, lead + k, some] = code.unflatten(0, (len(u), len(some)))
             h[:, some] = h_some.unflatten(0, (len(u), len(some)))
@@ -270,8 +270,7 @@ class Subscale(DiscreteAudioModel):
         length: int,
         batch_size: int = 1,
         prompt: Int[Tensor, "batch prompt 2"] | None = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
+        sampling: SamplingConfig = SamplingConfig(),
         seed: int | torch.Generator = 0,
     ) -> Int[Tensor, "batch length 2"]:
         """The same codes straight from the definition: sub-sequence 0 first, then 1, ..., each byte from a
@@ -280,8 +279,8 @@ class Subscale(DiscreteAudioModel):
         for s in range(self.config.factor):
             for i in range(len(range(s, length, self.config.factor))):
                 for byte, logits in enumerate((self.cell.coarse_logits, self.cell.fine_logits)):
-                    choose = sampler_from_uniforms(uniform[:, i, s, byte:], temperature, top_p)
-                    u[:, i, s, byte] = choose(logits(self(u, state)[0][:, s, i]))
+                    sampler = sampler_from_uniforms(uniform[:, i, s, byte:], sampling)
+                    u[:, i, s, byte] = sampler(logits(self(u, state)[0][:, s, i]))
         return u.flatten(1, 2)[:, :length]
 
     def _begin(
@@ -316,20 +315,20 @@ class Subscale(DiscreteAudioModel):
 
 
 def sampler_from_uniforms(
-    uniform: Float[Tensor, "batch draws"], temperature: float = 1.0, top_p: float = 1.0
-) -> Callable[[Float[Tensor, "batch levels"]], Int[Tensor, " batch"]]:
-    """A way to choose codes that takes its chance from given numbers in [0, 1), one of a row a call: the
-    first code whose cumulative probability exceeds the number. Whoever draws first, the same codes come out.
+    uniform: Float[Tensor, "batch draws"], sampling: SamplingConfig = SamplingConfig()
+) -> TokenSampler:
+    """A sampler of codes by given random numbers in [0, 1), one of each row a call: the first code whose
+    cumulative probability exceeds the number. The same codes come out in whatever order they are drawn.
 
-    >>> choose = sampler_from_uniforms(torch.tensor([[0.1, 0.6]]))
-    >>> choose(torch.zeros(1, 4)), choose(torch.zeros(1, 4))
+    >>> sampler = sampler_from_uniforms(torch.tensor([[0.1, 0.6]]))
+    >>> sampler(torch.zeros(1, 4)), sampler(torch.zeros(1, 4))
     (tensor([0]), tensor([2]))
 
-    Chapter: 8. Raises ValueError as `distribution` does.
+    Chapter: 8. Calls raise ValueError as `distribution` does.
     """
     numbers = iter(uniform.unbind(-1))
 
-    def choose(logits: Tensor) -> Tensor:
-        return invert(distribution(logits, temperature, top_p), next(numbers))
+    def sampler(logits: Tensor) -> Tensor:
+        return inverse_cdf(distribution(logits, sampling), next(numbers))
 
-    return choose
+    return sampler

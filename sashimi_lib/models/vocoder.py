@@ -15,11 +15,13 @@ from torch.nn import functional as F
 from sashimi_lib.audio.mel import TACOTRON, LogMel, LogMelConfig, check_features
 from sashimi_lib.models.autoregressive import Autoregressive, Cache
 from sashimi_lib.models.blocks import State
-from sashimi_lib.models.sampling import Sampler, TokenSampler
+from sashimi_lib.models.sampling import SamplingConfig, TokenSampler
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
+from sashimi_lib.registry import register
 from sashimi_lib.ssm.precision import cudnn_as_matmul
 
 
+@register
 @dataclass(frozen=True)
 class VocoderConfig:
     """The shape of a `Vocoder`: a WaveRNN that takes conditioning, and the spectrogram that it takes.
@@ -95,19 +97,18 @@ class Vocoder(Autoregressive):
         code, h = self.cell.prefill(codes, cache, conditioning)
         return code, (h, rest)
 
-    def draw(
-        self, code: Int[Tensor, "batch 2"], state: State, choose: TokenSampler
+    def sample_next(
+        self, code: Int[Tensor, "batch 2"], state: State, sampler: TokenSampler
     ) -> tuple[Int[Tensor, "batch 2"], State]:
         """The next sample, and what is still to be told."""
         conditioning, (_, h), rest = self._split_conditioning((code, state), 1)
-        code, h = self.cell.draw(code, h, choose, conditioning[:, 0])
+        code, h = self.cell.sample_next(code, h, sampler, conditioning[:, 0])
         return code, (h, rest)
 
     def synthesize(
         self,
         features: Float[Tensor, "batch frames n_mels"],
-        temperature: float = 1.0,
-        top_p: float = 1.0,
+        sampling: SamplingConfig = SamplingConfig(),
         seed: int | torch.Generator = 0,
         progress: bool = False,
     ) -> Int[Tensor, "batch length 2"]:
@@ -115,15 +116,13 @@ class Vocoder(Autoregressive):
         first.
 
         The same seed draws the same codes. Raises ValueError for features that are not finite, of another
-        number of bands or of fewer than two frames, and
-        as `sample` does.
+        number of bands or of fewer than two frames.
         """
         check_features(features, self.log_mel.config)
-        choose = Sampler(temperature, top_p, self.generator(seed))
         length = (features.shape[1] - 1) * self.log_mel.config.hop
         with torch.no_grad(), cudnn_as_matmul():
             cache = self._initial_cache(self.conditioning(features.to(self.device), length))
-        return self.generate_from(cache, length, choose, progress)[0]
+        return self.generate_from(cache, length, sampling, self.generator(seed), progress)[0]
 
     def _initial_cache(self, conditioning: Tensor) -> Cache:
         code, (h, _) = self.initial_cache(len(conditioning))

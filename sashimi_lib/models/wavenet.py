@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_lib.checks import at_least
-from sashimi_lib.models.backbone import Backbone
+from sashimi_lib.models.backbone import Backbone, BackboneConfig
 from sashimi_lib.models.blocks import State
+from sashimi_lib.registry import register
 
 Queue = tuple[Tensor, ...]  # of (B, d_residual)
 Advance = Callable[..., tuple[Tensor, Tensor, State]]  # of a layer, its input and its queue
 
 
+@register
 @dataclass(frozen=True)
-class WaveNetConfig:
+class WaveNetConfig(BackboneConfig):
     """The shape of a WaveNet; the defaults are the paper's WaveNet-1024, 4.24M parameters with 256 levels.
 
     Dilations run 1, 2, 4 ... over the ``layers`` of a stack, and start again in each of the ``stacks``.
@@ -51,6 +53,10 @@ class WaveNetConfig:
         """How many samples one output hears, its own included: ``1 + stacks (2^layers - 1)``."""
         return 1 + sum(self.dilations)
 
+    def build(self) -> "WaveNet":
+        """A new `WaveNet`."""
+        return WaveNet(self)
+
 
 class GatedLayer(nn.Module):
     """``z = tanh(F [x_{t-d}, x_t]) sigmoid(G [x_{t-d}, x_t])``, then on to the next layer ``x_t + R z``.
@@ -62,6 +68,8 @@ class GatedLayer(nn.Module):
     >>> z.shape, y.shape
     (torch.Size([1, 5, 3]), torch.Size([1, 5, 4]))
     """
+
+    is_block = True
 
     def __init__(self, d_residual: int, d_dilation: int, dilation: int) -> None:
         super().__init__()
@@ -109,12 +117,14 @@ class WaveNet(Backbone):
     Chapter: 7. SaShiMi paper, section 5; van den Oord et al., 2016.
     """
 
+    config: WaveNetConfig
     may_skip_parameters = True  # that residual map gets no gradient
+    state_is_queues = True
 
     def __init__(self, config: WaveNetConfig = WaveNetConfig()) -> None:
         super().__init__()
         self.config = config
-        self.d_model, self.frame = config.d_model, 1  # any length goes
+        self.d_model = config.d_model
         self.start = nn.Linear(config.d_model, config.d_residual, bias=False)
         layers = [GatedLayer(config.d_residual, config.d_dilation, dilation) for dilation in config.dilations]
         self.layers = nn.ModuleList(layers)

@@ -26,9 +26,11 @@ from sashimi_lib.audio.quantizers import CoarseFine
 from sashimi_lib.checks import at_least
 from sashimi_lib.models.autoregressive import Autoregressive, Cache, log2_prob, shift_right
 from sashimi_lib.models.sampling import TokenSampler
+from sashimi_lib.registry import register
 from sashimi_lib.ssm.precision import autocast_off
 
 
+@register
 @dataclass(frozen=True)
 class WaveRNNConfig:
     """The shape of a WaveRNN; the default is the paper's WaveRNN-896, 3,050,048 parameters.
@@ -138,11 +140,11 @@ class WaveRNN(Autoregressive):
         before, state = cache
         return codes[:, -1], self(shift_right(codes, before), codes[..., 0], state, conditioning)[1]
 
-    def draw(
+    def sample_next(
         self,
         code: Int[Tensor, "batch 2"],
         state: Float[Tensor, "batch d_hidden"],
-        choose: TokenSampler,
+        sampler: TokenSampler,
         conditioning: Float[Tensor, "batch d_condition"] | None = None,
     ) -> tuple[Int[Tensor, "batch 2"], Float[Tensor, "batch d_hidden"]]:
         """The next sample: one product with R, the coarse gates, c_t, the fine gates, f_t."""
@@ -151,10 +153,10 @@ class WaveRNN(Autoregressive):
         # Of u, r and e in turn, the coarse half and the fine half: (batch, 3, 2, half).
         product, bias = self.R(state).unflatten(-1, (3, 2, -1)), self.bias.unflatten(-1, (3, 2, -1))
         h_coarse = gates(product[:, :, 0], self.I_coarse(x).unflatten(-1, (3, -1)) + bias[:, 0], old_coarse)
-        coarse = choose(self.O2(F.relu(self.O1(h_coarse))))
+        coarse = sampler(self.O2(F.relu(self.O1(h_coarse))))
         x = self._heard(torch.cat([code, coarse[:, None]], dim=-1), conditioning)
         h_fine = gates(product[:, :, 1], self.I_fine(x).unflatten(-1, (3, -1)) + bias[:, 1], old_fine)
-        fine = choose(self.O4(F.relu(self.O3(h_fine))))
+        fine = sampler(self.O4(F.relu(self.O3(h_fine))))
         return torch.stack([coarse, fine], dim=-1), torch.cat([h_coarse, h_fine], dim=-1)
 
     def _heard(

@@ -96,7 +96,7 @@ class KernelCache:
 
 
 class Cached(nn.Module):
-    """A module that makes tensors of its parameters alone, such as kernels.
+    """A module that makes tensors of its parameters alone, such as kernels. ``torch.compile`` leaves it out.
 
     Chapter: 10.
     """
@@ -106,6 +106,11 @@ class Cached(nn.Module):
     def cached(self, name: str, make: Callable[[], Any], length: int = 0) -> Any:
         """`KernelCache.get` inside a scope, and ``make()`` outside."""
         return make() if self._cache is None else self._cache.get(self, name, make, length)
+
+    def discretized(self) -> Any:
+        """What a step reads of that, for a CUDA graph to keep where it is: nothing unless it says
+        otherwise."""
+        return ()
 
     def _apply(self, *args: Any, **options: Any) -> Any:
         self._drop()

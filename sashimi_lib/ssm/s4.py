@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_lib.checks import at_least
+from sashimi_lib.registry import register
 from sashimi_lib.ssm import hippo
 from sashimi_lib.ssm.convolution import bidirectional_conv, causal_conv
 from sashimi_lib.ssm.discretize import bilinear_dplr, zoh_diagonal
@@ -43,6 +44,7 @@ class Form(StrEnum):
         return self in (Form.HURWITZ, Form.DIAGONAL)
 
 
+@register
 @dataclass(frozen=True)
 class SSMConfig:
     """What a bank of state spaces is made of.

@@ -46,11 +46,11 @@ class Engine(Autoregressive):
         """As of the model: all at once."""
         return self.model.prefill(codes, cache)
 
-    def draw(
-        self, code: Int[Tensor, "batch *two"], state: State, choose: TokenSampler
+    def sample_next(
+        self, code: Int[Tensor, "batch *two"], state: State, sampler: TokenSampler
     ) -> tuple[Int[Tensor, "batch *two"], State]:
         """As of the model: one sample, and no faster."""
-        return self.model.draw(code, state, choose)
+        return self.model.sample_next(code, state, sampler)
 
 
 def in_pieces(length: int, progress: bool) -> Iterator[int]:

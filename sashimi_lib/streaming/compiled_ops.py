@@ -4,7 +4,10 @@ Float32 throughout. Sums may be taken in any order, which is what lets the compi
 NaN and infinity keep their meaning.
 """
 
+import math
+from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import astuple, fields
 from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
@@ -12,6 +15,7 @@ from numba import njit, types
 from numba.extending import overload
 from torch import Tensor, nn
 
+from sashimi_lib.models.sampling import SamplingConfig
 from sashimi_lib.streaming.compile_cache import keep_on_disk
 from sashimi_lib.streaming.vectors import LANES, broadcast, load, store
 
@@ -204,22 +208,36 @@ def gelu(x):
     return x * tail if x < 0 else x - x * tail
 
 
+Options: Any = namedtuple("Options", [option.name for option in fields(SamplingConfig)])  # type: ignore[misc]
+
+
+def options_of(sampling: SamplingConfig) -> Any:
+    """The options as compiled code takes them: numbers of one type, infinity for a bound that is None.
+
+    >>> options_of(SamplingConfig(top_p=0.9))
+    Options(temperature=1.0, top_p=0.9, top_k=inf)
+    """
+    return Options(*(math.inf if value is None else float(value) for value in astuple(sampling)))
+
+
 @device_function
 @no_type_check
-def choose(logits, uniform, temperature, top_p, p):
-    """The code that `sashimi_lib.models.sampling.sample` draws by this random number; -1 where the logits are
-    not finite. ``p`` is a buffer as long as ``logits``."""
+def sample_token(logits, uniform, options, p):
+    """The code that `sashimi_lib.models.sampling.sample_token` draws by this random number; -1 where the
+    logits are not finite. ``p`` is a buffer as long as ``logits``."""
     top, check = logits[0], np.float32(0)
     for i in range(len(logits)):
         top = max(top, logits[i])
         check += np.float32(0) * logits[i]
     if check != 0:  # NaN as well
         return -1
-    scale = np.float32(1 / temperature)
+    scale = np.float32(1 / options.temperature)
     for i in range(len(logits)):
         p[i] = exp((logits[i] - top) * scale)
-    if top_p < 1:
-        _nucleus(p, top_p)
+    if options.top_k < len(p):
+        _keep_top_k(p, logits, int(options.top_k))
+    if options.top_p < 1:
+        _keep_top_p(p, options.top_p)
     total = 0.0
     for i in range(len(p)):
         total += p[i]
@@ -233,9 +251,17 @@ def choose(logits, uniform, temperature, top_p, p):
 
 @device_function
 @no_type_check
-def _nucleus(p, top_p):
+def _keep_top_k(p, logits, top_k):
+    """Zero all but the likeliest codes, ``top_k`` of them."""
+    for i in _by_likelihood(logits)[top_k:]:
+        p[i] = 0
+
+
+@device_function
+@no_type_check
+def _keep_top_p(p, top_p):
     """Zero what is outside the smallest set of likeliest codes that reaches ``top_p``."""
-    order, total, before = np.argsort(-p, kind="mergesort"), 0.0, 0.0  # equal ones by index, as `cut_softmax`
+    order, total, before = _by_likelihood(p), 0.0, 0.0
     for i in range(len(p)):
         total += p[i]
     for i in order:
@@ -245,6 +271,13 @@ def _nucleus(p, top_p):
         before += here
 
 
+@device_function
+@no_type_check
+def _by_likelihood(x):
+    """Codes from the likeliest down; equal ones by index, as `sashimi_lib.models.sampling.token_probs`."""
+    return np.argsort(-x, kind="mergesort")
+
+
 class SamplingRequest(NamedTuple):
     """What a loop is asked for: codes drawn by these random numbers, or the logits of codes that are given.
 
@@ -252,8 +285,7 @@ class SamplingRequest(NamedTuple):
     """
 
     uniform: np.ndarray  # (batch, samples, codes)
-    temperature: float
-    top_p: float
+    options: Any  # `options_of` a `SamplingConfig`
     given: np.ndarray  # (batch, samples, codes)
     logits: np.ndarray  # (batch, samples, codes, levels): written where codes are given
 
@@ -270,9 +302,8 @@ def emit_token(request, t, k, logits, levels, codes):
                 request.logits[b, t, k, i] = logits[b, i]
             codes[b, t + 1, k] = request.given[b, t, k]
         else:
-            codes[b, t + 1, k] = choose(
-                logits[b, :levels], request.uniform[b, t, k], request.temperature, request.top_p, buffer
-            )
+            uniform = request.uniform[b, t, k]
+            codes[b, t + 1, k] = sample_token(logits[b, :levels], uniform, request.options, buffer)
             if codes[b, t + 1, k] < 0:
                 return False
     return True

@@ -7,6 +7,7 @@ the first time, and what comes of it is kept on disk.
 import functools
 import itertools
 import math
+import pkgutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.autoregressive import Autoregressive, DiscreteAudioModel
-from sashimi_lib.models.sampling import Sampler
+from sashimi_lib.models.sampling import SamplingConfig
 from sashimi_lib.models.sashimi import SaShiMi
 from sashimi_lib.models.trainable import Cache
 from sashimi_lib.models.wavenet import WaveNet
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
     from sashimi_lib.streaming.compiled_loop import CompiledLoop, Tree
     from sashimi_lib.streaming.compiled_ops import SamplingRequest
 
+# The loop of a backbone or of a whole model, which is made from the model: MODULE:CLASS, imported when it is
+# wanted, for Numba takes seconds. Whoever writes another loop adds it here.
+LOOPS: dict[type[nn.Module], str] = {
+    SaShiMi: "sashimi_lib.streaming.sashimi:SaShiMiLoop",
+    WaveNet: "sashimi_lib.streaming.wavenet:WaveNetLoop",
+    WaveRNN: "sashimi_lib.streaming.wavernn:WaveRNNLoop",
+}
 Model = TypeVar("Model", bound=DiscreteAudioModel)
 MAX_BATCH_PER_THREAD = (
     8  # sequences that a thread draws side by side: the states of more would not stay in a cache
@@ -50,22 +58,26 @@ class Compiled(Engine):
 
     @torch.no_grad()
     def generate_from(
-        self, cache: Cache, length: int, choose: Sampler, progress: bool = False
+        self,
+        cache: Cache,
+        length: int,
+        sampling: SamplingConfig = SamplingConfig(),
+        generator: torch.Generator | None = None,
+        progress: bool = False,
     ) -> tuple[Int[Tensor, "batch length *two"], Cache]:
         """The next ``length`` codes after a past, and the past after them, by the compiled loop."""
-        from sashimi_lib.streaming.compiled_ops import SamplingRequest
+        from sashimi_lib.streaming.compiled_ops import SamplingRequest, options_of
 
         code, state = cache
-        pieces, memory = [], self.loop.begin(state)
+        pieces, memory, options = [], self.loop.begin(state), options_of(sampling)
         nothing = np.zeros((len(code), 0, self.loop.codes), np.int64)
         no_logits = np.zeros((*nothing.shape, self.loop.levels), np.float32)
         for samples in in_pieces(length, progress):
-            # In the order in which `sample` would ask for them.
-            chance = torch.rand(
-                samples, self.loop.codes, len(code), generator=choose.generator, dtype=torch.float64
-            )
+            # In the order in which `sample_token` would ask for them.
+            shape = samples, self.loop.codes, len(code)
+            chance = torch.rand(shape, generator=generator, dtype=torch.float64)
             uniform = chance.movedim(-1, 0).contiguous().numpy()
-            request = SamplingRequest(uniform, choose.temperature, choose.top_p, nothing, no_logits)
+            request = SamplingRequest(uniform, options, nothing, no_logits)
             pieces.append(self._run(code, samples, memory, request))
             code = pieces[-1][:, -1]
         return torch.cat(pieces, dim=1), (code, self.loop.end(memory))
@@ -76,15 +88,15 @@ class Compiled(Engine):
     ) -> tuple[Float[Tensor, "batch length *two levels"], Cache]:
         """The logits that the compiled loop gives each of some codes, sample by sample; and the past after
         them."""
-        from sashimi_lib.streaming.compiled_ops import SamplingRequest
+        from sashimi_lib.streaming.compiled_ops import SamplingRequest, options_of
 
         self.quantizer.check(codes)
         code, state = cache
         memory = self.loop.begin(state)
         given = codes.reshape(*codes.shape[:2], self.loop.codes).contiguous().numpy()
         logits = np.empty((*given.shape, self.loop.levels), np.float32)
-        request = SamplingRequest(np.zeros((len(given), 0, self.loop.codes)), 1.0, 1.0, given, logits)
-        self._run(code, codes.shape[1], memory, request)
+        no_chance, options = np.zeros((len(given), 0, self.loop.codes)), options_of(SamplingConfig())
+        self._run(code, codes.shape[1], memory, SamplingRequest(no_chance, options, given, logits))
         after = codes[:, -1], self.loop.end(memory)
         return torch.from_numpy(logits).reshape(*codes.shape, self.loop.levels), after
 
@@ -157,23 +169,14 @@ def _warn_once(message: str) -> None:
 def _loop_of(model: Autoregressive) -> "CompiledLoop":
     """The loop for a model."""
     backbone = model.backbone if isinstance(model, AudioLM) else model
-    if not isinstance(backbone, (SaShiMi, WaveNet, WaveRNN)):
-        raise ValueError(f"model must be a SaShiMi, a WaveNet or a WaveRNN, got {type(backbone).__name__}")
+    place = next((LOOPS[kind] for kind in type(backbone).__mro__ if kind in LOOPS), None)
+    if place is None:
+        kinds = ", ".join(kind.__name__ for kind in LOOPS)
+        raise ValueError(f"model must be of a kind that has a loop ({kinds}), got {type(backbone).__name__}")
     if model.device.type != "cpu":
         raise ValueError(f"model must be on the CPU, got one on {model.device}")
     _import_numba()
-    if isinstance(model, WaveRNN):
-        from sashimi_lib.streaming.wavernn import WaveRNNLoop
-
-        return WaveRNNLoop(model)
-    assert isinstance(model, AudioLM)
-    if isinstance(backbone, SaShiMi):
-        from sashimi_lib.streaming.sashimi import SaShiMiLoop
-
-        return SaShiMiLoop(model)
-    from sashimi_lib.streaming.wavenet import WaveNetLoop
-
-    return WaveNetLoop(model)
+    return pkgutil.resolve_name(place)(model)
 
 
 def _import_numba() -> None:

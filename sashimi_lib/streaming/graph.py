@@ -11,6 +11,7 @@ import copy
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -20,16 +21,13 @@ from torch.nn.utils import parametrize
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.models.blocks import State
-from sashimi_lib.models.sampling import Sampler, cut_softmax, invert
+from sashimi_lib.models.sampling import SamplingConfig, inverse_cdf, token_probs
 from sashimi_lib.models.sparse import SparseLinear
 from sashimi_lib.models.states import flatten_state, unflatten_state
 from sashimi_lib.models.trainable import Cache
-from sashimi_lib.models.wavenet import WaveNet
 from sashimi_lib.models.wavernn import WaveRNN
-from sashimi_lib.ssm.kernel_cache import cached_kernels
+from sashimi_lib.ssm.kernel_cache import Cached, cached_kernels
 from sashimi_lib.ssm.precision import cudnn_as_matmul
-from sashimi_lib.ssm.s4 import SSMParameters
-from sashimi_lib.ssm.systems import Recurrence
 from sashimi_lib.streaming.base import PIECE, Engine, in_pieces
 
 ROUNDS = 2  # whole frames that are made before recording: libraries set themselves up, constants are computed
@@ -90,10 +88,10 @@ class StaticBuffers(StaticState):
 
 
 class RingBuffers(StaticState):
-    """The queues of a WaveNet, all in one tensor: what leaves a queue makes room for what joins it, and
-    nothing else moves. One number on the GPU says where.
+    """A state of queues (`Backbone.state_is_queues`), all in one tensor: what leaves a queue makes room for
+    what joins it, and nothing else moves. One number on the GPU says where.
 
-    The state of ten layers in each of four stacks is 4,092 tensors, and a step would copy as many.
+    A WaveNet's state, of ten layers in each of four stacks, is 4,092 tensors, and a step would copy as many.
     """
 
     def __init__(self, state: State) -> None:
@@ -133,7 +131,7 @@ class StaticStep:
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
     >>> model = WaveRNN(WaveRNNConfig(d_hidden=8))
-    >>> step, generator = StaticStep(model, 1, temperature=1.0, top_p=1.0), model.generator(0)
+    >>> step, generator = StaticStep(model, 1, SamplingConfig()), model.generator(0)
     >>> with torch.no_grad():
     ...     step.begin(model.initial_cache(1))
     ...     step.fill_uniforms(20, generator)
@@ -145,15 +143,12 @@ class StaticStep:
     Chapter: 7.
     """
 
-    def __init__(self, model: Autoregressive, batch_size: int, temperature: float, top_p: float) -> None:
-        self.model, self.temperature, self.top_p = model, temperature, top_p
+    def __init__(self, model: Autoregressive, batch_size: int, sampling: SamplingConfig) -> None:
+        self.model, self.sampling = model, sampling
         code, state = model.initial_cache(batch_size)
         self.code = _copied(code)
-        self.memory: StaticState = (
-            RingBuffers(state)
-            if isinstance(getattr(model, "backbone", None), WaveNet)
-            else StaticBuffers(state)
-        )
+        queues = getattr(getattr(model, "backbone", None), "state_is_queues", False)
+        self.memory: StaticState = RingBuffers(state) if queues else StaticBuffers(state)
         draws, device = _draws(model), code.device
         self.uniform = torch.zeros(PIECE, draws, batch_size, dtype=torch.float64, device=device)
         self.codes = code.new_zeros(PIECE, *code.shape)
@@ -167,16 +162,16 @@ class StaticStep:
         self.finite.fill_(True)
 
     def fill_uniforms(self, samples: int, generator: torch.Generator | None) -> None:
-        """Random numbers for some samples, all by one call. On a CPU they are those that `sample` asks for,
-        one draw after the other; on a GPU they are not, since there each call begins a new block of them."""
+        """Random numbers for some samples, all by one call. On a CPU they are those that `sample_token` asks
+        for, one draw after the other; on a GPU they are not, since there each call begins a new block."""
         self.uniform[:samples].uniform_(generator=generator)
         self.now.zero_()
 
     def __call__(self) -> None:
         """The next sample."""
         uniform = iter(self.uniform.index_select(0, self.now)[0].unbind())
-        choose = functools.partial(self._choose, numbers=uniform.__next__)
-        code, state = self.model.draw(self.code, self.memory.read(), choose)
+        sampler = functools.partial(self._sample_token, numbers=uniform.__next__)
+        code, state = self.model.sample_next(self.code, self.memory.read(), sampler)
         self.memory.write(state)
         self.code.copy_(code)
         self.codes.index_copy_(0, self.now, code[None])
@@ -191,13 +186,13 @@ class StaticStep:
         for clock, reading in zip(self.memory.host_counters(), readings, strict=True):
             clock.fill_(reading)
 
-    def _choose(
+    def _sample_token(
         self, logits: Float[Tensor, "batch levels"], numbers: Callable[[], Tensor]
     ) -> Int[Tensor, " batch"]:
-        """As `sample`, except that logits which are not finite are noted, and no code leaves its range."""
-        probability = cut_softmax(logits, self.temperature, self.top_p)
+        """As `sample_token`, except that logits that are not finite are noted and no code is out of range."""
+        probability = token_probs(logits, self.sampling)
         self.finite.logical_and_(probability.isfinite().all())
-        return invert(probability, numbers()).clamp(max=probability.shape[-1] - 1)
+        return inverse_cdf(probability, numbers()).clamp(max=probability.shape[-1] - 1)
 
 
 class CapturedGraphs:
@@ -251,7 +246,7 @@ class Graphed(Engine):
     from. `graphed` makes it.
 
     Its weights are copied once: after training on, make another. The graphs are recorded at the first draw,
-    and again for another size of batch, temperature or ``top_p``. With ``record=False`` it makes the same
+    and again for another size of batch or other sampling options. With ``record=False`` it makes the same
     steps one kernel after the other, on any device: the slow twin.
     """
 
@@ -265,15 +260,20 @@ class Graphed(Engine):
     @torch.no_grad()
     @cudnn_as_matmul()
     def generate_from(
-        self, cache: Cache, length: int, choose: Sampler, progress: bool = False
+        self,
+        cache: Cache,
+        length: int,
+        sampling: SamplingConfig = SamplingConfig(),
+        generator: torch.Generator | None = None,
+        progress: bool = False,
     ) -> tuple[Int[Tensor, "batch length *two"], Cache]:
         """The next ``length`` codes after a past, and the past after them, by static steps."""
-        step, advance = self._ready(len(cache[0]), choose)
+        step, advance = self._ready(len(cache[0]), sampling)
         step.begin(cache)
         pieces = []
         with cached_kernels(step.model):
             for samples in in_pieces(length, progress):
-                step.fill_uniforms(samples, choose.generator)
+                step.fill_uniforms(samples, generator)
                 for _ in range(samples):
                     advance()
                 if not bool(step.finite):
@@ -282,9 +282,9 @@ class Graphed(Engine):
         codes = torch.cat(pieces).transpose(0, 1).contiguous()
         return codes, (step.code.clone(), step.memory.copy())
 
-    def _ready(self, batch_size: int, choose: Sampler) -> tuple[StaticStep, Callable[[], None]]:
+    def _ready(self, batch_size: int, sampling: SamplingConfig) -> tuple[StaticStep, Callable[[], None]]:
         """The static step for these settings, and what makes one."""
-        settings = batch_size, choose.temperature, choose.top_p
+        settings = batch_size, sampling
         if self._recorded is None or self._recorded[0] != settings:
             self._recorded = None  # frees the memory of other graphs first
             step = self._new_step(*settings)
@@ -342,9 +342,9 @@ def _normed_weights(model: Autoregressive) -> list[Tensor]:
     ]
 
 
-def _constants(model: Autoregressive) -> list[tuple[Recurrence, Recurrence]]:
-    """The discrete systems of all state spaces."""
-    return [module.discretized() for module in model.modules() if isinstance(module, SSMParameters)]
+def _constants(model: Autoregressive) -> list[Any]:
+    """What steps read that is made of parameters alone: the discrete systems of all state spaces."""
+    return [module.discretized() for module in model.modules() if isinstance(module, Cached)]
 
 
 def _draws(model: Autoregressive) -> int:
@@ -356,7 +356,7 @@ def _draws(model: Autoregressive) -> int:
         draws += 1
         return logits.argmax(-1)
 
-    model.draw(*model.initial_cache(1), count)
+    model.sample_next(*model.initial_cache(1), count)
     return draws
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sashimi_lib.audio import check_sample_rate
 from sashimi_lib.models.autoregressive import Autoregressive
-from sashimi_lib.models.sampling import Sampler
+from sashimi_lib.models.sampling import SamplingConfig
 from sashimi_lib.models.states import flatten_state, unflatten_state
 from sashimi_lib.models.trainable import Cache
 from sashimi_lib.ssm.precision import cudnn_as_matmul
@@ -27,8 +27,8 @@ from sashimi_lib.storage.tensor_file import digest, read_tensors, write_tensors
 from sashimi_lib.streaming.base import Engine
 from sashimi_lib.streaming.engine import best_engine
 
-KIND = "stream 2"  # of a file, and the version of that
-SETTINGS = ("sample_rate", "chunk", "remaining", "temperature", "top_p")
+KIND = "stream 3"  # of a file, and the version of that
+SETTINGS = ("sample_rate", "chunk", "remaining")
 
 
 @dataclass(eq=False)
@@ -36,7 +36,7 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
     """Waveforms, a chunk at a time: each is what comes next. `stream` begins one.
 
     ``cache`` is all that it remembers. ``chunk`` is how many samples it gives at once and ``remaining`` how many
-    are still to come, None without end; these two, ``temperature`` and ``top_p`` may be changed at any time.
+    are still to come, None without end; these two and ``sampling`` may be changed at any time.
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
     >>> one = stream(WaveRNN(WaveRNNConfig(d_hidden=32)), seconds=0.02, chunk=0.01)
@@ -54,8 +54,7 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
     sample_rate: int
     chunk: int
     remaining: int | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
+    sampling: SamplingConfig = SamplingConfig()
 
     def __post_init__(self) -> None:
         self._check()
@@ -66,9 +65,9 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
         if self.remaining == 0:
             raise StopIteration
         length = self.chunk if self.remaining is None else min(self.chunk, self.remaining)
-        choose, before = Sampler(self.temperature, self.top_p, self.generator), self.generator.get_state()
+        before = self.generator.get_state()
         try:
-            codes, self.cache = self.model.generate_from(self.cache, length, choose)
+            codes, self.cache = self.model.generate_from(self.cache, length, self.sampling, self.generator)
         except BaseException:
             self.generator.set_state(before)
             raise
@@ -113,6 +112,7 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
             "model": _checksum(self.model),
             "quantizer": repr(self.model.quantizer),
             "device": self.generator.device.type,
+            "sampling": dataclasses.asdict(self.sampling),
             **{name: getattr(self, name) for name in SETTINGS},
         }
         tensors = {"code": code, "random": self.generator.get_state()} | _numbered(state)
@@ -133,14 +133,15 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
             header, tensors = read_tensors(path, KIND)
             cache = _past_of(model, header, tensors)
             generator = _generator_of(model, header, tensors) if seed is None else model.generator(seed)
-            return cls(engine, cache, generator, **{name: header[name] for name in SETTINGS})
+            sampling = SamplingConfig(**header["sampling"])
+            settings = {name: header[name] for name in SETTINGS}
+            return cls(engine, cache, generator, sampling=sampling, **settings)
         except Exception as error:  # a foreign file may fail anywhere, and a reader asks which it was
             raise ValueError(f"path must be a stream of such a model, got {path}: {error}") from error
 
     def _check(self) -> None:
         """Raise ValueError for settings out of range."""
         check_sample_rate(self.sample_rate)
-        Sampler(self.temperature, self.top_p)
         remaining = 0 if self.remaining is None else self.remaining
         for name, value, least in (("chunk", self.chunk, 1), ("remaining", remaining, 0)):
             if not isinstance(value, int) or value < least:
@@ -153,8 +154,7 @@ def stream(
     chunk: float | int = 0.1,
     sample_rate: int = 16_000,
     prompt: Int[Tensor, "batch prompt *two"] | None = None,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
+    sampling: SamplingConfig = SamplingConfig(),
     seed: int | torch.Generator = 0,
     batch_size: int = 1,
 ) -> Stream:
@@ -178,7 +178,7 @@ def stream(
     remaining = None if seconds is None else whole_samples("seconds", seconds, sample_rate)
     engine = best_engine(model)
     cache = engine.initial_cache(batch_size if prompt is None else len(prompt))
-    settings = sample_rate, whole_samples("chunk", chunk, sample_rate), remaining, temperature, top_p
+    settings = sample_rate, whole_samples("chunk", chunk, sample_rate), remaining, sampling
     begun = Stream(engine, cache, engine.generator(seed), *settings)
     if prompt is not None and prompt.shape[1] > 0:
         begun.prefill(prompt)

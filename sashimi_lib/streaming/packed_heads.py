@@ -74,20 +74,20 @@ def embed(codes, t, table, x):
 @device_function
 @no_type_check
 def head_workspace(batch, head):
-    """What `draw` computes on: a hidden layer and logits."""
+    """What `sample_codes` computes on: a hidden layer and logits."""
     hidden = np.zeros((batch, padded_size(head.hidden)), np.float32)
     return hidden, np.zeros((batch, padded_size(head.levels)), np.float32)
 
 
-def draw(head, y, request, t, workspace, codes):  # type: ignore[no-untyped-def]
+def sample_codes(head, y, request, t, workspace, codes):  # type: ignore[no-untyped-def]
     """Sample t for each row of features: writes its one or two codes as ``codes[:, t + 1]``, and says whether
     all logits were finite. For compiled code to call."""
     raise NotImplementedError
 
 
-@overload(draw, jit_options=JIT_OPTIONS)
+@overload(sample_codes, jit_options=JIT_OPTIONS)
 @no_type_check
-def _draw(head, y, request, t, workspace, codes):
+def _sample_codes(head, y, request, t, workspace, codes):
     return _one if head.instance_class is PackedSoftmax else _two
 
 

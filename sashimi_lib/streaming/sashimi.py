@@ -27,7 +27,7 @@ from sashimi_lib.streaming.compiled_ops import (
     padded_size,
     to_float32_array,
 )
-from sashimi_lib.streaming.packed_heads import draw, embed, head_workspace, pack_embedding, pack_head
+from sashimi_lib.streaming.packed_heads import embed, head_workspace, pack_embedding, pack_head, sample_codes
 from sashimi_lib.streaming.packed_tier import (
     Norms,
     PackedTier,
@@ -112,7 +112,7 @@ def _loop(codes, memory, request, table, tiers, norm, head, workspace):
             if not advance_phase(kept):
                 break
             affine(tier.to_next, kept.gathered.reshape(batch, -1), workspace.x)
-        if not draw(head, y, request, t, heads_desk, codes):
+        if not sample_codes(head, y, request, t, heads_desk, codes):
             return False
     return True
 

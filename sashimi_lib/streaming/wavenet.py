@@ -30,7 +30,14 @@ from sashimi_lib.streaming.compiled_ops import (
     tanh,
     to_float32_array,
 )
-from sashimi_lib.streaming.packed_heads import draw, embed, head_workspace, pack_embedding, pack_head, relu
+from sashimi_lib.streaming.packed_heads import (
+    embed,
+    head_workspace,
+    pack_embedding,
+    pack_head,
+    relu,
+    sample_codes,
+)
 from sashimi_lib.streaming.vectors import LANES
 
 
@@ -136,7 +143,7 @@ def _loop(codes, memory, request, table, layers, skip, end, head):
         affine(end[0], total, hidden)
         relu(hidden)
         affine(end[1], hidden, y)
-        if not draw(head, y, request, t, workspace, codes):
+        if not sample_codes(head, y, request, t, workspace, codes):
             return False
     return True
 

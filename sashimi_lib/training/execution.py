@@ -10,13 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from sashimi_lib.models.blocks import FeedForward, S4Block
-from sashimi_lib.models.diffwave import DilatedLayer
-from sashimi_lib.models.sashimi_unet import UNetBlock
-from sashimi_lib.models.wavenet import GatedLayer
-from sashimi_lib.ssm.s4 import SSMParameters
-
-BLOCKS = (S4Block, FeedForward, GatedLayer, DilatedLayer, UNetBlock)  # what deep models here are stacks of
+from sashimi_lib.ssm.kernel_cache import Cached
 
 Forward = Callable[..., Any]
 
@@ -55,6 +49,7 @@ DEFAULT_EXECUTION = ExecutionConfig()
 def apply_execution(model: nn.Module, execution: ExecutionConfig) -> Iterator[None]:
     """Inside ``with``, the blocks of a model run as ``execution`` says.
 
+    >>> from sashimi_lib.models.blocks import FeedForward
     >>> block = FeedForward(4)
     >>> x = torch.randn(1, 8, 4, requires_grad=True)
     >>> with apply_execution(block, ExecutionConfig(activation_checkpointing=True)):
@@ -70,9 +65,9 @@ def apply_execution(model: nn.Module, execution: ExecutionConfig) -> Iterator[No
     try:
         for module in model.modules():
             forward = None
-            if execution.compile and isinstance(module, SSMParameters):
+            if execution.compile and isinstance(module, Cached):
                 forward = torch.compiler.disable(module.forward)
-            elif (execution.compile or execution.activation_checkpointing) and isinstance(module, BLOCKS):
+            elif (execution.compile or execution.activation_checkpointing) and is_block(module):
                 forward = partial(_forward, module.forward, _trained(module.forward, execution))
             if forward is not None:
                 module.forward = forward
@@ -83,26 +78,40 @@ def apply_execution(model: nn.Module, execution: ExecutionConfig) -> Iterator[No
             del module.forward
 
 
+def is_block(module: nn.Module) -> bool:
+    """Whether a module is one of those that deep models are stacks of: its class has ``is_block = True``.
+
+    >>> from sashimi_lib.models.blocks import FeedForward
+    >>> is_block(FeedForward(4)), is_block(nn.GRU(4, 4))
+    (True, False)
+
+    Chapter: 10.
+    """
+    return getattr(module, "is_block", False)
+
+
 def has_blocks(model: nn.Module) -> bool:
     """Whether a model has blocks that can be compiled or computed anew. SampleRNN and WaveRNN have none.
 
+    >>> from sashimi_lib.models.blocks import FeedForward
     >>> has_blocks(FeedForward(4)), has_blocks(nn.GRU(4, 4))
     (True, False)
 
     Chapter: 10.
     """
-    return any(isinstance(module, BLOCKS) for module in model.modules())
+    return any(map(is_block, model.modules()))
 
 
 def has_kernels(model: nn.Module) -> bool:
     """Whether a model has state spaces, whose kernels can be computed anew.
 
-    >>> has_kernels(SSMParameters(4)), has_kernels(FeedForward(4))
+    >>> from sashimi_lib.ssm.s4 import S4
+    >>> has_kernels(S4(4)), has_kernels(nn.GRU(4, 4))
     (True, False)
 
     Chapter: 10.
     """
-    return any(isinstance(module, SSMParameters) for module in model.modules())
+    return any(isinstance(module, Cached) for module in model.modules())
 
 
 def _check(model: nn.Module, execution: ExecutionConfig) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from sashimi_lib.ssm.s4 import SSMParameters
 from sashimi_lib.training.config import TrainingConfig
 
 
@@ -21,7 +20,7 @@ def fused(device: torch.device) -> bool:
 def new_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`.
 
-    >>> new_optimizer(SSMParameters(2), TrainingConfig()).param_groups[0]["fused"]
+    >>> new_optimizer(nn.Linear(2, 2), TrainingConfig()).param_groups[0]["fused"]
     False
 
     Chapters: 6 and 10.
@@ -46,15 +45,16 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     """What AdamW is to train and how: state-space dynamics slowly and without weight decay, all else at
     ``lr``.
 
+    Any module may have such parameters: those that its method ``ssm_parameters()`` returns.
+
+    >>> from sashimi_lib.ssm.s4 import SSMParameters
     >>> groups = parameter_groups(SSMParameters(2), TrainingConfig())
     >>> [(group["full_lr"], len(group["params"])) for group in groups]
     [(0.004, 2), (0.001, 4)]
 
     Chapter: 6. S4 paper, appendix; SaShiMi paper, appendix C.2.
     """
-    slow = {
-        p for module in model.modules() if isinstance(module, SSMParameters) for p in module.ssm_parameters()
-    }
+    slow = {p for module in model.modules() for p in _ssm_parameters(module)}
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {
@@ -69,3 +69,8 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
         },
     ]
     return [group for group in groups if group["params"]]
+
+
+def _ssm_parameters(module: nn.Module) -> list[nn.Parameter]:
+    method = getattr(type(module), "ssm_parameters", None)  # not of a part so named
+    return [] if method is None else method(module)

@@ -80,7 +80,7 @@ def test_every_file_that_spells_out_the_repository_agrees_with_the_configuration
 @pytest.mark.slow
 def test_one_command_sets_the_repository_everywhere(clone, repository):
     new = "https://github.com/somebody/some-book"
-    command = [sys.executable, "tools/set_repository.py"]
+    command = [sys.executable, "-m", "tools.set_repository"]
     subprocess.run([*command, new], cwd=clone, check=True, capture_output=True)
     for name in set(tracked(clone)) - {"tools/set_repository.py", "tests/book/test_repository.py"}:
         if not (clone / name).is_symlink():
@@ -95,7 +95,7 @@ def test_one_command_sets_the_repository_everywhere(clone, repository):
 
 @pytest.mark.slow
 def test_an_address_that_is_none_is_refused(clone):
-    command = [sys.executable, "tools/set_repository.py", "example.org"]
+    command = [sys.executable, "-m", "tools.set_repository", "example.org"]
     done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "ValueError: address: got 'example.org'" in done.stderr
@@ -182,8 +182,8 @@ def test_every_printed_command_exists(line, repository):
             assert address == repository
         case ["cd", folder]:
             assert folder == repository.rsplit("/", 1)[1]
-        case ["python", script, *_]:
-            assert (ROOT / script).is_file()
+        case ["python", "-m", module, *_]:
+            assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
         case ["pip", "install", *arguments]:
             files = [file for flag, file in itertools.pairwise(arguments) if flag in ("-r", "-c")]
             assert all((ROOT / file).is_file() for file in files)

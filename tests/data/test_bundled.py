@@ -10,6 +10,7 @@ from sashimi_lib.audio import check_waveform, read, rms_db
 from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.data import bundled
 from sashimi_lib.evaluation.likelihood import bigram_bits
+from tools.render_piano import render
 
 
 def all_clips() -> list[bundled.Clip]:
@@ -73,13 +74,10 @@ def test_the_piano_is_neither_trivial_nor_noise_for_a_bigram_model() -> None:
     assert 5.2 < bigram_bits(*codes) < 5.8
 
 
-def test_the_script_reproduces_the_piano(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_reproduces_the_piano() -> None:
     soundfont = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
     if shutil.which("fluidsynth") is None or not soundfont.is_file():
         pytest.skip("needs Debian's fluidsynth and fluid-soundfont-gm")
-    monkeypatch.syspath_prepend(str(root))
-    from tools.render_piano import render
-
     # processors may round the synthesizer's floats differently in the last bit
     assert (render() - bundled.piano().waveform).abs().max() < 2 / 32768
 

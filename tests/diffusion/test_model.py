@@ -18,7 +18,7 @@ from sashimi_lib.diffusion.schedules import (
     alpha_sigma,
 )
 from sashimi_lib.models import DiffWaveConfig, SaShiMiUNetConfig
-from sashimi_lib.models.denoiser import Denoiser, DenoiserConfig
+from sashimi_lib.models.denoiser import ConditioningConfig, Denoiser
 from tests.awkward import as_a_reader
 
 MEL = LogMelConfig(8_000, n_mels=5, hop=10, window=60)
@@ -381,7 +381,7 @@ class TestBadInput:
 class Directions(Denoiser):
     """All that is to be known of Gaussian sounds: a gain for each direction and each whole step."""
 
-    config, frame = DenoiserConfig(), 1
+    config, frame = ConditioningConfig(), 1
 
     def __init__(self, directions, steps):
         super().__init__()

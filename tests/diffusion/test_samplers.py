@@ -10,7 +10,7 @@ from sashimi_lib.diffusion.samplers import (
     ANCESTRAL,
     DDIM,
     DPM_SOLVER,
-    Sampler,
+    DiffusionSampler,
     every_step,
     grid,
     more_noise,
@@ -29,7 +29,7 @@ from sashimi_lib.diffusion.schedules import (
 from tests.diffusion.mixture import three_lumps
 
 PUBLISHED, CLEAR = LinearSchedule(), LogSNRSchedule(highest=10.0, lowest=-10.0)
-SAMPLERS = {"ancestral": ANCESTRAL, "ddim": DDIM, "half": Sampler(eta=0.5), "dpm": DPM_SOLVER}
+SAMPLERS = {"ancestral": ANCESTRAL, "ddim": DDIM, "half": DiffusionSampler(eta=0.5), "dpm": DPM_SOLVER}
 
 
 @pytest.fixture(autouse=True)
@@ -240,8 +240,8 @@ def test_what_is_constrained_is_what_is_denoised_at_every_step_and_the_last():
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda: Sampler(eta=-0.1), "eta must lie in"),
-        (lambda: Sampler(order=3), "order must be 1 or 2, got 3"),
+        (lambda: DiffusionSampler(eta=-0.1), "eta must lie in"),
+        (lambda: DiffusionSampler(order=3), "order must be 1 or 2, got 3"),
         (lambda: grid(CLEAR, 1), "n must be at least 2 steps, got 1"),
         (lambda: resampled(every_step(CLEAR), 0), "times must be at least 1, got 0"),
         (lambda: six_steps(CosineSchedule()), "log_snr must lie in the schedule's range"),

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch.nn import functional as F
 
-from benchmarks.corpus import fitted, words
+from benchmarks.lib.corpus import fit_length, load_words
 from sashimi_lib import pretrained
 from sashimi_lib.audio.mel import LogMelConfig
 from sashimi_lib.data.bundled import spoken_digits
@@ -35,7 +35,7 @@ def tiny():
 
 @pytest.fixture
 def digits():
-    return torch.stack([fitted(clip.waveform, 6_600) for clip in spoken_digits().values()])
+    return torch.stack([fit_length(clip.waveform, 6_600) for clip in spoken_digits().values()])
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def recordings(root):
     folder = root / "runs" / "data" / "digits" / "test"
     if not folder.is_dir():
         pytest.skip("needs the spoken digits in runs/data, which are not here")
-    return words(folder, 8_000)
+    return load_words(folder, 8_000)
 
 
 def tones(hertz, length=2_000):
@@ -59,7 +59,7 @@ def test_it_knows_a_voice_that_it_did_not_learn_from(shipped, digits):
 
 def test_it_is_right_about_recordings_that_were_kept_apart(shipped, recordings):
     said = torch.tensor([word.label for word in recordings])
-    heard, _ = shipped.classify(torch.stack([fitted(word.waveform, 4_096) for word in recordings]))
+    heard, _ = shipped.classify(torch.stack([fit_length(word.waveform, 4_096) for word in recordings]))
     assert float((heard == said).double().mean()) >= 0.97
 
 

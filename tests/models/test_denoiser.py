@@ -7,9 +7,9 @@ import torch
 
 from sashimi_lib.audio.mel import LogMel, LogMelConfig
 from sashimi_lib.models.denoiser import (
+    ConditioningConfig,
     ConditioningEmbedding,
     ConditioningUpsampler,
-    DenoiserConfig,
     step_embedding,
     upsample_conditioning,
 )
@@ -43,7 +43,7 @@ def test_the_fastest_wave_turns_once_in_6_steps_the_slowest_once_in_63_thousand(
 @torch.no_grad()
 def test_told_is_two_linear_maps_of_the_waves():
     conditioning, step = (
-        ConditioningEmbedding(DenoiserConfig(d_step=D_STEP)).double(),
+        ConditioningEmbedding(ConditioningConfig(d_step=D_STEP)).double(),
         torch.tensor([0, 7.5], dtype=torch.float64),
     )
     h = step_embedding(step, 8) @ conditioning.hidden.weight.T + conditioning.hidden.bias
@@ -54,7 +54,7 @@ def test_told_is_two_linear_maps_of_the_waves():
 @torch.no_grad()
 def test_a_class_adds_its_row_and_not_known_has_one_of_its_own():
     conditioning, step = (
-        ConditioningEmbedding(DenoiserConfig(d_step=D_STEP, n_classes=3)),
+        ConditioningEmbedding(ConditioningConfig(d_step=D_STEP, n_classes=3)),
         torch.full((4,), 5.0),
     )
     assert conditioning.classes.weight.shape == (4, 10)
@@ -66,9 +66,9 @@ def test_a_class_adds_its_row_and_not_known_has_one_of_its_own():
 @torch.no_grad()
 def test_classes_leave_a_model_without_them_as_it_was():
     torch.manual_seed(1)
-    without = ConditioningEmbedding(DenoiserConfig(d_step=D_STEP))
+    without = ConditioningEmbedding(ConditioningConfig(d_step=D_STEP))
     torch.manual_seed(1)
-    with_them = ConditioningEmbedding(DenoiserConfig(d_step=D_STEP, n_classes=3))
+    with_them = ConditioningEmbedding(ConditioningConfig(d_step=D_STEP, n_classes=3))
     step = torch.tensor([5.0])
     difference = with_them(step, torch.tensor([2])) - without(step)
     assert torch.allclose(difference, with_them.classes.weight[2:3], atol=1e-6)
@@ -77,14 +77,14 @@ def test_classes_leave_a_model_without_them_as_it_was():
 @pytest.mark.parametrize("label", [-1, 4])
 def test_a_label_that_is_no_class_is_named(label):
     with pytest.raises(ValueError, match=rf"label must lie in 0\.\.2, or be 3 for none, got \[0, {label}\]"):
-        ConditioningEmbedding(DenoiserConfig(d_step=D_STEP, n_classes=3))(
+        ConditioningEmbedding(ConditioningConfig(d_step=D_STEP, n_classes=3))(
             torch.zeros(2), torch.tensor([0, label])
         )
 
 
 def test_a_label_where_there_are_no_classes_is_refused():
     with pytest.raises(ValueError, match="label must be None: this model knows no classes"):
-        ConditioningEmbedding(DenoiserConfig(d_step=D_STEP))(torch.zeros(1), torch.tensor([0]))
+        ConditioningEmbedding(ConditioningConfig(d_step=D_STEP))(torch.zeros(1), torch.tensor([0]))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_label_where_there_are_no_classes_is_refused():
 )
 def test_impossible_settings_are_named(settings, because):
     with pytest.raises(ValueError, match=because):
-        DenoiserConfig(**settings)
+        ConditioningConfig(**settings)
 
 
 # Frames

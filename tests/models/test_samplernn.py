@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sashimi_lib.audio.quantizers import Linear, MuLaw
-from sashimi_lib.models import SampleRNN, SampleRNNConfig
+from sashimi_lib.models import SampleRNN, SampleRNNConfig, SamplingConfig
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.samplernn import AmplitudeEmbedding
 from sashimi_lib.training.init import init_ordered_embeddings, ordered_embeddings
@@ -131,7 +131,7 @@ def test_its_codes_can_be_ordered():
 def test_what_it_writes_at_no_temperature_is_what_it_predicts():
     model = AudioLM(MuLaw(), SampleRNN(SampleRNNConfig((4, 2), d_hidden=8, d_embedding=4)))
     prompt = torch.randint(256, (1, 13))
-    written = model.generate(40, prompt=prompt, temperature=1e-6)
+    written = model.generate(40, prompt=prompt, sampling=SamplingConfig(temperature=1e-6))
     heard = torch.cat([torch.tensor([[128]]), prompt, written], dim=1)
     logits, _ = model(heard[:, :-1])
     assert torch.equal(logits.argmax(-1)[:, 13:], written)

@@ -27,13 +27,13 @@ def logits_of_a_step(model, codes, state, coarse):
     """Both logits of a draw in which the coarse code is ``coarse`` whatever the logits say."""
     seen = []
 
-    def choose(logits):
+    def sampler(logits):
         seen.append(logits)
         return torch.full((len(logits),), coarse)
 
     conditioning = torch.full((len(codes), 2), 0.3)
     with torch.no_grad():
-        _, state = model.draw(codes, state, choose, conditioning)
+        _, state = model.sample_next(codes, state, sampler, conditioning)
     return *seen, state
 
 

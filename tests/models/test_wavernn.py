@@ -70,18 +70,18 @@ def jacobian(outputs, x):
 
 
 def by_steps(model, codes, conditioning=None):
-    """The likelihood of each sample and the logits behind it, by `WaveRNN.draw` told what to choose."""
+    """The likelihood of each sample and the logits behind it, by `WaveRNN.sample_next` told what to choose."""
     code, state = model.initial_cache(len(codes))
     bits, logits = [], []
     for t in range(codes.shape[1]):
         given = iter(codes[:, t].unbind(-1))
 
-        def choose(heard, given=given):
+        def sampler(heard, given=given):
             logits.append(heard)
             return next(given)
 
         inputs = () if conditioning is None else (conditioning[:, t],)
-        code, state = model.draw(code, state, choose, *inputs)
+        code, state = model.sample_next(code, state, sampler, *inputs)
         bits.append(sum(-F.cross_entropy(logits[i - 2], codes[:, t, i], reduction="none") for i in (0, 1)))
     return torch.stack(bits, dim=1) / math.log(2), logits, state
 

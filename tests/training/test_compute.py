@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from sashimi_lib.audio.quantizers import MuLaw
@@ -165,6 +166,38 @@ def test_blocks_computed_anew_give_the_same_and_keep_less(model):
     assert kept_bytes(model, ExecutionConfig(activation_checkpointing=True)) < 0.8 * kept_bytes(
         model, DEFAULT_EXECUTION
     )
+
+
+class Block(nn.Module):
+    """A block that the library does not know."""
+
+    is_block = True
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(4, 400), nn.Linear(400, 4)
+
+    def forward(self, x):
+        return x + self.narrow(self.wide(x).relu())
+
+
+def test_any_module_that_says_so_is_a_block():
+    model, x, sizes = nn.Sequential(Block(), nn.Linear(4, 4)), torch.randn(9, 4), []
+    for execution in (DEFAULT_EXECUTION, ExecutionConfig(activation_checkpointing=True)):
+        kept = []
+
+        def pack(x, kept=kept):
+            kept.append(x)
+            return x
+
+        with apply_execution(model, execution), saved_tensors_hooks(pack, lambda x: x):
+            model(x)
+        sizes.append(max(x.shape[-1] for x in kept if len(x) == 9))
+    assert sizes == [400, 4]
+    with pytest.raises(
+        ValueError, match="activation_checkpointing must be False for a model without residual blocks"
+    ):
+        apply_execution(model[1], ExecutionConfig(activation_checkpointing=True)).__enter__()
 
 
 @pytest.mark.slow

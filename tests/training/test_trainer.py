@@ -90,6 +90,25 @@ def test_state_spaces_train_slowly_and_without_decay():
     assert len(slow["params"]) == 3  # Lambda of each of the three S4 layers; p, B and log_dt are frozen
 
 
+class Leaky(nn.Module):
+    """A module that the library does not know, with a part that happens to have the method's name."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain, self.decay = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+
+    def ssm_parameters(self):
+        return [self.decay]
+
+
+def test_any_module_may_name_parameters_that_train_slowly():
+    model = nn.ModuleDict({"leaky": Leaky(), "ssm_parameters": nn.Linear(2, 2)})
+    fast, slow = parameter_groups(model, TrainingConfig(lr=0.004, ssm_lr=0.001, weight_decay=0.1))
+    assert [id(p) for p in slow["params"]] == [id(model["leaky"].decay)]
+    assert (slow["full_lr"], slow["weight_decay"]) == (0.001, 0.0)
+    assert len(fast["params"]) == 3
+
+
 def test_divergence_names_the_parameter(data):
     model = new_model()
     with torch.no_grad():
