@@ -8,8 +8,9 @@ from torch import nn
 
 
 def at_least(settings: Any, least: int, *names: str) -> None:
-    """Raise ValueError, naming it, for a setting below ``least``, infinite or NaN. Each entry of a tuple
-    counts, and None is left alone.
+    """Raise ValueError, naming the setting, if one is below ``least``, infinite or NaN.
+
+    Every entry of a tuple is checked; None is allowed.
 
     >>> from types import SimpleNamespace
     >>> at_least(SimpleNamespace(steps=3, pool=(4, 0)), 1, "steps", "pool")
@@ -24,7 +25,9 @@ def at_least(settings: Any, least: int, *names: str) -> None:
 
 
 def above(settings: Any, bound: int, *names: str) -> None:
-    """The same for finite numbers above a bound.
+    """Raise ValueError, naming the setting, if one is not above ``bound``, infinite or NaN.
+
+    Every entry of a tuple is checked; None is allowed.
 
     >>> from types import SimpleNamespace
     >>> above(SimpleNamespace(lr=math.inf), 0, "lr")

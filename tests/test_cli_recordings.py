@@ -112,7 +112,7 @@ def test_a_part_of_which_nothing_is_left_is_refused_before_training(folder: Path
 
 def test_waveforms_come_with_classes_where_the_model_and_the_corpus_have_them(folder: Path) -> None:
     record(*(f"recordings/{take % 10}_theo_{take}" for take in range(10)))
-    fsdd = replace(FSDD, recordings=None, archive=None)
+    fsdd = replace(FSDD, n_recordings=None, archive=None)
     parts = fsdd.parts("recordings")
     pairs = waveforms_of(fsdd, parts, diffusion(1_000), progress=False)["test"]
     assert [label for _, label in pairs] == [0, 1, 2, 3, 4]  # type: ignore[misc]
@@ -232,7 +232,7 @@ def test_what_is_left_out_is_said_once_and_plainly(folder: Path, capfd: pytest.C
     Path("recordings/bad.wav").write_bytes(b"RIFF")
     Path("recordings/more.m4a").write_bytes(bytes(100))
     soundfile.write("recordings/silent.wav", torch.zeros(1_000).numpy(), RATE)
-    with pytest.warns(UserWarning, match="left out") as caught:
+    with pytest.warns(UserWarning, match="skipped") as caught:
         assert main(TRAIN) == 0
     said = [str(warning.message) for warning in caught]
     assert len(said) == 3
@@ -246,7 +246,7 @@ def test_warnings_and_errors_are_lines_that_keep_their_spaces(folder: Path) -> N
     Path("recordings/a  b.m4a").write_bytes(b"")
     command = [sys.executable, "-m", "sashimi_lib", *TRAIN]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"sashimi: warning: left out[^\n]*recordings/a  b\.m4a[^\n]*\n", done.stderr)
+    assert re.fullmatch(r"sashimi: warning: skipped[^\n]*recordings/a  b\.m4a[^\n]*\n", done.stderr)
     command[command.index("recordings")] = "two  spaces"
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -153,7 +153,7 @@ def test_a_second_run_in_a_folder_is_told_in_a_line_and_spoils_nothing(folder):
     with locked("runs/my-wavs/run.pt"):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1
-    assert done.stderr == "sashimi: runs/my-wavs/run.pt is in use: another process writes it just now\n"
+    assert done.stderr == "sashimi: runs/my-wavs/run.pt is in use: another process is writing to it\n"
     assert {path.name for path in Path("runs/my-wavs").iterdir()} <= {".run.pt.lock"}
     assert main([*TRAIN, "--steps", "3"]) == 0
 

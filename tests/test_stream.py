@@ -284,7 +284,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
     save(tmp_path / "model.safetensors", model, RATE, ModelCard("one"))
     save_file({"code": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     for path in tmp_path.iterdir():
-        with pytest.raises(ValueError, match="its format must be stream 3"):
+        with pytest.raises(ValueError, match="expected a sashimi_lib file of kind 'stream 3'"):
             Stream.load(model, path)
 
 

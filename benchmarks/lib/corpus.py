@@ -75,7 +75,7 @@ class Word(NamedTuple):
 
 def load_words(folder: Path, sample_rate: int) -> list[Word]:
     """The recordings of one split, whose files are named ``DIGIT_SPEAKER_NUMBER``."""
-    found = replace(FOLDER, sample_rate=sample_rate).pieces(find_audio(folder))
+    found = replace(FOLDER, sample_rate=sample_rate).segments(find_audio(folder))
     return [Word(waveform, digit_of_name(path), path.stem.split("_")[1]) for waveform, path in found]
 
 

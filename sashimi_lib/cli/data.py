@@ -8,9 +8,9 @@ def show(command: ListCommand) -> int:
     """Print the list."""
     for corpus in CORPORA.values():
         size = "" if corpus.archive is None else f" ({corpus.archive.size})"
-        print(f"{corpus.name}{size}: {corpus.about}", f"licence: {corpus.licence}", sep="\n    ")
-        if corpus.page:
-            print(f"    {corpus.page}")
+        print(f"{corpus.name}{size}: {corpus.description}", f"license: {corpus.license}", sep="\n    ")
+        if corpus.homepage:
+            print(f"    {corpus.homepage}")
     return 0
 
 

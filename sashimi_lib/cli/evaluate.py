@@ -15,7 +15,7 @@ from sashimi_lib.cli.device import device_of
 from sashimi_lib.cli.recordings import judged_length, sequences_of
 from sashimi_lib.data.clips import audio_paths, find_audio
 from sashimi_lib.data.corpora import CORPORA, FOLDER, Corpus
-from sashimi_lib.data.split import FileLists, Split, relative_name, summary
+from sashimi_lib.data.split import FileLists, Split, relative_name, summarize
 from sashimi_lib.diffusion.model import DiffusionModel
 from sashimi_lib.evaluation.likelihood import FEWEST, ConfidenceInterval
 from sashimi_lib.evaluation.metrics import METRICS, HeldOut, Model, Report
@@ -83,7 +83,7 @@ def read_sequences(
     """Codes, or waveforms for a diffusion model; and the recording that each is a piece of."""
     progress = sys.stderr.isatty()
     if isinstance(model, DiffusionModel):
-        pieces = list(corpus.pieces(corpus.files(folder, part), progress))
+        pieces = list(corpus.segments(corpus.files(folder, part), progress))
         return [waveform for waveform, _ in pieces], [path for _, path in pieces]
     codes = replace(corpus, quantizer=model.quantizer).codes(folder, part, progress)
     return sequences_of(codes), codes.recordings
@@ -137,13 +137,13 @@ def as_recorded(recorded: FileLists, part: str, root: Path) -> Split:
     gone = [name for name in lists[part] if name not in there]
     if gone:
         raise ValueError(
-            f"{root} lacks some of the {len(lists[part]):,} recordings of {part}: {summary(gone)} missing. "
+            f"{root} lacks some of the {len(lists[part]):,} recordings of {part}: {summarize(gone)} missing. "
             "To evaluate on other recordings, which the model was not trained on: --part all"
         )
     new = sorted(set(there).difference(*lists.values()))
     if new:
         warnings.warn(
-            f"{root}: left out {len(new):,} recordings that the training run did not have: {summary(new)}",
+            f"{root}: left out {len(new):,} recordings that the training run did not have: {summarize(new)}",
             stacklevel=2,
         )
     return {part: [there[name] for name in lists[part]]}

@@ -12,7 +12,7 @@ from sashimi_lib.audio import check_sample_rate
 from sashimi_lib.data.clips import AudioFile
 from sashimi_lib.data.corpora import Codes, Corpus
 from sashimi_lib.data.sequences import Example, SequenceDataset, sequence_of
-from sashimi_lib.data.split import FileLists, summary
+from sashimi_lib.data.split import FileLists, summarize
 from sashimi_lib.training.recipes import DiffusionRecipe, Recipe
 
 HIGHEST = 16_000  # Hz, unless --sample-rate asks for more
@@ -45,7 +45,7 @@ def judged_length(corpus: Corpus, rate: int) -> int:
 def codes_of(corpus: Corpus, parts: Files, recipe: Recipe, progress: bool) -> dict[str, Codes]:
     """Codes of each part: sequences of the recipe's length for training, longer ones to evaluate on.
 
-    Raises ValueError for an impossible rate, and as `Corpus.pieces` does.
+    Raises ValueError for an impossible rate, and as `Corpus.segments` does.
     """
     check_sample_rate(recipe.sample_rate, "--sample-rate")
     read = replace(corpus, sample_rate=recipe.sample_rate, quantizer=recipe.quantizer)
@@ -64,7 +64,7 @@ def waveforms_of(
 
     The end of a recording is left out where it is shorter than a quarter of a sequence. Warns of recordings
     that are no longer than that. Raises ValueError for a part of which nothing is left, so that no run trains
-    to its end and then has no test; for an impossible rate, and as `Corpus.pieces` does.
+    to its end and then has no test; for an impossible rate, and as `Corpus.segments` does.
     """
     check_sample_rate(recipe.sample_rate, "--sample-rate")
     read = replace(corpus, sample_rate=recipe.sample_rate, length=recipe.length)
@@ -74,19 +74,19 @@ def waveforms_of(
     for part, files in parts.items():
         items: list[Example] = []
         dropped = dict.fromkeys(str(file.path) for file in files)
-        for piece, path in read.pieces(files, progress):
+        for piece, path in read.segments(files, progress):
             if len(piece) >= least:
                 items.append(piece if label is None else (piece, label(path)))
                 dropped.pop(str(path), None)
         if not items:
             raise ValueError(
                 f"--length {recipe.length} needs recordings of at least {least} samples, {part} has none: "
-                f"{summary(list(dropped))}"
+                f"{summarize(list(dropped))}"
             )
         if dropped:
             warnings.warn(
                 f"left out {len(dropped):,} recordings of {part}, shorter than {least} samples: "
-                f"{summary(list(dropped))}",
+                f"{summarize(list(dropped))}",
                 stacklevel=2,
             )
         data[part] = items
@@ -97,7 +97,8 @@ def lists_of(corpus: Corpus, parts: Files, folder: Path) -> FileLists | None:
     """The names of the recordings of each part, where they are your own; that of a corpus is published."""
     if corpus.archive is not None:
         return None
-    return FileLists.of({part: [file.path for file in files] for part, files in parts.items()}, folder)
+    paths = {part: [file.path for file in files] for part, files in parts.items()}
+    return FileLists.from_paths(paths, folder)
 
 
 def some(data: SequenceDataset, samples: int) -> SequenceDataset:

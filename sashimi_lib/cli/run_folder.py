@@ -10,7 +10,7 @@ from sashimi_lib.cli.recordings import samples_of
 from sashimi_lib.cli.train_arguments import TrainCommand
 from sashimi_lib.data.corpora import CORPORA
 from sashimi_lib.data.sequences import SequenceDataset
-from sashimi_lib.data.split import FileLists, difference
+from sashimi_lib.data.split import FileLists, describe_changes
 from sashimi_lib.pretrained import ModelCard
 from sashimi_lib.storage.atomic import atomic_write
 from sashimi_lib.training.checkpoint import checkpoint_exists
@@ -65,7 +65,7 @@ def check_recordings(checkpoint: Path, files: FileLists | None) -> None:
     except ValueError:
         return  # damaged, which `keep_settings` reports
     if there != files.as_json():
-        what = "its own are not listed" if there is None else difference(there, files.as_json())
+        what = "its own are not listed" if there is None else describe_changes(there, files.as_json())
         raise ValueError(
             f"{checkpoint} belongs to a run with other recordings: {what}. Use the same ones to resume, or "
             "another --out to start a new run"
@@ -78,7 +78,7 @@ def card_of(
     """The card of a model that was trained so far, from the weights of ``base`` on if there is one."""
     steps = history.best[0] if history.valid else len(history.loss)  # whose weights the model has
     corpus = CORPORA[command.corpus]
-    data, credit = f"{command.data.resolve().name}: {corpus.about}", corpus.licence
+    data, credit = f"{command.data.resolve().name}: {corpus.description}", corpus.license
     if base is not None:
         data += f" (fine-tuned from {base.name}: {base.data})"
         credit += f" (fine-tuned from: {base.credit})"

@@ -160,10 +160,10 @@ def test_what_is_not_its_file_is_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"path must be a classifier .* got .*nowhere"):
         load_classifier(tmp_path / "nowhere")
     path.write_bytes(to_bytes({"weight": torch.ones(2)}))
-    with pytest.raises(ValueError, match="format must be classifier 1, got None"):
+    with pytest.raises(ValueError, match="expected a sashimi_lib file of kind 'classifier 1', got None"):
         load_classifier(path)
     shutil.copy(pretrained.WEIGHTS / "wavernn.safetensors", path)
-    with pytest.raises(ValueError, match="format must be classifier 1, got 1"):
+    with pytest.raises(ValueError, match="expected a sashimi_lib file of kind 'classifier 1', got '1'"):
         load_classifier(path)
     save_classifier(path, tiny, {})
     whole = path.read_bytes()
@@ -171,7 +171,7 @@ def test_what_is_not_its_file_is_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match="must be a classifier"):
         load_classifier(path)
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 4]))
-    with pytest.raises(ValueError, match="damaged: its checksum is another"):
+    with pytest.raises(ValueError, match="damaged file: wrong checksum"):
         load_classifier(path)
     tiny.head.bias.data[0] = torch.nan
     with pytest.raises(FloatingPointError, match=r"head\.bias"):

@@ -1,4 +1,4 @@
-"""Quantisers: the paper's check values, what is lossless, what is not, and awkward input."""
+"""Quantizers: the published values, exact and approximate reconstruction, and invalid input."""
 
 import re
 
@@ -18,14 +18,14 @@ def test_mu_law_gives_the_codes_of_the_published_implementation() -> None:
     assert MuLaw().encode(x).tolist() == [0, 15, 52, 98, 128, 157, 203, 240, 255]
 
 
-def test_mu_law_decodes_lopsidedly_as_published() -> None:
+def test_mu_law_decodes_asymmetrically_as_published() -> None:
     x = MuLaw().decode(torch.tensor([0, 128, 255]))
     assert x[0] == -1
     assert x[1] == 0
     assert float(x[2]) == pytest.approx(0.957, abs=5e-4)
 
 
-def test_a_decoded_mu_law_code_falls_one_step_down_above_the_middle() -> None:
+def test_a_mu_law_code_round_trips_to_one_less_above_the_middle() -> None:
     q = torch.arange(256)
     assert torch.equal(MuLaw().encode(MuLaw().decode(q)), q - (q > 128).long())
 
@@ -39,7 +39,7 @@ def test_coarse_fine_is_lossless_for_all_65536_values() -> None:
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
-def test_silence_stays_silence(quantizer: MuLaw | Linear | CoarseFine) -> None:
+def test_silence_is_encoded_and_decoded_exactly(quantizer: MuLaw | Linear | CoarseFine) -> None:
     codes = quantizer.encode(torch.zeros(2, 5))
     assert torch.equal(codes, torch.tensor(quantizer.silence).expand_as(codes))
     assert torch.equal(quantizer.decode(codes), torch.zeros(2, 5))
@@ -47,7 +47,7 @@ def test_silence_stays_silence(quantizer: MuLaw | Linear | CoarseFine) -> None:
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
 @given(x=good_waveforms())
-def test_any_audio_survives_with_an_error_of_one_step(
+def test_any_audio_is_reconstructed_within_one_step(
     quantizer: MuLaw | Linear | CoarseFine, x: torch.Tensor
 ) -> None:
     codes = quantizer.encode(x)
@@ -66,7 +66,9 @@ def test_any_audio_survives_with_an_error_of_one_step(
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
 @given(case=bad_waveforms())
-def test_bad_audio_is_named(quantizer: MuLaw | Linear | CoarseFine, case: tuple[torch.Tensor, str]) -> None:
+def test_invalid_audio_is_named(
+    quantizer: MuLaw | Linear | CoarseFine, case: tuple[torch.Tensor, str]
+) -> None:
     bad, message = case
     with as_a_reader(), pytest.raises(ValueError, match="waveform must.*" + re.escape(message)):
         quantizer.encode(bad)
@@ -78,28 +80,28 @@ def test_bad_audio_is_named(quantizer: MuLaw | Linear | CoarseFine, case: tuple[
     [
         (torch.tensor([[0, 65536]]), "codes must lie in 0.."),
         (torch.tensor([[0, -1]]), "codes must lie in 0.."),
-        (torch.tensor([[0.0, 1.0]]), "whole numbers"),
-        (torch.tensor([[True, False]]), "whole numbers"),
+        (torch.tensor([[0.0, 1.0]]), "integers"),
+        (torch.tensor([[True, False]]), "integers"),
         (torch.zeros(0, 2, dtype=torch.long), "at least one code"),
         (torch.tensor(3), "at least one code"),
         ([1, 2], "torch tensor"),
     ],
 )
-def test_bad_codes_are_named(
+def test_invalid_codes_are_named(
     quantizer: MuLaw | Linear | CoarseFine, codes: torch.Tensor, message: str
 ) -> None:
     with as_a_reader(), pytest.raises(ValueError, match=re.escape(message)):
         quantizer.decode(codes)
 
 
-def test_coarse_fine_wants_pairs() -> None:
+def test_coarse_fine_requires_a_last_axis_of_two() -> None:
     for codes in (torch.zeros(5, dtype=torch.long), torch.zeros(5, 3, dtype=torch.long)):
         with as_a_reader(), pytest.raises(ValueError, match=r"shape \(..., L, 2\)"):
             CoarseFine().decode(codes)
 
 
 @given(st.one_of(st.integers(-10, 1), st.integers(65537, 10**6), st.just(255), st.just(256.0), st.just(True)))
-def test_impossible_levels_are_refused(levels: object) -> None:
+def test_invalid_levels_are_refused(levels: object) -> None:
     for quantizer in (MuLaw, Linear):
-        with as_a_reader(), pytest.raises(ValueError, match="levels must be an even whole number"):
+        with as_a_reader(), pytest.raises(ValueError, match="levels must be an even integer"):
             quantizer(levels)

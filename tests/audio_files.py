@@ -1,4 +1,4 @@
-"""Audio files for tests: small ones; and such as users have, whose header says nothing or something else."""
+"""Audio files for tests: small ones, and ones with missing or wrong headers as they occur in practice."""
 
 import io
 import warnings
@@ -8,10 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
+
+
+def sine(frequency: float, rate: int, seconds: float = 0.5, amplitude: float = 0.5) -> torch.Tensor:
+    t = torch.arange(round(seconds * rate), dtype=torch.float64) / rate
+    return (amplitude * torch.sin(2 * torch.pi * frequency * t)).float()
 
 
 def tune(seconds: float = 1.0, rate: int = 44_100, seed: int = 0) -> np.ndarray:
-    """Quiet for its first half, then loud: so the bit rate at its beginning says little about the rest."""
+    """A sine in noise, quiet in its first half and loud in its second, so that the bit rate changes a lot."""
     t = np.arange(round(seconds * rate)) / rate
     noise = np.random.default_rng(seed).standard_normal(len(t))
     x = 0.3 * np.sin(2 * np.pi * 220 * t) + 0.03 * noise
@@ -26,7 +32,7 @@ def write_mp3(path: Path, x: np.ndarray, rate: int = 44_100, mode: str = "VARIAB
 
 
 def without_info_frame(path: Path) -> Path:
-    """An MP3 file that begins with its first frame of sound."""
+    """Remove the Info frame of an MP3 file, so that it begins with its first audio frame."""
     data = path.read_bytes()
     start = next(k for k in range(len(data)) if data[k] == 0xFF and data[k + 1] & 0xE0 == 0xE0)
     after = data.index(data[start : start + 2], start + 100)
@@ -35,8 +41,8 @@ def without_info_frame(path: Path) -> Path:
     return path
 
 
-def of_unknown_length(path: Path) -> Path:
-    """A FLAC file as one gets it from a pipe: its header does not say how many samples there are."""
+def with_unknown_length(path: Path) -> Path:
+    """Remove the length from the header of a FLAC file, as an encoder that writes to a pipe leaves it."""
     data = bytearray(path.read_bytes())
     data[21] &= 0xF0  # STREAMINFO: the low four bits of byte 21, and bytes 22 to 25
     data[22:26] = bytes(4)
@@ -45,16 +51,16 @@ def of_unknown_length(path: Path) -> Path:
 
 
 def wav(
-    length: int = 400, rate: int = 16_000, channels: int = 1, kind: str = "PCM_16", seed: int = 0
+    length: int = 400, rate: int = 16_000, channels: int = 1, subtype: str = "PCM_16", seed: int = 0
 ) -> bytes:
     noise = np.random.default_rng(seed).uniform(-0.3, 0.5, (length, channels))
     file = io.BytesIO()
-    soundfile.write(file, noise, rate, subtype=kind, format="WAV")
+    soundfile.write(file, noise, rate, subtype=subtype, format="WAV")
     return file.getvalue()
 
 
 @contextmanager
-def nothing_to_warn_of() -> Iterator[None]:
+def no_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield

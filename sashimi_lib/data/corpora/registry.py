@@ -1,16 +1,16 @@
 """The corpora by name: three of the SaShiMi paper, two more, and any folder of recordings.
 
-The paper's are the authors' own archives' content: the split and the quantizer of each are those of the
-published configurations, and so is stretching every segment to its own extremes (`Corpus.min_max`). Quantizer
-and scale of the other two are ours, for the paper has none: mu-law, as loud as they are.
+Split, quantizer and normalization (`Corpus.min_max_normalized`) of the paper's three corpora are those of
+the published configurations. The paper does not use the other two; they are quantized with mu-law and not
+normalized.
 
-Hashes are published ones: SC09's in torchaudio and in many loaders, LJSpeech's likewise, FSDD's in TensorFlow
-Datasets. Nobody published any of the authors' archives of Beethoven and YouTubeMix, which lie behind a login.
+Checksums are published ones: of SC09 and LJSpeech in torchaudio, of FSDD in TensorFlow Datasets. There is
+none for the authors' archives of Beethoven and YouTubeMix, which require a login.
 
 Chapter: 10.
 """
 
-from sashimi_lib.audio.quantizers import Linear, MuLaw
+from sashimi_lib.audio import Linear, MuLaw
 from sashimi_lib.data.corpora.archive import Archive
 from sashimi_lib.data.corpora.corpus import Corpus
 from sashimi_lib.data.corpora.layouts import (
@@ -27,34 +27,35 @@ from sashimi_lib.data.corpora.layouts import (
 GB = 10**9
 SC09 = Corpus(
     name="sc09",
-    about="the words zero to nine, at most a second each, thousands of voices: Speech Commands, version 0.02",
-    page="https://huggingface.co/datasets/krandiash/sc09",
-    licence="CC BY 4.0",
+    description="the words zero to nine, at most a second each, thousands of speakers: Speech Commands "
+    "version 0.02",
+    homepage="https://huggingface.co/datasets/krandiash/sc09",
+    license="CC BY 4.0",
     sample_rate=16_000,
     quantizer=MuLaw(),
-    min_max=True,
+    min_max_normalized=True,
     length=16_000,
     marker="zero/*.wav",
     split=list_file_split,
-    # Google's own archive, with 25 more words, whose hash many give. The authors' holds the same ten.
+    # Google's archive, with 25 more words and a published hash. The authors' contains the same ten.
     archive=Archive(
         "https://storage.googleapis.com/download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
         "speech_commands_v0.02.tar.gz",
         "2.4 GB",
         "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58",
-        only=(*DIGITS, "validation_list.txt", "testing_list.txt", "LICENSE", "README.md"),
+        members=(*DIGITS, "validation_list.txt", "testing_list.txt", "LICENSE", "README.md"),
     ),
     label=digit_of_folder,
-    recordings=38_908,  # 31,158 + 3,643 + 4,107; version 0.01 has fewer
+    n_recordings=38_908,  # 31,158 + 3,643 + 4,107; version 0.01 has fewer
 )
 BEETHOVEN = Corpus(
     name="beethoven",
-    about="Beethoven's 32 piano sonatas, joined and cut into 4,328 clips of 8 seconds",
-    page="https://huggingface.co/datasets/krandiash/beethoven",
-    licence="that of each recording, on archive.org: see before you pass any on",
+    description="Beethoven's 32 piano sonatas, joined and cut into 4,328 clips of 8 seconds",
+    homepage="https://huggingface.co/datasets/krandiash/beethoven",
+    license="that of each recording, on archive.org: check before you redistribute any",
     sample_rate=16_000,
     quantizer=Linear(),
-    min_max=True,
+    min_max_normalized=True,
     length=128_000,
     marker="[0-9]*.wav",
     split=contiguous_split,  # 3,808, 260 and 260
@@ -63,20 +64,19 @@ BEETHOVEN = Corpus(
         "beethoven.zip",
         "1.1 GB unpacked",
         None,
-        most=2 * GB,
+        max_bytes=2 * GB,
     ),
-    recordings=4_328,
+    n_recordings=4_328,
 )
 YOUTUBEMIX = Corpus(
     name="youtubemix",
-    about="four hours of piano, one video, cut into 241 clips of a minute. One public report says that it "
-    "repeats the same 45 minutes, so that its test part would lie in its training part; it could not be "
-    "checked here",
-    page="https://huggingface.co/datasets/krandiash/youtubemix",
-    licence="the uploader's copyright; for academic use only, say the authors of the paper",
+    description="four hours of piano, one video, cut into 241 clips of a minute. According to one report it "
+    "repeats the same 45 minutes, so that the test part would be in the training part (not verified)",
+    homepage="https://huggingface.co/datasets/krandiash/youtubemix",
+    license="copyright of the uploader; for academic use only, according to the authors of the paper",
     sample_rate=16_000,
     quantizer=MuLaw(),
-    min_max=True,
+    min_max_normalized=True,
     length=131_072,
     marker="out[0-9]*.wav",
     split=contiguous_split,  # 212, 14 and 15
@@ -85,18 +85,18 @@ YOUTUBEMIX = Corpus(
         "youtubemix.zip",
         "0.5 GB unpacked",
         None,
-        most=GB,
+        max_bytes=GB,
     ),
-    recordings=241,
+    n_recordings=241,
 )
 FSDD = Corpus(
     name="fsdd",
-    about="the Free Spoken Digit Dataset, version 1.0.9: five voices, fifty times each digit",
-    page="https://github.com/Jakobovski/free-spoken-digit-dataset",
-    licence="CC BY-SA 4.0: credit Zohar Jackson and contributors, share adaptations alike",
+    description="the Free Spoken Digit Dataset, version 1.0.9: five speakers, fifty recordings of each digit",
+    homepage="https://github.com/Jakobovski/free-spoken-digit-dataset",
+    license="CC BY-SA 4.0: credit Zohar Jackson and contributors, share adaptations alike",
     sample_rate=8_000,
     quantizer=MuLaw(),
-    min_max=False,
+    min_max_normalized=False,
     length=None,
     marker="recordings/*.wav",
     split=fsdd_split,
@@ -107,16 +107,16 @@ FSDD = Corpus(
         "8bc44cde129d505cbbb6b365c09f80c663f2aa77578afc634e6141a2f87100c0",
     ),
     label=digit_of_name,
-    recordings=2_500,
+    n_recordings=2_500,
 )
 LJSPEECH = Corpus(
     name="ljspeech",
-    about="LJSpeech 1.1: one reader, seven books, 24 hours, with transcripts",
-    page="https://keithito.com/LJ-Speech-Dataset",
-    licence="public domain",
+    description="LJSpeech 1.1: one reader, seven books, 24 hours, with transcripts",
+    homepage="https://keithito.com/LJ-Speech-Dataset",
+    license="public domain",
     sample_rate=22_050,
     quantizer=MuLaw(),
-    min_max=False,
+    min_max_normalized=False,
     length=None,
     marker="wavs/LJ*.wav",
     split=chapter_split,
@@ -126,16 +126,16 @@ LJSPEECH = Corpus(
         "2.7 GB",
         "be1a30453f28eb8dd26af4101ae40cbf2c50413b1bb21936cbcdc6fae3de8aa5",
     ),
-    recordings=13_100,
+    n_recordings=13_100,
 )
 FOLDER = Corpus(
     name="folder",
-    about="recordings of your own: WAV, FLAC, MP3, OGG, AIFF and more, of any rate, in any folders below",
-    page="",
-    licence="yours",
+    description="your own recordings: WAV, FLAC, MP3, OGG, AIFF and more, of any rate, in any subfolders",
+    homepage="",
+    license="yours",
     sample_rate=16_000,
     quantizer=MuLaw(),
-    min_max=False,
+    min_max_normalized=False,
     length=None,
     marker="*",
     split=user_split,
