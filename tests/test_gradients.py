@@ -11,7 +11,7 @@ import sashimi_lib
 from sashimi_lib.models.blocks import _ScalarNorm
 from sashimi_lib.ssm.convolution import _FFTConv
 from sashimi_lib.ssm.kernels import _StridedPowers
-from sashimi_lib.ssm.precision import _Exact, tf32_allowed
+from sashimi_lib.ssm.precision import _ExactMatmul, tf32_allowed
 
 
 def numbers(*shape):
@@ -30,7 +30,7 @@ CASES = {
     "norm": (_ScalarNorm, (numbers(2, 5, 4), numbers(1), numbers(1))),
     "strides": (_StridedPowers, (numbers(2, 3, 4), numbers(2, 4, 4), 3)),
     "two strides": (_StridedPowers, (numbers(2, 3, 4), numbers(2, 4, 4), 2)),
-    "product": (_Exact, (numbers(2, 3, 4), numbers(2, 4, 5))),
+    "product": (_ExactMatmul, (numbers(2, 3, 4), numbers(2, 4, 5))),
 }
 
 

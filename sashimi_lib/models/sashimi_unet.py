@@ -20,7 +20,7 @@ from sashimi_lib.models.denoiser import (
 )
 from sashimi_lib.models.pooling import DownPool, UpPool
 from sashimi_lib.models.sashimi import SaShiMiConfig
-from sashimi_lib.ssm.s4 import S4, Directions, Form, SSMConfig
+from sashimi_lib.ssm.s4 import S4, Direction, Form, SSMConfig
 
 FREE_SSM = SSMConfig(tied=False)  # all trains, each channel has its own: the published code after the paper
 # The code of the paper: of each channel's own matrix Lambda + p q*, q alone trains.
@@ -32,8 +32,8 @@ class SaShiMiUNetConfig(DenoiserConfig):
     """The shape of a SaShiMi for diffusion; the defaults are the published code's, 23.5M parameters.
 
     ``d_model`` to ``ff`` mean what they mean in `sashimi_lib.models.sashimi.SaShiMiConfig`, and raise what
-    they raise there. ``directions`` says what each `sashimi_lib.ssm.s4.S4` hears, ``glu`` whether it ends in
-    a gate.
+    they raise there. ``direction`` is that of each `sashimi_lib.ssm.s4.S4`, and ``glu`` ends each of
+    them in a gated linear unit.
     """
 
     d_model: int = 128
@@ -42,7 +42,7 @@ class SaShiMiUNetConfig(DenoiserConfig):
     expand: int = 2
     ff: int = 2
     glu: bool = True
-    directions: Directions = "two-sided"
+    direction: Direction = "bidirectional"
     ssm: SSMConfig = FREE_SSM
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class SaShiMiUNetConfig(DenoiserConfig):
 
 
 # The paper's models: 23.0M and 7.5M parameters that train.
-PAPER_UNET = SaShiMiUNetConfig(directions="concatenated", glu=False, ssm=PAPER_SSM)
+PAPER_UNET = SaShiMiUNetConfig(direction="concat", glu=False, ssm=PAPER_SSM)
 PAPER_UNET_SMALL = replace(PAPER_UNET, d_model=64)
 
 
@@ -72,7 +72,7 @@ class UNetBlock(nn.Module):
         super().__init__()
         self.norm = ScalarNorm()
         self.conditioning = nn.Linear(config.d_step[-1], width)
-        self.layer = S4(width, config.ssm, config.glu, config.directions)
+        self.layer = S4(width, config.ssm, config.glu, config.direction)
         self.frames = weight_norm(nn.Linear(config.mel.n_mels, width)) if config.mel else None
         self.feed_forward = FeedForward(width, config.ff, normed=True)
 

@@ -11,12 +11,12 @@ from sashimi_lib.ssm import s4
 from sashimi_lib.ssm.kernel_cache import cached_kernels, shared_kernels
 from sashimi_lib.ssm.s4 import S4, SSMConfig, SSMParameters
 
-DIRECTIONS = pytest.mark.parametrize("directions", ["forward", "two-sided", "concatenated"])
+DIRECTIONS = pytest.mark.parametrize("direction", ["causal", "bidirectional", "concat"])
 
 
-def new_layer(directions="forward", **options):
+def new_layer(direction="causal", **options):
     torch.manual_seed(1)
-    return S4(3, SSMConfig(d_state=16, **options), directions=directions)
+    return S4(3, SSMConfig(d_state=16, **options), direction=direction)
 
 
 def noise(length=30, batch=2):
@@ -39,8 +39,8 @@ def made(monkeypatch):
 
 @DIRECTIONS
 @torch.no_grad()
-def test_a_kernel_is_made_once_in_a_scope_and_at_each_call_outside(directions, made):
-    layer = new_layer(directions)
+def test_a_kernel_is_made_once_in_a_scope_and_at_each_call_outside(direction, made):
+    layer = new_layer(direction)
     outside = layer(noise())[0], layer(noise())[0]
     assert made == [None, 30] * 2
     made.clear()
@@ -89,8 +89,8 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("before", ["outside", "in a scope"])
 @torch.no_grad()
-def test_a_change_of_parameters_is_seen_by_the_next_pass(directions, change, before):
-    layer, other = new_layer(directions), new_layer(directions)
+def test_a_change_of_parameters_is_seen_by_the_next_pass(direction, change, before):
+    layer, other = new_layer(direction), new_layer(direction)
     if before == "in a scope":
         with cached_kernels(layer):
             layer(noise())
@@ -99,7 +99,7 @@ def test_a_change_of_parameters_is_seen_by_the_next_pass(directions, change, bef
     change(layer)
     other.load_state_dict(layer.state_dict())
     expected = other(noise())[0]
-    assert not torch.equal(expected, new_layer(directions)(noise())[0])
+    assert not torch.equal(expected, new_layer(direction)(noise())[0])
     assert torch.equal(layer(noise())[0], expected)
     with cached_kernels(layer):
         assert torch.equal(layer(noise())[0], expected)
@@ -222,8 +222,8 @@ def gradients(layer, parts, scope, state=None, length=30):
 @pytest.mark.parametrize("frozen", [(), ("Lambda", "p", "B", "log_dt"), ("Lambda", "p", "B", "C", "log_dt")])
 @pytest.mark.parametrize("parts", [1, 2, 4])
 @pytest.mark.parametrize("length", [1, 2, 30])
-def test_parts_that_share_a_kernel_sum_their_gradients(directions, frozen, parts, length, made):
-    layer = new_layer(directions, frozen=frozen).double()
+def test_parts_that_share_a_kernel_sum_their_gradients(direction, frozen, parts, length, made):
+    layer = new_layer(direction, frozen=frozen).double()
     expected = gradients(layer, parts, scope=False, length=length)
     made.clear()
     for ours, theirs in zip(gradients(layer, parts, scope=True, length=length), expected, strict=True):

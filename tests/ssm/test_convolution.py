@@ -119,24 +119,26 @@ def test_gradients_of_the_fft_are_those_of_the_sum(shape):
 @given(length=LENGTHS, extra=st.integers(0, 9), batch=st.lists(st.integers(1, 3), max_size=3))
 def test_two_sided_convolution_equals_the_sum_it_stands_for(length, extra, batch):
     u = torch.randn(*batch, length, dtype=torch.float64)
-    past, future = torch.randn(2, *batch[-1:], length + extra, dtype=torch.float64)
+    causal, anticausal = torch.randn(2, *batch[-1:], length + extra, dtype=torch.float64)
     D = torch.randn(batch[-1:], dtype=torch.float64)
-    both = (bidirectional_conv(u, past, future, D), bidirectional_conv_naive(u, past, future, D))
+    both = (bidirectional_conv(u, causal, anticausal, D), bidirectional_conv_naive(u, causal, anticausal, D))
     assert relative(*both) < 1e-12
-    fast, slow = bidirectional_conv(u, past, future), bidirectional_conv_naive(u, past, future)
+    fast, slow = bidirectional_conv(u, causal, anticausal), bidirectional_conv_naive(u, causal, anticausal)
     assert relative(fast, slow) < 1e-12
     t = length // 2
     terms = [
-        u[..., m] * (past[..., t - m] if m <= t else future[..., m - t - 1]) for m in range(length)
+        u[..., m] * (causal[..., t - m] if m <= t else anticausal[..., m - t - 1]) for m in range(length)
     ]  # as it is written
     assert relative(slow[..., t], sum(terms)) < 1e-12
 
 
 def test_a_two_sided_convolution_mirrored_is_that_with_the_mirrored_kernel():
-    u, past, future = torch.randn(3, 40, dtype=torch.float64)
-    mirrored = torch.cat([past[:1], future[:-1]]), torch.cat([past[1:], past[:1]])
+    u, causal, anticausal = torch.randn(3, 40, dtype=torch.float64)
+    mirrored = torch.cat([causal[:1], anticausal[:-1]]), torch.cat([causal[1:], causal[:1]])
     assert (
-        relative(bidirectional_conv(u.flip(-1), *mirrored).flip(-1), bidirectional_conv(u, past, future))
+        relative(
+            bidirectional_conv(u.flip(-1), *mirrored).flip(-1), bidirectional_conv(u, causal, anticausal)
+        )
         < 1e-12
     )
 
@@ -144,10 +146,10 @@ def test_a_two_sided_convolution_mirrored_is_that_with_the_mirrored_kernel():
 @pytest.mark.parametrize("length", [2, 7])
 def test_gradients_of_the_two_sided_fft_are_those_of_the_sum(length):
     u = torch.randn(3, 2, length, dtype=torch.float64, requires_grad=True)
-    past, future = (torch.randn(2, length, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    causal, anticausal = (torch.randn(2, length, dtype=torch.float64, requires_grad=True) for _ in range(2))
     weight = torch.randn(3, 2, length, dtype=torch.float64)
     fast, slow = (
-        torch.autograd.grad((convolve(u, past, future) * weight).sum(), (u, past, future))
+        torch.autograd.grad((convolve(u, causal, anticausal) * weight).sum(), (u, causal, anticausal))
         for convolve in (bidirectional_conv, bidirectional_conv_naive)
     )
     for a, b in zip(fast, slow, strict=True):
@@ -156,7 +158,7 @@ def test_gradients_of_the_two_sided_fft_are_those_of_the_sum(length):
 
 @pytest.mark.parametrize("convolve", [bidirectional_conv, bidirectional_conv_naive])
 def test_bad_lengths_of_either_side_are_named(convolve):
-    for name, lengths in (("past", (7, 8)), ("future", (8, 7))):
+    for name, lengths in (("causal", (7, 8)), ("anticausal", (8, 7))):
         with pytest.raises(ValueError, match=rf"{name} must be at least as long as u \(8 samples\), got 7"):
             convolve(torch.ones(8), *map(torch.ones, lengths))
     with pytest.raises(ValueError, match="u must hold at least one sample"):

@@ -40,7 +40,7 @@ def readings():
 
 @pytest.fixture
 def settings_kept():
-    before = list(module._settings())
+    before = list(module._restorers())
     yield
     for restore in before:
         restore()
@@ -68,12 +68,12 @@ def test_what_is_allowed_is_so_inside_alone(write, outside, allowed):
     inside = {"matmul": "high" if allowed else "highest", "cudnn": allowed}
     with tf32_allowed(allowed):
         assert readings() == inside | dict.fromkeys(range(len(module._backends())), name)
-        assert module._rounded() == allowed
+        assert module._tf32_in_matmul() == allowed
     assert readings().items() >= before.items()
     with pytest.raises(KeyboardInterrupt), tf32_allowed(allowed):
         raise KeyboardInterrupt
     assert readings().items() >= before.items()
-    assert module._rounded() == outside
+    assert module._tf32_in_matmul() == outside
 
 
 @pytest.mark.usefixtures("settings_kept")
@@ -95,7 +95,7 @@ def test_the_first_interface_alone_is_enough(monkeypatch):
     for allowed in (True, False):
         with tf32_allowed(allowed):
             assert readings() == {"matmul": "high" if allowed else "highest", "cudnn": allowed}
-            assert module._rounded() == allowed
+            assert module._tf32_in_matmul() == allowed
 
 
 @pytest.mark.usefixtures("settings_kept")

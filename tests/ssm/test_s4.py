@@ -103,7 +103,7 @@ def test_one_set_of_parameters_serves_every_length(form):
         assert difference(layer(u[:, :length])[0], whole[:, :length]) < 1e-10
 
 
-BOTH_WAYS = pytest.mark.parametrize("directions", ["two-sided", "concatenated"])
+BOTH_WAYS = pytest.mark.parametrize("direction", ["bidirectional", "concat"])
 
 
 def naive_kernels(bank, length):
@@ -161,7 +161,7 @@ def test_a_two_sided_layer_with_its_kernels_exchanged_hears_time_backwards():
 
 @torch.no_grad()
 def test_a_concatenated_layer_mirrors_where_both_halves_are_equal():
-    layer = S4(3, config(Form.HURWITZ), directions="concatenated").double()
+    layer = S4(3, config(Form.HURWITZ), direction="concat").double()
     for part in (layer.ssm.C, layer.ssm.log_dt):
         part[3:] = part[:3]
     layer.output.weight[:, 3:] = layer.output.weight[:, :3]
@@ -170,8 +170,8 @@ def test_a_concatenated_layer_mirrors_where_both_halves_are_equal():
 
 
 @BOTH_WAYS
-def test_both_directions_train_every_parameter(form, directions):
-    layer = S4(3, config(form, tied=False), directions=directions).double()
+def test_both_directions_train_every_parameter(form, direction):
+    layer = S4(3, config(form, tied=False), direction=direction).double()
     layer(torch.randn(2, 40, 3, dtype=torch.float64))[0].square().sum().backward()
     for name, parameter in layer.named_parameters():
         assert parameter.grad.abs().sum() > 0, name
@@ -187,8 +187,8 @@ def test_both_directions_share_what_they_should():
 
 
 @BOTH_WAYS
-def test_both_directions_stay_in_full_precision_under_autocast(directions):
-    layer = S4(3, config(Form.HURWITZ), directions=directions).ssm
+def test_both_directions_stay_in_full_precision_under_autocast(direction):
+    layer = S4(3, config(Form.HURWITZ), direction=direction).ssm
     u = torch.randn(2, 200, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer(u.bfloat16()).dtype == torch.bfloat16
@@ -235,7 +235,7 @@ def test_tying_shares_time_but_neither_reading_nor_pace(form, tied):
 
 @pytest.mark.parametrize("init", ["legs", "legt", "fout"])
 def test_every_hippo_start_runs_as_every_dplr_form(init):
-    for form in (Form.HURWITZ, Form.FREE_LAMBDA, Form.UNCONSTRAINED):
+    for form in (Form.HURWITZ, Form.HURWITZ_FREE_LAMBDA, Form.UNCONSTRAINED):
         layer = StateSpace(2, SSMConfig(d_state=8, form=form, init=init)).double()
         u = torch.randn(1, 65, 2, dtype=torch.float64)
         whole, _ = layer(u)
@@ -336,19 +336,19 @@ def test_awkward_input_is_named():
 
 @pytest.mark.usefixtures("shapes_unchecked")  # which would object first
 def test_other_directions_are_refused():
-    with pytest.raises(ValueError, match=r"directions must be one of forward, two-sided, .* got 'both'"):
-        S4(3, directions="both")
+    with pytest.raises(ValueError, match=r"direction must be one of causal, bidirectional, .* got 'both'"):
+        S4(3, direction="both")
 
 
 @BOTH_WAYS
-def test_a_layer_that_hears_the_future_has_no_state(directions):
-    both = S4(3, directions=directions)
+def test_a_layer_that_hears_the_future_has_no_state(direction):
+    both = S4(3, direction=direction)
     for ask in (
         lambda: both.initial_state(1),
         lambda: both(torch.randn(1, 4, 3), torch.zeros(1, 3, 64)),
         lambda: both.step(torch.randn(1, 3), torch.zeros(1, 3, 64)),
     ):
-        with pytest.raises(ValueError, match="state must be None for a two-directional S4"):
+        with pytest.raises(ValueError, match="state must be None for a bidirectional S4"):
             ask()
     with pytest.raises(ValueError, match=r"u must have 3 channels last, got shape \(1, 10, 4\)"):
         both(torch.randn(1, 10, 4))

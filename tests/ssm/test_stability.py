@@ -86,7 +86,7 @@ def test_training_pushes_the_unconstrained_form_over_the_axis_but_never_the_hurw
 
     assert is_hurwitz(start(Form.UNCONSTRAINED).system().dense()[0])
     assert push(start(Form.UNCONSTRAINED)) > 1
-    assert push(start(Form.FREE_LAMBDA)) > 1
+    assert push(start(Form.HURWITZ_FREE_LAMBDA)) > 1
     assert push(start(Form.HURWITZ)) < 0
 
 
