@@ -50,13 +50,13 @@ def test_the_receptive_field_is_the_published_one(weights):
 )
 def test_a_missing_tensor_is_named(weights, key):
     del weights[key]
-    with pytest.raises(ValueError, match="weights must hold") as caught:
+    with pytest.raises(ValueError, match="weights must contain") as caught:
         load_wavenet(weights, "mu-law", layers=4)
     assert key in str(caught.value)
 
 
 def test_a_tensor_too_many_is_named(weights):
-    with pytest.raises(ValueError, match=r"nothing unknown.*stranger"):
+    with pytest.raises(ValueError, match=r"no unknown tensors.*stranger"):
         load_wavenet(weights | {"stranger": torch.zeros(1)}, "mu-law", layers=4)
 
 

@@ -92,12 +92,12 @@ def test_the_shape_is_read_off_the_tensors(weights):
 @pytest.mark.parametrize("key", ["R.weight", "O2.weight", "bias_r", "I_coarse.weight", "O3.bias"])
 def test_a_missing_tensor_is_named(weights, key):
     del weights[key]
-    with pytest.raises(ValueError, match=f"weights must hold '{key}'"):
+    with pytest.raises(ValueError, match=f"weights must contain '{key}'"):
         load_wavernn(weights)
 
 
 def test_a_tensor_too_many_is_named(weights):
-    with pytest.raises(ValueError, match=r"nothing unknown.*stranger"):
+    with pytest.raises(ValueError, match=r"no unknown tensors.*stranger"):
         load_wavernn(weights | {"stranger": torch.zeros(1)})
 
 
