@@ -39,8 +39,8 @@ def load_diffwave_sashimi(weights: Weights, dtype: torch.dtype = torch.float32) 
         ...
     ValueError: weights must contain 'init_conv.0.conv.bias', which is missing
 
-    Chapter: 12. Raises ValueError for a tensor that is missing, unknown or of an unexpected shape. (No file of
-    the branch ``checkpoints`` was available; its formula is tested.)
+    Chapter: 12. Raises ValueError for a tensor that is missing, unknown or of an unexpected shape. (No file
+    of the branch ``checkpoints`` was available; its formula is tested.)
     """
     weights = _to_version_4(weights)
     config = _config(weights)
