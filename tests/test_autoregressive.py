@@ -128,10 +128,10 @@ def test_a_backbone_that_sees_the_future_is_refused(config):
         new_model(config, MuLaw())
 
 
-@pytest.mark.parametrize("directions", ["two-sided", "concatenated"])
-def test_one_layer_that_sees_the_future_is_enough(directions):
+@pytest.mark.parametrize("direction", ["bidirectional", "concat"])
+def test_one_layer_that_sees_the_future_is_enough(direction):
     backbone = IsotropicS4(IsotropicConfig(d_model=4, n_layers=2))
-    backbone.blocks.blocks[2].layer = S4(4, directions=directions)
+    backbone.blocks.blocks[2].layer = S4(4, direction=direction)
     with pytest.raises(
         ValueError, match=r"backbone must be causal.*blocks\.blocks\.2\.layer sees the future"
     ):

@@ -64,7 +64,7 @@ DIFFUSION = {
     "sashimi of classes": DiffusionConfig(
         SaShiMiUNetConfig(
             d_model=4, n_layers=1, pool=(2, 5), d_step=(4, 6, 8), n_classes=3, ssm=DIAGONAL,
-            directions="concatenated",
+            direction="concat",
         ),
         CosineSchedule(30), "velocity",
     ),

@@ -26,7 +26,7 @@ from sashimi_lib.models.sparse import SparseLinear
 from sashimi_lib.models.states import flatten_state, unflatten_state
 from sashimi_lib.models.trainable import Cache
 from sashimi_lib.models.wavernn import WaveRNN
-from sashimi_lib.ssm.kernel_cache import Cached, cached_kernels
+from sashimi_lib.ssm.kernel_cache import CachesKernels, cached_kernels
 from sashimi_lib.ssm.precision import cudnn_as_matmul
 from sashimi_lib.streaming.base import PIECE, Engine, in_pieces
 
@@ -344,7 +344,7 @@ def _normed_weights(model: Autoregressive) -> list[Tensor]:
 
 def _constants(model: Autoregressive) -> list[Any]:
     """What steps read that is made of parameters alone: the discrete systems of all state spaces."""
-    return [module.discretized() for module in model.modules() if isinstance(module, Cached)]
+    return [module.discretized() for module in model.modules() if isinstance(module, CachesKernels)]
 
 
 def _draws(model: Autoregressive) -> int:

@@ -91,7 +91,7 @@ def test_pieces_of_any_length_equal_the_whole(cuts):
 
 
 def test_the_bidirectional_u_net_has_no_state():
-    with pytest.raises(ValueError, match="two-directional"):
+    with pytest.raises(ValueError, match="bidirectional S4"):
         small(unet=True, bidirectional=True).initial_state(1)
 
 
