@@ -50,7 +50,7 @@ from tests import contract
 from tests import contract_of_sound as of_sound
 from tests.cases import BOTH_WAYS, CAUSAL, COMPILED, HEADS, SOUND, WAVENET
 from tests.contract import TOLERANCE, cache, window
-from tests.streaming import by_steps, error
+from tests.streaming.helpers import by_steps, error
 
 pytestmark = pytest.mark.usefixtures("shapes_unchecked")  # elsewhere they are
 

@@ -14,7 +14,7 @@ from sashimi_lib.models.heads import JointSoftmax
 from sashimi_lib.models.sampling import SamplingConfig, sample_token
 from sashimi_lib.ssm.s4 import Form, SSMConfig
 from sashimi_lib.streaming import compiled
-from tests.streaming import error
+from tests.streaming.helpers import error
 
 # One process compiles for all of these.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("compiled SaShiMi")]

@@ -13,7 +13,7 @@ from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.autoregressive import shift_right
 from sashimi_lib.models.sampling import SamplingConfig, sample_token
 from sashimi_lib.streaming import compiled
-from tests.streaming import error
+from tests.streaming.helpers import error
 
 # One process compiles for all of these.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("compiled WaveNet")]

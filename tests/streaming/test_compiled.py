@@ -290,7 +290,7 @@ def test_a_loop_is_found_by_the_class_of_the_backbone(monkeypatch):
     with pytest.raises(ValueError, match=r"has a loop \(SaShiMi, WaveNet, WaveRNN\), got Own"):
         compiled(model)
     assert best_engine(model) is model
-    monkeypatch.setitem(LOOPS, SampleRNN, "tests.test_streaming:Noted")
+    monkeypatch.setitem(LOOPS, SampleRNN, "tests.streaming.test_compiled:Noted")
     loop = compiled(model).loop
     assert type(loop).__name__ == "Noted"
     assert loop.model is model
