@@ -45,7 +45,7 @@ UNITS = {
 
 def engines(model: Autoregressive) -> dict[str, Autoregressive]:
     """Both ways to draw. Graphs are of one batch, so each batch has an engine of its own."""
-    return {"eager": model, "graph": Graphed(model, record=model.device.type == "cuda")}
+    return {"eager": model, "graph": Graphed(model, capture=model.device.type == "cuda")}
 
 
 def cell(make: Make, name: str, batch: int, repeats: int, seconds: float) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def equal_samples(make: Make, drawn: int) -> int:
     """How many of so many samples are the same, by recorded graphs and by the same steps, not recorded: the
     eager step takes other random numbers on a GPU."""
     model = make().to("cuda" if torch.cuda.is_available() else "cpu")
-    both = engines(model)["graph"], Graphed(model, record=False) if model.device.type == "cuda" else model
+    both = engines(model)["graph"], Graphed(model, capture=False) if model.device.type == "cuda" else model
     one, other = (engine.generate(drawn, seed=SEED) for engine in both)
     return int((one == other).reshape(drawn, -1).all(1).sum())
 

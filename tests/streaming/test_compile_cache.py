@@ -21,7 +21,7 @@ from sashimi_lib.streaming.wavernn import _loop
 
 torch.manual_seed(0)
 model = WaveRNN(WaveRNNConfig(8))
-logits, _ = compiled(model).forced(torch.randint(0, 256, (1, 40, 2)), model.beginning(1))
+logits, _ = compiled(model).teacher_forced_logits(torch.randint(0, 256, (1, 40, 2)), model.initial_cache(1))
 print(float(logits.double().sum()), sum(_loop.stats.cache_hits.values()))
 """
 
@@ -45,7 +45,7 @@ def test_after_a_change_of_any_file_new_code_runs_and_without_one_the_old_is_fou
     assert probed(tmp_path) == (before, 1)
     kept = sorted((package / "streaming/__pycache__").glob("wavernn._loop-*"))
     assert [path.suffix for path in kept] == [".nbc", ".nbi"]
-    kernels = package / "streaming/kernels.py"  # which the loop's own file imports
+    kernels = package / "streaming/compiled_ops.py"  # which the loop's own file imports
     text, sigmoid = kernels.read_text(), "return np.float32(1) / (np.float32(1) + exp(-x))"
     assert sigmoid in text
     kernels.write_text(text.replace(sigmoid, "return np.float32(0.5)"))
@@ -72,11 +72,11 @@ def function(tmp_path, monkeypatch):
 
 def test_other_peoples_caches_are_as_they_were(function, tmp_path, monkeypatch):
     monkeypatch.setattr(caching.config, "CACHE_DIR", str(tmp_path / "cache"))
-    for keep in (lambda f: njit(cache=True)(f), lambda f: cache.keep_on_disk(njit(f))):
+    for keep in (lambda f: njit(cache=True)(f), lambda f: cache.cache_on_disk(njit(f))):
         keep(function)(3)
     names = sorted(path.name for path in (tmp_path / "cache").rglob("*.nbi"))
     assert len(names) == 1  # the same function: ours takes the place of what has no digest
-    assert f"-{cache.digest()}." in names[0]
+    assert f"-{cache.source_digest()}." in names[0]
     assert caching.FunctionCache._impl_class is caching.CompileResultCacheImpl
 
 
@@ -85,7 +85,7 @@ def test_where_no_folder_can_be_written_to_it_compiles_and_keeps_nothing(functio
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(caching._CacheLocator, "ensure_cache_path", read_only)
-    dispatcher = cache.keep_on_disk(njit(function))
+    dispatcher = cache.cache_on_disk(njit(function))
     assert dispatcher(3) == 6
     assert not list(tmp_path.rglob("*.nbi"))
 
@@ -96,4 +96,4 @@ def test_a_full_disk_costs_the_time_to_compile_alone(function, tmp_path, monkeyp
 
     monkeypatch.setattr(caching.config, "CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
-    assert cache.keep_on_disk(njit(function))(3) == 6
+    assert cache.cache_on_disk(njit(function))(3) == 6

@@ -28,8 +28,8 @@ from sashimi_lib.streaming.compiled_ops import (
     add_product,
     exp,
     gelu,
-    options_of,
-    pack,
+    pack_matrix,
+    pack_sampling,
     padded_size,
     sample_token,
     sigmoid,
@@ -75,7 +75,7 @@ def test_products_by_either_layout(rows, columns, batch, share):
     x = np.zeros((batch, padded_size(columns)), np.float32)
     x[:, :columns] = chance.normal(size=(batch, columns))
     y = np.ones((batch, padded_size(rows)), np.float32)
-    add_times(pack(weight), x, y)
+    add_times(pack_matrix(weight), x, y)
     assert np.allclose(y[:, :rows], 1 + x[:, :columns] @ weight.T, atol=1e-5)
     assert (y[:, rows:] == 1).all()
 
@@ -83,11 +83,11 @@ def test_products_by_either_layout(rows, columns, batch, share):
 def test_little_left_makes_blocks_and_much_does_not():
     weight = np.zeros((64, 64))
     weight[16:32, 5] = weight[0, 7] = 1
-    blocks = pack(weight)
+    blocks = pack_matrix(weight)
     assert isinstance(blocks, BlockSparse)
     assert blocks.start.tolist() == [0, 4, 8, 8, 8]
     assert blocks.column[[0, 4]].tolist() == [7, 5]
-    assert isinstance(pack(np.ones((64, 64))), np.ndarray)
+    assert isinstance(pack_matrix(np.ones((64, 64))), np.ndarray)
 
 
 def of_each(function, x):
@@ -137,7 +137,7 @@ def test_a_draw_is_that_of_sample_token(seed, temperature, top_p, top_k, levels)
     uniform = torch.rand(1, generator=generator, dtype=torch.float64)
     expected = inverse_cdf(distribution(logits, sampling), uniform)
     buffer = np.empty(levels, np.float32)
-    assert sampled(logits[0].numpy(), float(uniform), options_of(sampling), buffer) == expected
+    assert sampled(logits[0].numpy(), float(uniform), pack_sampling(sampling), buffer) == expected
 
 
 KEPT = [*((top_p, None) for top_p in (0.25, 0.5, 0.75, 0.9)), (1.0, 1), (1.0, 3), (0.5, 10)]  # and top_k
@@ -154,7 +154,7 @@ def test_of_equally_likely_codes_every_engine_keeps_the_same(seed, levels, optio
         kept = distribution(logits, sampling)[0]
         assert all(bool((kept[logits[0] == value].diff() <= 0).all()) for value in logits.unique())
         buffer = np.empty(levels, np.float32)
-        sampled(logits[0].numpy(), 0.0, options_of(sampling), buffer)
+        sampled(logits[0].numpy(), 0.0, pack_sampling(sampling), buffer)
         assert np.array_equal(buffer > 0, (kept > 0).numpy())
 
 
@@ -244,8 +244,8 @@ def test_it_goes_on_from_where_it_stopped():
 
 def test_the_star_holds_in_the_packed_weights():
     loop = compiled(a_wavernn()).loop
-    assert not loop.coarse.heard[2].any()  # c_t
-    assert loop.fine.heard[2].all()
+    assert not loop.coarse.I_star[2].any()  # c_t
+    assert loop.fine.I_star[2].all()
 
 
 def test_in_all_else_it_is_the_model():
@@ -269,7 +269,7 @@ def test_a_bad_request_is_refused_by_name():
 
 
 def test_a_model_that_is_told_something_is_refused():
-    with pytest.raises(ValueError, match="d_condition=3"):
+    with pytest.raises(ValueError, match="d_conditioning=3"):
         compiled(WaveRNN(WaveRNNConfig(8, d_conditioning=3)))
 
 
@@ -279,7 +279,7 @@ class Noted(CompiledLoop):
     def __init__(self, model):
         self.model = model
 
-    begin = end = run = None
+    pack_state = unpack_state = run = None
 
 
 def test_a_loop_is_found_by_the_class_of_the_backbone(monkeypatch):
@@ -287,7 +287,7 @@ def test_a_loop_is_found_by_the_class_of_the_backbone(monkeypatch):
         pass
 
     model = AudioLM(MuLaw(), Own(SampleRNNConfig((4,), 1, 16, 2)))
-    with pytest.raises(ValueError, match=r"has a loop \(SaShiMi, WaveNet, WaveRNN\), got Own"):
+    with pytest.raises(ValueError, match=r"must have a compiled loop \(SaShiMi, WaveNet, WaveRNN\), got Own"):
         compiled(model)
     assert best_engine(model) is model
     monkeypatch.setitem(LOOPS, SampleRNN, "tests.streaming.test_compiled:Noted")
@@ -323,13 +323,13 @@ def test_a_numba_that_cannot_be_imported_says_why(monkeypatch):
     with pytest.raises(ImportError, match="numba is installed, but cannot be imported: Numba needs NumPy"):
         compiled(a_wavernn())
     _warn_once.cache_clear()
-    with pytest.warns(UserWarning, match="samples are drawn slowly, since numba is installed, but"):
+    with pytest.warns(UserWarning, match="generation is slow, since numba is installed, but"):
         best_engine(a_wavernn())
 
 
 def test_layers_that_are_pruned_are_those_that_the_loop_packs():
     loop = compiled(pruned(128)).loop
-    packed = [loop.R, loop.coarse.first.matrix, loop.coarse.second.matrix, loop.fine.first.matrix,
-              loop.fine.second.matrix]  # fmt: skip
+    packed = [loop.R, loop.coarse.output_1.matrix, loop.coarse.output_2.matrix, loop.fine.output_1.matrix,
+              loop.fine.output_2.matrix]  # fmt: skip
     assert len(packed) == len(LAYERS)
     assert all(isinstance(matrix, BlockSparse) for matrix in packed)

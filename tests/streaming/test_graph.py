@@ -111,7 +111,7 @@ def test_a_static_step_draws_what_the_model_draws(name, shapes_unchecked):
     cache = some_past(model, batch=2)
     sampling = SamplingConfig(temperature=0.8, top_p=0.9, top_k=50)
     wanted, after = drawn(model, cache, [60], sampling)
-    codes, end = drawn(Graphed(model, record=False), cache, [1, 42, 17], sampling)
+    codes, end = drawn(Graphed(model, capture=False), cache, [1, 42, 17], sampling)
     assert torch.equal(codes, wanted)
     assert_close(end, after)
 
@@ -207,29 +207,29 @@ def test_replays_draw_what_the_model_draws(name, tapes, shapes_unchecked):
 def test_there_is_a_graph_for_each_sample_of_a_frame(name, graphs, tapes, shapes_unchecked):
     engine = Graphed(a_model(name))
     engine.generate(1)
-    assert len(engine._recorded[2].graphs) == graphs
+    assert len(engine._captured[2].graphs) == graphs
     if name in ("sashimi", "three pools", "u-net"):
         assert graphs == math.prod(engine.model.backbone.config.pool)
 
 
 def test_pieces_and_frames_longer_than_its_buffers(tapes, monkeypatch, shapes_unchecked):
     for module in (base, graph):
-        monkeypatch.setattr(module, "PIECE", 20)
+        monkeypatch.setattr(module, "CHUNK", 20)
     model = a_model("sashimi")
     assert torch.equal(Graphed(model).generate(60), model.generate(60))
 
 
-def test_other_settings_are_recorded_anew(tapes, shapes_unchecked):
+def test_other_settings_are_captured_anew(tapes, shapes_unchecked):
     model = a_model("one pool")
     engine = Graphed(model)
     others = [SamplingConfig(temperature=0.7), SamplingConfig(top_p=0.5), SamplingConfig(top_k=3)]
     for settings in ({}, *({"sampling": sampling} for sampling in others), {"batch_size": 3}, {}):
-        before = engine._recorded
+        before = engine._captured
         assert torch.equal(engine.generate(20, **settings), model.generate(20, **settings))
-        assert engine._recorded is not before
-    before = engine._recorded
+        assert engine._captured is not before
+    before = engine._captured
     engine.generate(20)
-    assert engine._recorded is before
+    assert engine._captured is before
 
 
 # The engine
@@ -239,12 +239,12 @@ def test_a_state_that_blew_up_is_reported_and_no_code_leaves_its_range():
     model = a_model("one pool")
     with torch.no_grad():
         model.head.bias[3] = torch.inf
-    engine = Graphed(model, record=False)
+    engine = Graphed(model, capture=False)
     with pytest.raises(ValueError, match="logits must be finite"):
         engine.generate(5)
-    assert engine._recorded[1].codes.max() < model.quantizer.levels
+    assert engine._captured[1].codes.max() < model.quantizer.levels
     with torch.no_grad():
-        engine._recorded[1].model.head.bias[3] = 0  # the engine gets over it
+        engine._captured[1].model.head.bias[3] = 0  # the engine gets over it
     assert engine.generate(5).shape == (1, 5)
 
 
@@ -254,7 +254,7 @@ def test_it_keeps_its_weights_and_leaves_the_model_as_it_is(name, shapes_uncheck
     model = a_model(name)
     cache = some_past(model, 1)
     before, _ = drawn(model, cache, [30])
-    engine = Graphed(model, record=False)
+    engine = Graphed(model, capture=False)
     assert torch.equal(drawn(model, cache, [30])[0], before)
     assert sum(p.numel() for p in engine.parameters()) == sum(p.numel() for p in model.parameters())
     for parameter in model.parameters():
@@ -265,7 +265,7 @@ def test_it_keeps_its_weights_and_leaves_the_model_as_it_is(name, shapes_uncheck
 
 def test_in_all_else_it_is_the_model():
     model, codes = a_model("sashimi"), torch.randint(0, 256, (2, 50))
-    engine = Graphed(model, record=False)
+    engine = Graphed(model, capture=False)
     assert torch.allclose(engine.log_likelihood(codes), model.log_likelihood(codes), atol=1e-4)
 
 
@@ -279,14 +279,17 @@ MEL = LogMelConfig(8_000, n_mels=8, hop=20, window=256)
             lambda: Vocoder(WaveRNNConfig(8, d_conditioning=3), MEL),
             "must be an AudioLM or a WaveRNN, got Vocoder",
         ),
-        (lambda: WaveRNN(WaveRNNConfig(8, d_conditioning=3)), "no conditioning, got one with d_condition=3"),
+        (
+            lambda: WaveRNN(WaveRNNConfig(8, d_conditioning=3)),
+            "no conditioning, got one with d_conditioning=3",
+        ),
         (lambda: sparse(WaveRNN(WaveRNNConfig(8)), small=0), "must be dense, got a WaveRNN with sparse"),
         (lambda: base.Engine(WaveRNN(WaveRNNConfig(8))), "must be an AudioLM or a WaveRNN, got Engine"),
     ],
 )
 def test_a_model_that_it_cannot_run_is_refused(make, because):
     with pytest.raises(ValueError, match=because):
-        Graphed(make(), record=False)
+        Graphed(make(), capture=False)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -307,7 +310,7 @@ def test_the_fastest_engine_leaves_alone_what_no_engine_runs(make, device, monke
 def test_an_engine_begins_where_its_model_begins(monkeypatch):
     model = a_model("wavernn")
     monkeypatch.setattr(model, "initial_cache_for", lambda codes: (codes[:, 0], torch.ones(1, 16)))
-    code, state = Graphed(model, record=False).initial_cache_for(torch.full((1, 5, 2), 7))
+    code, state = Graphed(model, capture=False).initial_cache_for(torch.full((1, 5, 2), 7))
     assert code.tolist() == [[7, 7]]
     assert torch.equal(state, torch.ones(1, 16))
 
@@ -352,7 +355,7 @@ def test_without_a_gpu_there_are_no_graphs():
 def test_on_a_gpu_graphs_draw_what_the_model_draws(name, shapes_unchecked):
     """By the same random numbers: the slow twin, whose steps are not recorded, asks for them alike."""
     model = a_model(name).cuda()
-    engine, twin = graphed(model), Graphed(model, record=False)
+    engine, twin = graphed(model), Graphed(model, capture=False)
     codes = model.quantizer.encode(2 * torch.rand(2, 37) - 1).cuda()
     cache = model.prefill(codes, model.initial_cache(2))
     for sampling in (SamplingConfig(), SamplingConfig(0.8, 0.9, 50)):

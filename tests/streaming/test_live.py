@@ -220,24 +220,24 @@ def test_a_damaged_file_is_refused_by_name(saved, where):
     content = bytearray(saved.read_bytes())
     content[where] ^= 1
     saved.write_bytes(content)
-    with pytest.raises(ValueError, match=f"path must be a stream of such a model, got {saved}: "):
+    with pytest.raises(ValueError, match=f"path must be a saved stream of this model, got {saved}: "):
         Stream.load(MODELS["wavernn"](), saved)
 
 
 def test_half_a_file_and_none_are_refused(saved):
     saved.write_bytes(saved.read_bytes()[:-100])
     for path in (saved, saved.with_name("none")):
-        with pytest.raises(ValueError, match="path must be a stream of such a model"):
+        with pytest.raises(ValueError, match="path must be a saved stream of this model"):
             Stream.load(MODELS["wavernn"](), path)
 
 
 @pytest.mark.parametrize(
     ("model", "because"),
     [(lambda: WaveRNN(WaveRNNConfig(18)), "other layer sizes"), (MODELS["wavenet"], "other layer sizes"),
-     (MODELS["sashimi"], "its codes are those of CoarseFine"),
+     (MODELS["sashimi"], "saved with quantizer CoarseFine"),
      (MODELS["wavernn"], "other weights or settings"),
      (lambda: the_model().double(), "other layer sizes"),
-     (lambda: WaveRNN(WaveRNNConfig(16, levels=16)), "its codes are those of")],
+     (lambda: WaveRNN(WaveRNNConfig(16, levels=16)), "saved with quantizer")],
 )  # fmt: skip
 def test_the_state_of_another_model_is_refused(saved, model, because):
     with pytest.raises(ValueError, match=because):
@@ -291,7 +291,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
 def test_random_numbers_of_another_device_need_a_seed(saved, monkeypatch):
     real = json.loads
     monkeypatch.setattr(json, "loads", lambda *a, **k: real(*a, **k) | {"device": "cuda"})
-    with pytest.raises(ValueError, match="give a seed for new ones"):
+    with pytest.raises(ValueError, match="pass a seed"):
         Stream.load(the_model(), saved)
     assert next(Stream.load(the_model(), saved, seed=1)).shape == (1, 100)
 
