@@ -19,7 +19,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
 @functools.cache
 def source_digest() -> str:
-    """Return a digest of what Numba does not check itself. It does check its version, Python's and the CPU."""
+    """Return a digest of what Numba does not check itself (it does check its version, Python and the CPU)."""
     sha = hashlib.sha256(llvmlite.__version__.encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         sha.update(path.name.encode() + path.read_bytes())
@@ -54,7 +54,7 @@ class SourceCache(FunctionCache):
 
 
 def cache_on_disk(dispatcher: Any) -> Any:
-    """Enable the on-disk cache for a function compiled by Numba, if there is a writable folder. Chapter: 7."""
+    """Enable the on-disk cache of a function compiled by Numba, if a folder is writable. Chapter: 7."""
     with suppress(RuntimeError):  # Numba finds no writable folder
         dispatcher._cache = SourceCache(dispatcher.py_func)
     return dispatcher

@@ -111,7 +111,7 @@ def pack_linear(linear: nn.Linear) -> PackedLinear:
 
 
 def add_product(matrix: Matrix, x: np.ndarray, y: np.ndarray) -> None:
-    """Add a product in place, ``y[b] += W x[b]`` for every row b, W from `pack_matrix`. Called by compiled code."""
+    """Add ``W x[b]`` to ``y[b]`` for every row b, with W from `pack_matrix`. Called by compiled code."""
     raise NotImplementedError
 
 
@@ -176,7 +176,7 @@ def affine(layer, x, y):
 @njit(**JIT_OPTIONS, inline="always")
 @no_type_check
 def exp(x):
-    """Return ``e^x`` to a relative 1e-7, between 1e-38 and 1e38, by operations that the compiler vectorizes."""
+    """Return ``e^x`` to a relative 1e-7, between 1e-38 and 1e38, by operations that can be vectorized."""
     x = min(max(x, np.float32(-87.0)), np.float32(88.0))
     n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
     r = (x - n * np.float32(0.693359375)) + n * np.float32(2.12194440e-4)  # x = n ln 2 + r, |r| < 0.35
@@ -214,7 +214,8 @@ def gelu(x):
     return x * tail if x < 0 else x - x * tail
 
 
-PackedSampling: Any = namedtuple("PackedSampling", [option.name for option in fields(SamplingConfig)])  # type: ignore[misc]
+_OPTIONS = [option.name for option in fields(SamplingConfig)]
+PackedSampling: Any = namedtuple("PackedSampling", _OPTIONS)  # type: ignore[misc]
 
 
 def pack_sampling(sampling: SamplingConfig) -> Any:
@@ -266,7 +267,7 @@ def _keep_top_k(p, logits, top_k):
 @device_function
 @no_type_check
 def _keep_top_p(p, top_p):
-    """Set to zero what is outside the nucleus, the smallest set of most likely codes that reaches ``top_p``."""
+    """Set probabilities to zero outside of the smallest set of most likely codes that reaches ``top_p``."""
     order, total, before = _by_likelihood(p), 0.0, 0.0
     for i in range(len(p)):
         total += p[i]

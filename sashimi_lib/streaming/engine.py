@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from sashimi_lib.streaming.compiled_loop import CompiledLoop, Tree
     from sashimi_lib.streaming.compiled_ops import SamplingRequest
 
-# The compiled loop of a backbone or of a whole model, as MODULE:CLASS, constructed from the model. It is imported
-# on demand, for importing Numba takes seconds. Add loops of other models here.
+# The compiled loop of a backbone or of a whole model, as MODULE:CLASS, constructed from the model. The module
+# is imported on demand, since importing Numba takes seconds. Add the loops of other models here.
 LOOPS: dict[type[nn.Module], str] = {
     SaShiMi: "sashimi_lib.streaming.sashimi:SaShiMiLoop",
     WaveNet: "sashimi_lib.streaming.wavenet:WaveNetLoop",
@@ -82,7 +82,7 @@ class Compiled(Engine):
     def teacher_forced_logits(
         self, codes: Int[Tensor, "batch length *two"], cache: Cache
     ) -> tuple[Float[Tensor, "batch length *two levels"], Cache]:
-        """Return the logits of given codes by the compiled loop, sample by sample, and the cache after them."""
+        """Return the logits of given codes, computed step by step in the loop, and the cache after them."""
         from sashimi_lib.streaming.compiled_ops import SamplingRequest, pack_sampling
 
         self.quantizer.check(codes)
@@ -119,8 +119,8 @@ def compiled(model: Autoregressive) -> Compiled:
     """Return an engine that generates on a CPU by a compiled loop, many times as fast as the model.
 
     The same seed gives the same codes until rounding changes one, typically after thousands of samples
-    (`sashimi_lib.streaming.base` explains it). There are loops for WaveRNN, and for SaShiMi and WaveNet with a
-    single or a dual softmax. Matrices of a pruned WaveRNN (`sashimi_lib.training.pruning`) that are sparse
+    (`sashimi_lib.streaming.base` explains it). There are loops for WaveRNN, and for SaShiMi and WaveNet with
+    a single or a dual softmax. Matrices of a pruned WaveRNN (`sashimi_lib.training.pruning`) that are sparse
     enough are multiplied without their zero blocks.
 
     >>> from sashimi_lib.models import WaveRNNConfig

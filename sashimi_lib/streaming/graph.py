@@ -34,8 +34,8 @@ WARMUP_FRAMES = 2  # before capture, in which libraries initialize and constants
 class StaticStep:
     """One generation step that a CUDA graph can capture: static inputs and outputs, and no synchronization.
 
-    `fill_uniforms` provides random numbers for a chunk before its steps. After them ``codes`` holds its codes,
-    and ``finite`` whether all logits were finite.
+    Before the steps of a chunk `fill_uniforms` generates its random numbers. After them ``codes`` holds its
+    codes, and ``finite`` whether all logits were finite.
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
     >>> model = WaveRNN(WaveRNNConfig(d_hidden=8))
@@ -132,7 +132,7 @@ class CapturedGraphs:
         self.step.set_host_counters(after)
 
     def _warm_up(self) -> None:
-        """Run steps on a side stream, as PyTorch requires, until the host counters are back at their start."""
+        """Run whole frames on a side stream, as PyTorch requires, back to the first host counters."""
         stream, start = torch.cuda.Stream(), self.step.host_counters()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -159,9 +159,9 @@ class CapturedGraphs:
 class Graphed(Engine):
     """An engine that generates by replaying CUDA graphs. See `graphed`.
 
-    Weights are copied once: create a new engine after further training. Graphs are captured by the first call,
-    and again for another batch size or other sampling options. With ``capture=False`` the same steps are
-    launched kernel by kernel, on any device, as a reference.
+    Weights are copied once: create a new engine after further training. Graphs are captured by the first
+    call, and again for another batch size or other sampling options. With ``capture=False`` the same steps
+    are launched kernel by kernel, on any device, as a reference.
     """
 
     def __init__(self, model: Autoregressive, capture: bool = True) -> None:
@@ -207,8 +207,8 @@ class Graphed(Engine):
 def graphed(model: Autoregressive) -> Graphed:
     """Return an engine that generates on a GPU by replaying CUDA graphs.
 
-    It samples from the model's distribution, but for a seed it uses other random numbers than the model does on
-    a GPU (`StaticStep.fill_uniforms`).
+    It samples from the model's distribution, but with other random numbers for a seed than the model uses
+    on a GPU (`StaticStep.fill_uniforms`).
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
     >>> graphed(WaveRNN(WaveRNNConfig(d_hidden=32)))

@@ -1,7 +1,7 @@
 """Streaming generation: audio in chunks, of any length.
 
 A stream keeps only the model's cache, so it takes constant memory. It can be copied, to generate several
-continuations, or saved, to be resumed later. A saved stream identifies its model by a checksum of the weights.
+continuations, or saved, to be resumed later. A file identifies the model by a checksum of its weights.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ SETTINGS = ("sample_rate", "chunk", "remaining")
 class Stream(Iterator[Float[Tensor, "batch samples"]]):
     """An iterator over chunks of generated waveforms, each the continuation of the last. See `stream`.
 
-    ``cache`` is its whole state. ``chunk`` is the size of a chunk in samples and ``remaining`` the number of
-    samples that are left, or None for an endless stream; these two and ``sampling`` may be changed at any time.
+    ``cache`` is its whole state. ``chunk`` is the size of a chunk in samples and ``remaining`` the number
+    of samples that are left, or None for an endless stream. Both and ``sampling`` may be changed at any time.
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
     >>> live = stream(WaveRNN(WaveRNNConfig(d_hidden=32)), seconds=0.02, chunk=0.01)
@@ -124,8 +124,8 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
     def load(cls, model: Autoregressive, path: str | Path, seed: int | None = None) -> "Stream":
         """Load a stream that `save` wrote; with a seed, its random generator is replaced.
 
-        Raises ValueError, with the file and the reason, for a damaged file, one of another format, settings out
-        of range, and the stream of a model with another quantizer, architecture or weights.
+        Raises ValueError, with the file and the reason, for a damaged file, one of another kind, settings
+        out of range, and the stream of a model with another quantizer, architecture or weights.
         """
         engine = best_engine(model)
         try:
@@ -202,7 +202,7 @@ def whole_samples(name: str, seconds: float | int, sample_rate: int) -> int:
 
 
 def _checksum(model: Autoregressive) -> str:
-    """Return a checksum of a model's weights and of its configs, some of which change no shape (dilations)."""
+    """Return a checksum of a model's weights and configs, since some settings change no shape (dilations)."""
     model = model.model if isinstance(model, Engine) else model
     settings = [repr(module.config) for module in model.modules() if hasattr(module, "config")]
     return digest("\n".join(settings), model.state_dict())

@@ -29,7 +29,7 @@ class PackedSoftmax(NamedTuple):
 
 
 class PackedDualSoftmax(NamedTuple):
-    """The weights of `DualSoftmax`; row c of ``E`` is the embedding of coarse code c, an input of the fine one."""
+    """The weights of `DualSoftmax`; the rows of ``E`` embed the coarse code for the fine one."""
 
     O1: PackedLinear
     O2: PackedLinear
@@ -51,7 +51,7 @@ def pack_head(head: Head) -> PackedSoftmax | PackedDualSoftmax:
 
 
 def pack_embedding(embedding: nn.Module) -> np.ndarray:
-    """Return the embedding table, (n_codes, levels, d_model). Raises ValueError for an embedding without one."""
+    """Return the embedding table, (n_codes, levels, d_model). Raises ValueError if there is none."""
     if isinstance(embedding, nn.Embedding):
         return to_float32_array(embedding.weight)[None]
     if isinstance(embedding, PairEmbedding):
@@ -62,7 +62,7 @@ def pack_embedding(embedding: nn.Module) -> np.ndarray:
 @device_function
 @no_type_check
 def embed(codes, t, table, x):
-    """Write the sum of the embeddings of ``codes[:, t]``, the input of sample t, to the first columns of ``x``."""
+    """Write the sum of the embeddings of ``codes[:, t]`` to the first columns of ``x``."""
     for b in range(len(codes)):
         for h in range(table.shape[2]):
             x[b, h] = table[0, codes[b, t, 0], h]

@@ -56,10 +56,10 @@ class PackedSSM(NamedTuple):
 
 
 class PackedTier(NamedTuple):
-    """The weights of a tier: pairs of an S4 block and a feed-forward block, and the pools to and from the next
-    tier, if there is one. The first ``n_down`` pairs come before the down-pooling.
+    """The weights of a tier: pairs of an S4 and a feed-forward block, and the pools to the next tier and back.
 
-    The linear layers of all pairs are stacked: their axis comes first, in matrix and bias.
+    The first ``n_down`` pairs come before the down-pooling. The slowest tier has empty pools. The linear
+    layers of all pairs are stacked along the first axis, in matrix and bias.
     """
 
     n_down: int

@@ -1,4 +1,4 @@
-"""States whose tensors stay at the same addresses, as the CUDA graphs of `sashimi_lib.streaming.graph` need."""
+"""States in tensors with fixed addresses, for the CUDA graphs of `sashimi_lib.streaming.graph`."""
 
 from abc import ABC, abstractmethod
 
@@ -29,7 +29,7 @@ class StaticState(ABC):
         """Store what the model's step returned for the input from `read`."""
 
     def host_counters(self) -> list[Tensor]:
-        """Return the zero-dimensional tensors on the CPU, which determine the kernels that a step launches."""
+        """Return the scalar tensors on the CPU, which determine the kernels that a step launches."""
         return []
 
 
@@ -53,7 +53,7 @@ class StaticBuffers(StaticState):
         return self.state
 
     def write(self, state: State) -> None:
-        """Copy the tensors that are new; those of a slow tier that did not step are the buffers themselves."""
+        """Copy the tensors that are new; a slow tier that did not step returns the buffers themselves."""
         for buffer, tensor in zip(flatten_state(self.state), flatten_state(state), strict=True):
             if tensor is not buffer:
                 buffer.copy_(tensor)
@@ -66,9 +66,9 @@ class StaticBuffers(StaticState):
 class RingBuffers(StaticState):
     """Ring buffers for a state of queues (`Backbone.state_is_queues`), all of them in one tensor.
 
-    A step replaces the oldest sample of each queue by the newest, and moves nothing else. A counter on the GPU
-    gives the positions. The state of a WaveNet with ten layers in each of four stacks is 4,092 tensors, which a
-    step would otherwise copy.
+    A step replaces the oldest sample of each queue by the newest, and moves nothing else. A counter on the
+    GPU gives the positions. The state of a WaveNet with ten layers in each of four stacks is 4,092 tensors,
+    which a step would otherwise copy.
     """
 
     def __init__(self, state: State) -> None:

@@ -1,8 +1,8 @@
 """A vector type of sixteen float32 numbers for compiled code, whose values are kept in vector registers.
 
 A compiler vectorizes loops over arrays by itself, but keeps no sums in registers from one iteration of an
-outer loop to the next, because arrays might overlap. This type removes the doubt: products with a matrix reach
-24 billion multiply-adds a second on a core where plain loops reached 15. ::
+outer loop to the next, because arrays might overlap. Values of this type cannot: matrix products reach 24
+billion multiply-adds a second on a core where plain loops reached 15. ::
 
     total = broadcast(0)
     for k in range(n):

@@ -1,4 +1,4 @@
-"""WaveRNN's compiled sample loop: one product with R, then the coarse and the fine half of a step (chapter 8)."""
+"""WaveRNN's compiled sample loop: one product with R, then the coarse and the fine half (chapter 8)."""
 
 from typing import NamedTuple, no_type_check
 
