@@ -56,7 +56,7 @@ class PackedSSM(NamedTuple):
 
 
 class PackedTier(NamedTuple):
-    """The weights of a tier: pairs of an S4 and a feed-forward block, and the pools to the next tier and back.
+    """The weights of a tier: pairs of an S4 and a feed-forward block, and the pools to and from the next one.
 
     The first ``n_down`` pairs come before the down-pooling. The slowest tier has empty pools. The linear
     layers of all pairs are stacked along the first axis, in matrix and bias.
