@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from tests.streaming import by_steps, in_pieces
+from tests.streaming.helpers import by_steps, in_chunks
 
 LENGTH = 18  # a multiple of every whole frame in `tests/cases.py`, and of none of FRAMES but 1 and 3
 FRAMES = (1, 3, 7)
@@ -67,7 +67,7 @@ class Case:
 
 def ways(layer: nn.Module) -> dict[str, Callable[[Tensor, Any], tuple[Tensor, Any]]]:
     """Every way to run a layer from a state: input and state to output and state."""
-    framed = {f"frames of {n}": lambda x, state, n=n: in_pieces(layer, x, n, state) for n in FRAMES}
+    framed = {f"frames of {n}": lambda x, state, n=n: in_chunks(layer, x, n, state) for n in FRAMES}
     return {"whole": layer, **framed, "steps": lambda x, state: by_steps(layer, x, state)}
 
 

@@ -50,7 +50,7 @@ from tests import contract
 from tests import contract_of_sound as of_sound
 from tests.cases import BOTH_WAYS, CAUSAL, COMPILED, HEADS, SOUND, WAVENET
 from tests.contract import TOLERANCE, cache, window
-from tests.streaming import by_steps, error
+from tests.streaming.helpers import by_steps, error
 
 pytestmark = pytest.mark.usefixtures("shapes_unchecked")  # elsewhere they are
 
@@ -183,7 +183,7 @@ def test_the_compiled_engine_scores_and_draws_as_the_model(make):
 @pytest.mark.parametrize("name", [name for name in SOUND if name not in ("subscale", "vocoder")])
 def test_the_static_step_of_graphs_draws_as_the_model(name):
     model = of_sound.a_model(SOUND[name])
-    of_sound.assert_engine_draws(model, Graphed(model, record=False))
+    of_sound.assert_engine_draws(model, Graphed(model, capture=False))
 
 
 # Heads

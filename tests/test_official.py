@@ -17,7 +17,7 @@ from sashimi_lib.ssm.kernels import (
 )
 from sashimi_lib.ssm.systems import DPLR
 from tests.awkward import as_a_reader
-from tests.streaming import by_steps, error
+from tests.streaming.helpers import by_steps, error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 BOTH = pytest.mark.parametrize("dtype", TOLERANCE)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from sashimi_lib.official import load_diffwave
-from tests.streaming import error
+from tests.streaming.helpers import error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 

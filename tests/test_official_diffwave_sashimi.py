@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from sashimi_lib.models.sashimi_unet import PAPER_SSM, UNetBlock
 from sashimi_lib.official import load_diffwave_sashimi
-from tests.streaming import error
+from tests.streaming.helpers import error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 BLOCKS = ["d_layers.0", "d_layers.2", "c_layers.0", "u_layers.1", "u_layers.3"]

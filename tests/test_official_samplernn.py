@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from sashimi_lib.official import load_samplernn
 from tests.awkward import as_a_reader
-from tests.streaming import error
+from tests.streaming.helpers import error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 BOTH = pytest.mark.parametrize("dtype", TOLERANCE)

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from sashimi_lib.audio.quantizers import Linear, MuLaw
 from sashimi_lib.official import load_wavenet
 from tests.awkward import as_a_reader
-from tests.streaming import by_steps, error
+from tests.streaming.helpers import by_steps, error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 

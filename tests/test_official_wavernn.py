@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
 from sashimi_lib.official import load_wavernn
-from tests.streaming import error
+from tests.streaming.helpers import error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 

@@ -40,7 +40,7 @@ CALLS = {
     "WaveNet": (MODELS["WaveNet"], prompted),
     "subscale": (MODELS["subscale"], prompted),
     "subscale in order": (MODELS["subscale"], lambda model: model.generate_sequential(2)),
-    "static steps": (lambda: Graphed(MODELS["SampleRNN"](), record=False), lambda model: model.generate(4)),
+    "static steps": (lambda: Graphed(MODELS["SampleRNN"](), capture=False), lambda model: model.generate(4)),
     "stream": (MODELS["SampleRNN"], hear),
     "vocoder": (
         lambda: Vocoder(WaveRNNConfig(8, d_conditioning=2), MEL),

@@ -12,7 +12,7 @@ from sashimi_lib.models import SampleRNN, SampleRNNConfig, SamplingConfig
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.samplernn import AmplitudeEmbedding
 from sashimi_lib.training.init import init_ordered_embeddings, ordered_embeddings
-from tests.streaming import error, in_pieces
+from tests.streaming.helpers import error, in_chunks
 
 pytestmark = pytest.mark.usefixtures("shapes_unchecked")  # elsewhere they are
 SHAPES = [((8, 2, 2), 1), ((16, 4), 2), ((3, 5, 2, 2), 1), ((4,), 2)]
@@ -47,7 +47,7 @@ def test_the_paper_s_models_have_the_paper_s_parameters(config, published):
 def test_pieces_of_any_length_equal_the_whole(shape, cuts):
     model = small(*shape).double()
     x = torch.randn(1, sum(cuts), 4, dtype=torch.float64)
-    assert error(in_pieces(model, x, cuts)[0], model(x)[0]) < 1e-10
+    assert error(in_chunks(model, x, cuts)[0], model(x)[0]) < 1e-10
 
 
 @torch.no_grad()

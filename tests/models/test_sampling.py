@@ -32,7 +32,7 @@ from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.sampling import distribution, sample_token
 from sashimi_lib.models.vocoder import Vocoder
 from sashimi_lib.streaming import compiled, stream
-from sashimi_lib.streaming.compiled_ops import options_of
+from sashimi_lib.streaming.compiled_ops import pack_sampling
 from sashimi_lib.streaming.graph import Graphed
 from tests.awkward import as_a_reader
 
@@ -59,7 +59,7 @@ def streamed(model, **settings):
 ENGINES = {
     "eager": generated,
     "compiled": lambda model, **settings: generated(compiled(model), **settings),
-    "graph": lambda model, **settings: generated(Graphed(model, record=False), **settings),
+    "graph": lambda model, **settings: generated(Graphed(model, capture=False), **settings),
     "stream": streamed,
 }
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -240,21 +240,21 @@ def test_whatever_generates_takes_the_options_as_one():
     apart = {name for name, parameters in taken.items() if set(NAMES) & parameters.keys()}
     assert apart == {"sashimi_lib.models.sampling.SamplingConfig.__init__"}
     assert {name for name, parameters in taken.items() if "sampling" in parameters} >= {
-        "sashimi_lib.models.autoregressive.SoundModel.generate",
+        "sashimi_lib.models.autoregressive.DiscreteAudioModel.generate",
         "sashimi_lib.models.autoregressive.Autoregressive.generate",
-        "sashimi_lib.models.autoregressive.Autoregressive.go_on",
+        "sashimi_lib.models.autoregressive.Autoregressive.generate_from",
         "sashimi_lib.models.subscale.Subscale.generate",
         "sashimi_lib.models.subscale.Subscale.generate_in_order",
-        "sashimi_lib.streaming.engine.Compiled.go_on",
-        "sashimi_lib.streaming.graph.Graphed.go_on",
+        "sashimi_lib.streaming.engine.Compiled.generate_from",
+        "sashimi_lib.streaming.graph.Graphed.generate_from",
         "sashimi_lib.streaming.live.stream",
         "sashimi_lib.streaming.live.Stream.__init__",
-        "sashimi_lib.models.vocoder.Vocoder.sing",
+        "sashimi_lib.models.vocoder.Vocoder.synthesize",
     }
 
 
 def test_compiled_code_and_the_command_line_have_every_option():
-    assert options_of(ALL_SET)._asdict() == {name: getattr(ALL_SET, name) for name in NAMES}
+    assert pack_sampling(ALL_SET)._asdict() == {name: getattr(ALL_SET, name) for name in NAMES}
     assert get_type_hints(SamplingOptions) == get_type_hints(SamplingConfig)
     hints = get_type_hints(SamplingOptions, include_extras=True)
     for option in fields(SamplingConfig):

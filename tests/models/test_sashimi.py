@@ -9,7 +9,7 @@ from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import IsotropicConfig, IsotropicS4, SaShiMi, SaShiMiConfig
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.ssm.s4 import SSMConfig
-from tests.streaming import by_steps, error, in_pieces
+from tests.streaming.helpers import by_steps, error, in_chunks
 
 LENGTH = 4096
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -68,11 +68,11 @@ def test_steps_and_frames_equal_the_whole(n_layers, unet, dtype, request):
     x = torch.randn(1, LENGTH, 4, dtype=dtype)
     whole, _ = model(x)
     assert error(by_steps(model, x)[0], whole) < TOLERANCE[dtype]
-    assert error(in_pieces(model, x, 64)[0], whole) < TOLERANCE[dtype]
+    assert error(in_chunks(model, x, 64)[0], whole) < TOLERANCE[dtype]
     # A short frame takes the whole machinery each time: --full goes all the way, in many minutes.
     length = LENGTH if request.config.getoption("--full") else 256
     for frame in (1, 7):
-        assert error(in_pieces(model, x[:, :length], frame)[0], whole[:, :length]) < TOLERANCE[dtype]
+        assert error(in_chunks(model, x[:, :length], frame)[0], whole[:, :length]) < TOLERANCE[dtype]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from sashimi_lib.models import SaShiMiUNet, SaShiMiUNetConfig
 from sashimi_lib.models.denoiser import ConditioningUpsampler
 from sashimi_lib.models.sashimi_unet import PAPER_UNET, PAPER_UNET_SMALL
 from sashimi_lib.ssm.s4 import SSMConfig
-from tests.streaming import error
+from tests.streaming.helpers import error
 
 DIRECTIONS = ["bidirectional", "concat", "causal"]
 MEL = LogMelConfig(8_000, n_mels=5, hop=20, window=80)

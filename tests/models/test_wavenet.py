@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sashimi_lib.audio.quantizers import Linear, MuLaw
 from sashimi_lib.models import WaveNet, WaveNetConfig
 from sashimi_lib.models.audio_lm import AudioLM
-from tests.streaming import by_steps, in_pieces
+from tests.streaming.helpers import by_steps, in_chunks
 
 WIDTHS = ["d_residual", "d_dilation", "d_skip", "d_end", "d_model"]
 SMALL = WaveNetConfig(stacks=2, layers=4, d_residual=6, d_dilation=5, d_skip=8, d_end=7, d_model=4)
@@ -67,7 +67,7 @@ def test_an_impulse_rings_for_the_paper_s_4093_samples():
 def test_any_shape_goes_on_from_pieces_to_steps_as_the_whole_does(stacks, layers, widths, cuts):
     model = small(config=WaveNetConfig(stacks, layers, *widths))
     x = noise(2, sum(cuts) + 20, widths[-1])
-    first, state = in_pieces(model, x[:, : sum(cuts)], cuts)
+    first, state = in_chunks(model, x[:, : sum(cuts)], cuts)
     last, _ = by_steps(model, x[:, sum(cuts) :], state)
     assert torch.allclose(torch.cat([first, last], dim=1), model(x)[0], rtol=1e-10, atol=1e-12)
 
@@ -75,7 +75,7 @@ def test_any_shape_goes_on_from_pieces_to_steps_as_the_whole_does(stacks, layers
 @torch.no_grad()
 def test_a_step_moves_the_queue_without_copying_it():
     model = small()
-    _, before = in_pieces(model, noise(2, 40), 40)
+    _, before = in_chunks(model, noise(2, 40), 40)
     _, after = model.step(noise(2, 1)[:, 0], before)
     for old, new in zip(before, after, strict=True):
         assert all(kept is moved for kept, moved in zip(old[1:], new, strict=False))
