@@ -313,7 +313,7 @@ def _bits(model: DiscreteAudioModel, codes: Tensor) -> float:
 def _sound(model: DiffusionModel) -> Tensor:
     """What seed 0 makes; of a vocoder, out of silence."""
     if model.log_mel is None:
-        return model.sound(DRAWN)
+        return model.sample_audio(DRAWN)
     return model.synthesize(_silence(model.log_mel), DPM_SOLVER, steps=20)[:, :DRAWN]
 
 

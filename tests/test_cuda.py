@@ -202,10 +202,10 @@ def test_forward_and_backward_never_wait_for_the_gpu(cuda, name, codes):
     if cuda.type != "cuda":
         pytest.skip("PyTorch can tell of a GPU alone")
     cache = model.initial_cache(len(codes))
-    model.score(codes, cache)[0].mean().backward()  # constants are made, libraries set up
+    model.loss(codes, cache)[0].mean().backward()  # constants are made, libraries set up
     torch.cuda.set_sync_debug_mode("error")
     try:
-        model.score(codes, cache)[0].mean().backward()
+        model.loss(codes, cache)[0].mean().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

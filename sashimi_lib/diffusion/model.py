@@ -84,8 +84,8 @@ class DiffusionModel(Trainable):
     >>> from sashimi_lib.models import DiffWaveConfig
     >>> config = DiffusionConfig(DiffWaveConfig(d_residual=8, d_skip=8, n_layers=4, cycle=4))
     >>> model = DiffusionModel(config)
-    >>> scores, _ = model.score(torch.zeros(2, 100))
-    >>> scores.shape
+    >>> loss, _ = model.loss(torch.zeros(2, 100))
+    >>> loss.shape
     torch.Size([2, 100])
     >>> model.generate(100, steps=5, seed=0).shape
     torch.Size([1, 100])
@@ -110,35 +110,35 @@ class DiffusionModel(Trainable):
     def initial_cache(self, batch_size: int) -> None:
         """No past: sounds are heard as wholes, from both ends."""
 
-    def score(
+    def loss(
         self,
         x: Float[Tensor, "batch length"],
         cache: Cache | None = None,
         label: Int[Tensor, " batch"] | None = None,
-        random: tuple[Tensor, Tensor, Tensor] | None = None,
+        noise: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> tuple[Float[Tensor, "batch length"], None]:
-        """Minus the squared error of what the network is to say of each sample, each sound at a random step.
+        """Return the squared error of the network's prediction of each sample, each sound at a random step.
 
-        ``random`` are the `Draws` of these sounds. Samples and labels are not looked at, which would have the
+        ``noise`` holds the `Draws` of these sounds. Samples and labels are not looked at, which would have the
         CPU wait for a GPU: `check` does that. Raises ValueError for a past, and for labels that the model
         cannot take or that are not one for each sound.
         """
         if cache is not None:
             raise ValueError("cache must be None: a diffusion model takes whole sounds only")
         self._check_labels_fit(label, len(x))
-        step, dropout, seed = self.draw_random(len(x)) if random is None else random
+        step, dropout, seed = self.sample_noise(len(x)) if noise is None else noise
         if label is not None:
             dropped = (dropout < self.config.label_dropout).to(label.device, non_blocking=True)
             label = torch.where(dropped, self.config.backbone.n_classes, label)
         length, x = x.shape[1], self._padded(x)
         features, x = self._features(x), x / self.config.scale
-        noise, level = noise_of(seed, like=x), self.config.schedule.log_snr(step)
+        epsilon, level = noise_of(seed, like=x), self.config.schedule.log_snr(step)
         step = step.to(x, non_blocking=True)
-        said = self.backbone(add_noise(x, noise, level), step, label, features)
-        error = said.to(x.dtype) - target(x, noise, level, self.config.predict)
-        return -error.square()[:, :length], None
+        prediction = self.backbone(add_noise(x, epsilon, level), step, label, features)
+        error = prediction.to(x.dtype) - target(x, epsilon, level, self.config.predict)
+        return error.square()[:, :length], None
 
-    def draw_random(self, batch_size: int) -> Draws:
+    def sample_noise(self, batch_size: int) -> Draws:
         """Steps, dropped labels and noise of so many sounds, the same ones wherever the weights are."""
         return random_draws(self.config.schedule.steps, batch_size)
 
@@ -202,7 +202,7 @@ class DiffusionModel(Trainable):
         them, and for every model.
 
         Models that say noise and models that say velocity compare by either of the two; these differ by the
-        signal-to-noise ratio of the step alone. Raises ValueError as `score` does, and for steps beyond the
+        signal-to-noise ratio of the step alone. Raises ValueError as `loss` does, and for steps beyond the
         schedule's ends.
         """
         check_waveform(x, "x")
@@ -311,7 +311,7 @@ class DiffusionModel(Trainable):
         x = self._synthesize(shape, denoise, sampler, path, generator, progress, constrain)
         return torch.where(known.to(waveform.device), waveform, x.to(waveform))
 
-    def sound(self, length: int, seed: int = 0) -> Float[Tensor, "batch length"]:
+    def sample_audio(self, length: int, seed: int = 0) -> Float[Tensor, "batch length"]:
         """A waveform that the model makes up, in 20 steps. Raises ValueError where it needs a spectrogram."""
         return self.generate(length, sampler=DPM_SOLVER, steps=20, seed=seed)
 

@@ -1,4 +1,4 @@
-"""What held-out data cost a model: the scores of training, of every sequence, without learning from them."""
+"""The loss of held-out data: that of training, for every sequence, without gradients."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ def validation_loss(
     tbptt_length: int | None = None,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> float:
-    """Minus the mean score of all samples of all sequences, so a long sequence counts for more: bits per
+    """The mean loss of all samples of all sequences, so a long sequence counts for more: bits per
     sample of a model of codes, the mean squared error of a diffusion model. Several processes share the
     sequences out, and the result is the same.
 
@@ -50,7 +50,7 @@ def validation_loss(
 def losses(
     model: Trainable, data: SequenceDataset, batch_size: int = 8, frame: int = AT_ONCE
 ) -> Float[Tensor, " sequences"]:
-    """Minus the mean score of each sequence, each from its beginning. float64, on the CPU.
+    """The mean loss of each sequence, each from its beginning. float64, on the CPU.
 
     Where the model has a past to carry on, sequences go through in pieces of ``frame`` samples, so that
     minutes of sound need no more memory than one piece. Random numbers, for a model that takes any, follow
@@ -67,7 +67,7 @@ def losses(
 def _losses(
     model: Trainable, data: SequenceDataset, numbers: range, batch_size: int, frame: int
 ) -> tuple[Float[Tensor, " sequences"], Float[Tensor, " sequences"]]:
-    """The same of some sequences, those that this process is to score; and their lengths."""
+    """The same of some sequences, the shard of this process; and their lengths."""
     if len(data) == 0:
         raise ValueError("data must hold at least one sequence, got none")
     items = [data[number] for number in numbers]
@@ -76,32 +76,32 @@ def _losses(
     whole = model.initial_cache(1) is None
     with torch.random.fork_rng(devices=[]), cached_kernels(model):
         torch.default_generator.manual_seed(0)
-        random = model.draw_random(len(data))
+        noise = model.sample_noise(len(data))
         for places in _batches(lengths, batch_size, whole):
             batch = collate([items[place] for place in places], model.pad_value)
             model.check(batch.sequence, batch.label)
             rows = [numbers[place] for place in places]
-            mine = None if random is None else map_state(lambda x: x[rows], random)  # noqa: B023
-            result[places] = _batch_losses(model, batch.to(model.device), frame, mine)
+            own_noise = None if noise is None else map_state(lambda x: x[rows], noise)  # noqa: B023
+            result[places] = _batch_losses(model, batch.to(model.device), frame, own_noise)
     return result, torch.tensor(lengths, dtype=torch.float64)
 
 
 def _batches(lengths: Sequence[int], batch_size: int, whole: bool) -> Iterator[list[int]]:
     """Which sequences go through side by side: those of about the same length, for little padding, and the
     longest first, whose kernels are then all there is to make. A model of ``whole`` sequences hears what
-    follows them, so none is padded: its score would depend on the others."""
+    follows them, so none is padded: its loss would depend on the others."""
     order = sorted(range(len(lengths)), key=lambda place: lengths[place], reverse=True)
     for _, alike in itertools.groupby(order, key=lambda place: lengths[place] if whole else 0):
         group = list(alike)
         yield from (group[first : first + batch_size] for first in range(0, len(group), batch_size))
 
 
-def _batch_losses(model: Trainable, whole: Batch, frame: int, random: Any) -> Float[Tensor, " batch"]:
+def _batch_losses(model: Trainable, whole: Batch, frame: int, noise: Any) -> Float[Tensor, " batch"]:
     """The same for sequences side by side."""
     cache, length = model.initial_cache_for(whole.sequence), whole.sequence.shape[1]
     total, frame = torch.zeros(len(whole.mask), dtype=torch.float64), length if cache is None else frame
     for start in range(0, length, frame):
         piece = whole.slice_time(start, start + frame)
-        scores, cache = model.score(piece.sequence, cache, piece.label, random)
-        total -= torch.where(piece.mask.cpu(), scores.double().cpu(), 0).sum(1)
+        sample_losses, cache = model.loss(piece.sequence, cache, piece.label, noise)
+        total += torch.where(piece.mask.cpu(), sample_losses.double().cpu(), 0).sum(1)
     return total / whole.mask.cpu().sum(1)

@@ -29,17 +29,17 @@ class Stale(Recipe):
 
     def build(self, seed):
         model, kept = super().build(seed), []
-        score = model.score
+        loss = model.loss
 
         def stale(*inputs):
             if torch.is_grad_enabled():
-                return score(*inputs)
+                return loss(*inputs)
             if not kept:
                 kept.append(super(Stale, self).build(seed))
                 kept[0].load_state_dict(copy.deepcopy(model.state_dict()))
-            return kept[0].score(*inputs)
+            return kept[0].loss(*inputs)
 
-        model.score = stale
+        model.loss = stale
         return model
 
 
