@@ -80,8 +80,8 @@ def own(module: nn.Module) -> Cost:
             frame = module.down.pool * module.d_fine
             return Cost(0, 0, 4 * frame, 2 * frame)
         case FrameTier():
-            said = module.pieces * module.h0.shape[-1]
-            return Cost(0, 0, 2 * said, said)
+            outputs = module.n_outputs * module.h0.shape[-1]
+            return Cost(0, 0, 2 * outputs, outputs)
         case WaveRNN():
             bias, state = module.bias.numel(), module.config.d_hidden
             return Cost(0, bias, 2 * state, bias + state)

@@ -1,4 +1,5 @@
-"""A model run in the other ways, to be compared with its whole pass; and how far apart two results are."""
+"""Run a model step by step or in chunks, to compare with its parallel pass; and the relative error of two
+results."""
 
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from sashimi_lib.ssm.kernel_cache import cached_kernels
 
 
 def by_steps(model: SequenceModel | AudioLM, x: Tensor, state: State = None) -> tuple[Tensor, State]:
-    """Sample by sample, from a state or from silence: outputs, and the state after them."""
+    """Run sample by sample, from ``state`` or the initial state: outputs, and the state after them."""
     state, y = model.initial_state(len(x)) if state is None else state, []
     with cached_kernels(model):
         for x_t in x.unbind(1):
@@ -20,19 +21,20 @@ def by_steps(model: SequenceModel | AudioLM, x: Tensor, state: State = None) -> 
     return torch.stack(y, dim=1), state
 
 
-def in_pieces(
+def in_chunks(
     model: SequenceModel | AudioLM, x: Tensor, sizes: int | Sequence[int], state: State = None
 ) -> tuple[Tensor, State]:
-    """Piece by piece, from a state or from silence: outputs, and the state after them."""
+    """Run in chunks of these sizes, from ``state`` or the initial state: outputs, and the state after
+    them."""
     state, y = model.initial_state(len(x)) if state is None else state, []
     with cached_kernels(model):
-        for piece in x.split(sizes, dim=1):
-            y_piece, state = model(piece, state)
-            y.append(y_piece)
+        for chunk in x.split(sizes, dim=1):
+            y_chunk, state = model(chunk, state)
+            y.append(y_chunk)
     return torch.cat(y, dim=1), state
 
 
 def error(actual: Tensor, expected: Tensor) -> float:
-    """The norm of the difference over that of what was expected, computed in float64."""
+    """Relative error: the norm of the difference over that of ``expected``, computed in float64."""
     expected = expected.double()
     return float(torch.linalg.norm(actual.double() - expected) / torch.linalg.norm(expected))

@@ -53,8 +53,8 @@ class DiscreteAudioModel(Trainable, ABC):
         seed: int | torch.Generator = 0,
         progress: bool = False,
     ) -> Int[Tensor, "batch length *two"]:
-        """Sample ``length`` new codes that continue ``prompt``, which is not returned. The same seed gives the
-        same codes."""
+        """Sample ``length`` new codes that continue ``prompt``, which is not returned. The same seed gives
+        the same codes."""
 
     def log_likelihood(self, codes: Int[Tensor, "batch length *two"]) -> Float[Tensor, "batch length"]:
         """Return ``log2 P(x_t | x_<t)`` of every sample, in bits, never positive; the context of the first
@@ -153,8 +153,8 @@ class Autoregressive(DiscreteAudioModel):
         generator: torch.Generator | None = None,
         progress: bool = False,
     ) -> tuple[Int[Tensor, "batch length *two"], Cache]:
-        """Sample the ``length`` codes that follow ``cache``, with random numbers of ``generator``; return them
-        and the cache after them."""
+        """Sample the ``length`` codes that follow ``cache``, with random numbers of ``generator``; return
+        them and the cache after them."""
         sampler = partial(sample_token, sampling=sampling, generator=generator)
         code, state = cache
         codes = []

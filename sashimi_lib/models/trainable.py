@@ -16,8 +16,8 @@ class Trainable(nn.Module, ABC):
     """A model with a loss for every sample of a batch; training minimizes its mean.
 
     Sequences are codes ``(batch, length)`` or ``(batch, length, 2)``, or waveforms ``(batch, length)``.
-    ``pad_value`` is the sample that pads the shorter sequences of a batch; the loss of padding does not count.
-    ``label`` is the class of each sequence, for a model that can be conditioned on one.
+    ``pad_value`` is the sample that pads the shorter sequences of a batch; the loss of padding does not
+    count. ``label`` is the class of each sequence, for a model that can be conditioned on one.
     """
 
     @property
@@ -42,8 +42,8 @@ class Trainable(nn.Module, ABC):
         """
 
     def sample_noise(self, batch_size: int) -> Any:
-        """Return the random numbers that `loss` takes for ``batch_size`` sequences: tensors with a row for each
-        sequence, or None where it takes none.
+        """Return the random numbers that `loss` takes for ``batch_size`` sequences: tensors with a row for
+        each sequence, or None where it takes none.
 
         They are sampled for a whole batch before it is sharded over processes or split for gradient
         accumulation, so that the split changes nothing. They come from PyTorch's global CPU generator, whose
@@ -51,7 +51,8 @@ class Trainable(nn.Module, ABC):
         """
 
     def check(self, x: Num[Tensor, "batch length *two"], label: Int[Tensor, " batch"] | None = None) -> None:
-        """Raise ValueError for sequences or labels that `loss` cannot take. Called once, where data is read."""
+        """Raise ValueError for sequences or labels that `loss` cannot take. Called once, where data is
+        read."""
 
     @abstractmethod
     def initial_cache(self, batch_size: int) -> Cache | None:

@@ -16,7 +16,7 @@ from sashimi_lib.models.blocks import ScalarNorm, SequenceModel
 from sashimi_lib.models.pooling import DownPool
 from sashimi_lib.models.sashimi_unet import UNetStage
 from sashimi_lib.training.execution import is_block
-from tests.cases import SOUND, SSM, sashimi
+from tests.cases import DISCRETE, SSM, sashimi
 
 MEL = LogMelConfig(8_000, n_mels=3, hop=4, window=16)
 CONDITIONING = {"d_step": (4, 5, 6), "n_classes": 2, "mel": MEL}
@@ -26,7 +26,7 @@ DIFFUSION = {
     "diffusion U-Net": SaShiMiUNetConfig(**UNET),
     "diffusion U-Net, concatenated": SaShiMiUNetConfig(directions="concatenated", glu=False, **UNET),
 }
-MODELS = SOUND | {name: lambda c=c: DiffusionModel(DiffusionConfig(c)) for name, c in DIFFUSION.items()}
+MODELS = DISCRETE | {name: lambda c=c: DiffusionModel(DiffusionConfig(c)) for name, c in DIFFUSION.items()}
 MODELS["SaShiMi, U-Net"] = lambda: AudioLM(MuLaw(16), sashimi(unet=True))
 MODELS["subscale"] = lambda: Subscale(
     SubscaleConfig(6, factor=2, lookahead=1, d_conditioning=3, layers=3, levels=8)
@@ -111,7 +111,7 @@ def test_streams_and_norms_are_in_full_precision_and_products_in_half(name):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in SOUND if any(x in name for x in ("RNN", "vocoder", "subscale"))]
+    "name", [name for name in DISCRETE if any(x in name for x in ("RNN", "vocoder", "subscale"))]
 )
 def test_autocast_is_off_around_a_gru(name):
     with GRURecorder() as recorder:
@@ -122,7 +122,7 @@ def test_autocast_is_off_around_a_gru(name):
         assert not autocast
 
 
-@pytest.mark.parametrize("name", SOUND)
+@pytest.mark.parametrize("name", DISCRETE)
 def test_a_state_stays_in_full_precision(name):
     model = MODELS[name]()
     cache = model.initial_cache_for(a_batch(model)[0])

@@ -201,7 +201,7 @@ def test_top_1_of_a_subscale_model_is_the_likeliest_code(way, subscale, shapes_u
 def test_a_subscale_model_samples_by_the_definition(way, subscale, monkeypatch, shapes_unchecked):
     make = partial(getattr(subscale, way), 12, batch_size=2, sampling=ALL_SET, seed=5)
     codes = make()
-    monkeypatch.setattr("sashimi_lib.models.subscale.distribution", by_definition)
+    monkeypatch.setattr(sampling, "distribution", by_definition)
     assert torch.equal(codes, make())
 
 

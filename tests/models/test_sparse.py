@@ -42,7 +42,7 @@ def test_a_step_has_the_same_logits_and_state(pruned, batch):
     codes, state = torch.randint(256, (batch, 2)), torch.randn(batch, 96).tanh()
     dense = logits_of_a_step(pruned, codes, state, 77)
     for found, expected in zip(
-        logits_of_a_step(sparse(pruned, small=0), codes, state, 77), dense, strict=True
+        logits_of_a_step(sparse(pruned, min_size=0), codes, state, 77), dense, strict=True
     ):
         assert expected.std() > 0.1
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
@@ -55,7 +55,7 @@ def test_the_same_seed_draws_the_same_codes(batch):
     pruner = Pruner(model, PruningConfig())
     pruner.prune(0.9)
     prompt = torch.randint(256, (batch, 30, 2))
-    drawn = sparse(model, small=0).generate(100, prompt=prompt, seed=1)  # while it trains, too
+    drawn = sparse(model, min_size=0).generate(100, prompt=prompt, seed=1)  # while it trains, too
     assert torch.equal(drawn, model.generate(100, prompt=prompt, seed=1))
     assert len(drawn.unique()) > 50
 
@@ -64,13 +64,13 @@ def test_a_whole_pass_is_the_same(pruned):
     codes, conditioning = torch.randint(256, (2, 20, 2)), torch.randn(2, 20, 2)
     cache = pruned.initial_cache(2)
     with torch.no_grad():
-        found, _ = sparse(pruned, small=0).log_likelihood_from(codes, cache, conditioning)
+        found, _ = sparse(pruned, min_size=0).log_likelihood_from(codes, cache, conditioning)
         expected, _ = pruned.log_likelihood_from(codes, cache, conditioning)
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_coarse_half_of_a_step_cannot_hear_the_coarse_code(pruned):
-    model = sparse(pruned, small=0)
+    model = sparse(pruned, min_size=0)
     codes, state = torch.randint(256, (1, 2)), torch.randn(1, 96).tanh()
     (coarse, fine, last), (coarse_too, fine_too, last_too) = (
         logits_of_a_step(model, codes, state, c) for c in (3, 250)
@@ -82,14 +82,14 @@ def test_the_coarse_half_of_a_step_cannot_hear_the_coarse_code(pruned):
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_gradients_of_coarse_logits_by_the_coarse_code_are_exactly_zero(pruned, monkeypatch, batch):
-    model, heard = sparse(pruned, small=0), []
+    model, heard = sparse(pruned, min_size=0), []
 
     def keep(codes, conditioning):
         x = torch.cat([codes / 127.5 - 1, conditioning], dim=-1).requires_grad_()
         heard.append(x)
         return x
 
-    monkeypatch.setattr(model, "_heard", keep)
+    monkeypatch.setattr(model, "_inputs", keep)
     codes = torch.randint(256, (batch, 1, 2))
     h, _ = model(codes, codes[..., 0], torch.zeros(batch, 96), torch.zeros(batch, 1, 2))
     (of_coarse,) = torch.autograd.grad(model.coarse_logits(h).square().sum(), heard, retain_graph=True)
@@ -100,7 +100,7 @@ def test_gradients_of_coarse_logits_by_the_coarse_code_are_exactly_zero(pruned, 
 
 
 def test_only_what_is_not_zero_is_stored(pruned):
-    model = sparse(pruned, small=0)
+    model = sparse(pruned, min_size=0)
     for name in LAYERS:
         layer, dense = getattr(model, name), getattr(pruned, name).weight
         assert layer.csr.values().numel() == dense.count_nonzero() < 0.11 * dense.numel()
@@ -114,7 +114,7 @@ def test_small_matrices_stay_dense():
 
 def test_the_dense_model_stays_as_it_was(pruned):
     before = {name: x.clone() for name, x in pruned.state_dict().items()}
-    logits_of_a_step(sparse(pruned, small=0), torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 96), 77)
+    logits_of_a_step(sparse(pruned, min_size=0), torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 96), 77)
     assert isinstance(pruned.R, nn.Linear)
     assert all(torch.equal(x, before[name]) for name, x in pruned.state_dict().items())
 

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from sashimi_lib.audio.quantizers import CoarseFine
 from sashimi_lib.evaluation.likelihood import clip_bits
 from sashimi_lib.models.audio_lm import sample_token
-from sashimi_lib.models.sampling import SamplingConfig
+from sashimi_lib.models.sampling import SamplingConfig, sampler_from_uniforms
 from sashimi_lib.models.subscale import (
     Subscale,
     SubscaleConfig,
     context_mask,
     generation_order,
-    sampler_from_uniforms,
 )
 from sashimi_lib.training.trainer import TrainingConfig, train
 from tests.awkward import as_a_reader
@@ -75,7 +74,9 @@ def test_the_look_ahead_is_exactly_f_and_the_past_as_long_as_the_network():
     for k in range(10):  # change sub-sequence 0 at place k: which u_{1,i} notice at once?
         other = codes.clone()
         other[:, 2 * k, 0] = (other[:, 2 * k, 0] + 100) % 256
-        said = [model.listener(model._scaled(c.unflatten(1, (-1, 2))))[-1][0, :, 1] for c in (codes, other)]
+        said = [
+            model.context_cnn(model._scaled(c.unflatten(1, (-1, 2))))[-1][0, :, 1] for c in (codes, other)
+        ]
         hears.append([int(j) for j in (said[0] - said[1]).abs().sum(-1).nonzero()])
     # Output j has heard places j ... j + 3, and is told to the cell at place j + 3 - 2.
     assert hears == [[j for j in range(7) if j <= k <= j + 3] for k in range(10)]
@@ -137,7 +138,7 @@ def test_samples_are_drawn_as_often_as_the_likelihood_says(factor, length):
 @torch.no_grad()
 def test_with_one_sub_sequence_it_is_a_wavernn_that_is_told_nothing_new():
     model, codes = tiny(factor=1, lookahead=0), torch.randint(0, 256, (2, 12, 2))
-    conditioning = model.listener(torch.zeros(2, 15, 1, 2).double())[-1][:, :, 0]
+    conditioning = model.context_cnn(torch.zeros(2, 15, 1, 2).double())[-1][:, :, 0]
     assert torch.equal(conditioning, conditioning[:, :1].expand_as(conditioning))
     expected, _ = model.cell.log_likelihood_from(codes, model.cell.initial_cache(2), conditioning)
     assert torch.allclose(model.log_likelihood(codes), expected, rtol=1e-12)

@@ -48,16 +48,16 @@ def model(request):
 def whole(model, codes, conditioning=None):
     """Every state h_t of a whole pass, and what was heard, ``(batch, length, 3 + d_conditioning)``, as a leaf to
     differentiate by."""
-    heard, original = [], model._heard
+    heard, original = [], model._inputs
 
     def leaf(*given):
         heard.append(original(*given).detach().requires_grad_())
         return heard[-1]
 
-    model._heard = leaf
+    model._inputs = leaf
     before = shift_right(codes, model.initial_cache(len(codes))[0])
     h, _ = model(before, codes[..., 0], model.initial_state(len(codes)), conditioning)
-    model._heard = original
+    model._inputs = original
     return h, heard[0]
 
 
