@@ -1,5 +1,5 @@
-"""Mixed precision inside every model: with ``--precision bfloat16`` matrix products are in half precision, and
-residual streams, norms, GRUs, states, softmaxes and losses are in float32."""
+"""Mixed precision inside every model: with ``--precision bfloat16`` matrix products are in half precision,
+and residual streams, norms, GRUs, states, softmaxes and losses are in float32."""
 
 import pytest
 import torch
@@ -54,8 +54,8 @@ class DtypeRecorder(TorchDispatchMode):
 
 
 class GRURecorder(torch.overrides.TorchFunctionMode):
-    """Records the dtypes of a GRU's inputs, and whether autocast is on there: the casts themselves happen on a
-    GPU only."""
+    """Records the dtypes of a GRU's inputs, and whether autocast is on there: the casts themselves happen on
+    a GPU only."""
 
     def __init__(self):
         super().__init__()
