@@ -28,13 +28,13 @@ test: $(STAMP)  ## the unit tests, then every cell of every chapter against its 
 quick: $(STAMP)  ## the unit tests that are not marked slow, after a small change; then the slowest of them
 	$(PYTEST) --dist loadgroup -m "not slow" --durations 10 --durations-min 2 $(TEST_FLAGS)
 
-notebooks: $(STAMP)  ## run the chapters that are older than their cells, the library or their results: tools/notebooks.py
-	$(BIN)/python tools/notebooks.py $(NOTEBOOK_FLAGS)
+notebooks: $(STAMP)  ## run the chapters that are older than their cells, the library or their results: tools.notebooks
+	$(BIN)/python -m tools.notebooks $(NOTEBOOK_FLAGS)
 
 # A machine that is lent has a PyTorch of its own, and perhaps no network: only where there is none is one installed.
-gpu:  ## all that waits for a GPU, in ten minutes; in miniature: make gpu GPU_FLAGS="--device cpu --minutes 2"
+gpu:  ## everything that needs a GPU, in ten minutes; a small version: make gpu GPU_FLAGS="--device cpu --minutes 2"
 	@test -e $(STAMP) || $(PYTHON) -c 'import torch' 2> /dev/null || $(MAKE) $(STAMP)
-	$$(test -e $(STAMP) && echo $(BIN)/python || echo $(PYTHON)) tools/gpu.py $(GPU_FLAGS)
+	$$(test -e $(STAMP) && echo $(BIN)/python || echo $(PYTHON)) -m tools.gpu $(GPU_FLAGS)
 
 lint: $(STAMP)  ## style of code and notebooks, and types
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""``python -m sashimi_lib``: the command ``sashimi``."""
+"""Run the command ``sashimi`` as ``python -m sashimi_lib``."""
 
 import sys
 

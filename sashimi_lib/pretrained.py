@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from sashimi_lib import __version__
 from sashimi_lib.audio import check_sample_rate
 from sashimi_lib.audio.mel import LogMel
+from sashimi_lib.checks import check_parameters
 from sashimi_lib.data import bundled
 from sashimi_lib.data.split import FileLists
 from sashimi_lib.diffusion.model import DiffusionModel
@@ -30,7 +31,6 @@ from sashimi_lib.models.vocoder import Vocoder, VocoderConfig
 from sashimi_lib.registry import as_object, as_tuples, from_object, register
 from sashimi_lib.storage.tensor_file import read_tensors, write_tensors
 from sashimi_lib.streaming.base import Engine
-from sashimi_lib.training.finite_checks import check_parameters
 from sashimi_lib.training.validation import validation_loss
 
 WEIGHTS = Path(__file__).parent / "weights"

@@ -1,4 +1,4 @@
-"""Awkward audio for property tests, and a way to see the library's own errors behind the shape checks."""
+"""Hypothesis strategies for valid and invalid audio, and a context without the shape checks of the tests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @contextmanager
 def as_a_reader() -> Iterator[None]:
-    """Switch the tests' shape checks off: what is raised then is what a reader of the book sees."""
+    """Disable the shape checks of jaxtyping, so that the library raises its own errors, as for users."""
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield
@@ -22,7 +22,7 @@ def as_a_reader() -> Iterator[None]:
 
 @st.composite
 def good_waveforms(draw: st.DrawFn, max_length: int = 400) -> Tensor:
-    """Finite mono audio of 1 sample and more: noise, silence, full scale, single spikes, denormals."""
+    """Finite mono audio of at least one sample: noise, silence, full scale, impulses, denormals."""
     length = draw(st.integers(1, max_length))
     kind = draw(st.sampled_from(["noise", "silence", "high", "low", "square", "spike", "tiny"]))
     noise = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).uniform(-1, 1, length)
@@ -40,17 +40,17 @@ def good_waveforms(draw: st.DrawFn, max_length: int = 400) -> Tensor:
 
 @st.composite
 def bad_waveforms(draw: st.DrawFn) -> tuple[object, str]:
-    """Something that is no audio, with a piece of the message that must name the fault."""
+    """Invalid audio, with a part of the expected error message."""
     x = draw(good_waveforms())
-    where = draw(st.integers(0, len(x) - 1))
-    poison = draw(st.sampled_from([float("nan"), float("inf"), -float("inf")]))
-    spoilt, loud = x.clone(), x.clone()
-    spoilt[where] = poison
-    loud[where] = draw(st.sampled_from([1.0001, -2.0, 32767.0]))
+    position = draw(st.integers(0, len(x) - 1))
+    not_finite = draw(st.sampled_from([float("nan"), float("inf"), -float("inf")]))
+    corrupted, loud = x.clone(), x.clone()
+    corrupted[position] = not_finite
+    loud[position] = draw(st.sampled_from([1.0001, -2.0, 32767.0]))
     return draw(
         st.sampled_from(
             [
-                (spoilt, "NaN or infinite"),
+                (corrupted, "NaN or infinite"),
                 (loud, "lie in [-1, 1]"),
                 (x[:0], "at least one sample"),
                 (torch.tensor(0.5), "at least one sample"),

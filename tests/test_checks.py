@@ -1,4 +1,4 @@
-"""Every number among settings, as NaN, infinity, -1 and 0: taken where it means something, else named."""
+"""Every numeric setting with NaN, infinity, -1 and 0: accepted if it is meaningful, else refused by name."""
 
 import dataclasses
 import math
@@ -25,19 +25,20 @@ from sashimi_lib.training.pruning import PruningConfig
 from tests.awkward import as_a_reader
 
 SETTINGS = (
-    TrainingConfig(clip_norm=1.0, clip_value=1.0, tbptt_length=8, early_stopping_patience=3), ExecutionConfig(), PruningConfig(),
-    SSMConfig(),
+    TrainingConfig(clip_norm=1.0, clip_value=1.0, tbptt_length=8, early_stopping_patience=3),
+    ExecutionConfig(), PruningConfig(), SSMConfig(),
     SaShiMiConfig(), IsotropicConfig(), WaveNetConfig(), SampleRNNConfig(), WaveRNNConfig(), SubscaleConfig(),
     SaShiMiUNetConfig(), DiffWaveConfig(), DiffusionConfig(DiffWaveConfig()), LogMelConfig(),
     LinearSchedule(), CosineSchedule(), LogSNRSchedule(),
 )  # fmt: skip
-# What these values mean: none of it, or the first.
-TAKEN = {
-    ("TrainingConfig", "weight_decay", 0), ("TrainingConfig", "warmup", 0), ("TrainingConfig", "plateau_patience", 0),
-    ("TrainingConfig", "ema", 0), ("TrainingConfig", "seed", 0), ("PruningConfig", "sparsity", 0),
-    ("PruningConfig", "start", 0), ("WaveRNNConfig", "d_conditioning", 0), ("SubscaleConfig", "lookahead", 0),
-    ("SaShiMiUNetConfig", "n_classes", 0), ("DiffWaveConfig", "n_classes", 0),
-    ("DiffusionConfig", "label_dropout", 0), ("CosineSchedule", "offset", 0), ("LogSNRSchedule", "highest", 0),
+# Values out of the common range that are meaningful.
+ACCEPTED = {
+    ("TrainingConfig", "weight_decay", 0), ("TrainingConfig", "warmup", 0),
+    ("TrainingConfig", "plateau_patience", 0), ("TrainingConfig", "ema", 0), ("TrainingConfig", "seed", 0),
+    ("PruningConfig", "sparsity", 0), ("PruningConfig", "start", 0), ("WaveRNNConfig", "d_conditioning", 0),
+    ("SubscaleConfig", "lookahead", 0), ("SaShiMiUNetConfig", "n_classes", 0),
+    ("DiffWaveConfig", "n_classes", 0), ("DiffusionConfig", "label_dropout", 0),
+    ("CosineSchedule", "offset", 0), ("LogSNRSchedule", "highest", 0),
     ("LogSNRSchedule", "highest", -1), ("LogSNRSchedule", "lowest", 0), ("LogSNRSchedule", "lowest", -1),
 }  # fmt: skip
 
@@ -61,13 +62,13 @@ def test_a_number_out_of_range_is_refused_by_name(settings, name, value):
     number = float(value) if isinstance(before, float) else value
     given = (number, *before[1:]) if isinstance(before, tuple) else number
     with as_a_reader():
-        if (type(settings).__name__, name, value) in TAKEN:
+        if (type(settings).__name__, name, value) in ACCEPTED:
             assert getattr(dataclasses.replace(settings, **{name: given}), name) == given
         else:
             with pytest.raises(ValueError, match=rf"\b{name}\b"):
                 dataclasses.replace(settings, **{name: given})
 
 
-def test_a_seed_that_no_generator_takes_is_refused():
+def test_a_seed_beyond_32_bits_is_refused():
     with pytest.raises(ValueError, match=r"^seed must be below 2\^32, got 4294967296"):
         TrainingConfig(seed=2**32)

@@ -242,13 +242,13 @@ def test_without_a_device_to_play_on_it_says_so(model, loudspeaker, capsys):
 
     loudspeaker.module.OutputStream = none
     assert run("--play") == 1
-    assert "--play found nothing to play on: Error querying device -1" in capsys.readouterr().err
+    assert "--play: no audio output device: Error querying device -1" in capsys.readouterr().err
 
 
 def test_without_the_player_it_says_what_to_install(model, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert run("--play", "--out", "a.wav") == 1
-    assert "pip install sashimi_lib[play]" in capsys.readouterr().err
+    assert 'pip install "sashimi_lib[play]"' in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["one.safetensors"]
 
 
@@ -267,7 +267,7 @@ def failing(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "because"),
     [
-        failing("--out or --play must be given"),
+        failing("--out or --play is required"),
         failing("--out", "a.mp3", "path must end in .wav or .flac, got a.mp3"),
         failing("--out", "no/such/a.wav", "no/such/a.wav cannot be written"),
         failing("--out", "a.wav", "--seconds", "0", "--seconds must be finite and last at least one sample"),
@@ -300,13 +300,13 @@ def test_models_that_cannot_be_streamed(model, capsys):
     small = DiffWaveConfig(d_residual=4, d_skip=4, n_layers=2, d_step=(4, 6, 8))
     save("two.safetensors", DiffusionModel(DiffusionConfig(small)), RATE, ModelCard("two"))
     assert main(["stream", "two.safetensors", "--out", "a.wav"]) == 1
-    assert "makes all samples together" in capsys.readouterr().err
+    assert "does not generate sample by sample: use sashimi generate" in capsys.readouterr().err
 
 
 def test_a_state_of_many_sounds_is_refused(model, capsys):
     stream(model, sample_rate=RATE, batch_size=2).save("here")
     assert run("--out", "a.wav", "--state-in", "here") == 1
-    assert "--state-in must be of one sound, got 2 at once" in capsys.readouterr().err
+    assert "--state-in must hold the state of one sound, got 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

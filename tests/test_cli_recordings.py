@@ -13,7 +13,8 @@ import torch
 
 from sashimi_lib import audio
 from sashimi_lib.cli import main
-from sashimi_lib.cli.recordings import check_recordings, codes_of, judged_length, lists_of, waveforms_of
+from sashimi_lib.cli.recordings import codes_of, judged_length, lists_of, waveforms_of
+from sashimi_lib.cli.run_folder import check_recordings
 from sashimi_lib.data.corpora import BEETHOVEN, FOLDER, FSDD, Corpus
 from sashimi_lib.data.split import PARTS, FileLists
 from sashimi_lib.evaluation.likelihood import clip_bits
@@ -111,7 +112,7 @@ def test_a_part_of_which_nothing_is_left_is_refused_before_training(folder: Path
 
 def test_waveforms_come_with_classes_where_the_model_and_the_corpus_have_them(folder: Path) -> None:
     record(*(f"recordings/{take % 10}_theo_{take}" for take in range(10)))
-    fsdd = replace(FSDD, recordings=None, archive=None)
+    fsdd = replace(FSDD, n_recordings=None, archive=None)
     parts = fsdd.parts("recordings")
     pairs = waveforms_of(fsdd, parts, diffusion(1_000), progress=False)["test"]
     assert [label for _, label in pairs] == [0, 1, 2, 3, 4]  # type: ignore[misc]
@@ -146,7 +147,7 @@ def test_a_run_does_not_go_on_with_other_recordings(
     Path("recordings", gone).rename("recordings/other.wav")
     assert main(TRAIN) == 1
     said = capsys.readouterr().err
-    assert said.startswith("sashimi: runs/my-wavs/run.pt is of a run with other recordings: ")
+    assert said.startswith("sashimi: runs/my-wavs/run.pt belongs to a run with other recordings: ")
     assert f"{gone} is gone" in said
     assert "other.wav is new" in said
 
@@ -155,7 +156,7 @@ def test_a_run_that_kept_no_lists_is_not_taken_for_the_same(trained: FileLists) 
     path = Path("runs/my-wavs/run.json")
     check_recordings(Path("runs/my-wavs/run.pt"), trained)
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "recordings"}))
-    with pytest.raises(ValueError, match="other recordings: it does not say"):
+    with pytest.raises(ValueError, match="other recordings: its own are not listed"):
         check_recordings(Path("runs/my-wavs/run.pt"), trained)
 
 
@@ -172,10 +173,11 @@ def test_a_model_is_judged_on_the_test_of_its_training_whatever_came_since(
     ]
     lengths = torch.tensor([len(piece) for piece in pieces]).double()
     bits = float(clip_bits(pretrained.model, pieces) @ lengths / lengths.sum())  # type: ignore[arg-type]
-    assert before.startswith(f"{bits:.3f} bits")
+    assert before.startswith(f"bits: {bits:.3f} bits")
     record(*(f"new/{number}" for number in range(30)))
     with pytest.warns(
-        UserWarning, match=r"recordings: 30 recordings are in none of the lists.*: new/0\.wav"
+        UserWarning,
+        match=r"recordings: left out 30 recordings that .* did not have: new/0\.wav",
     ) as caught:
         assert main(EVALUATE) == 0
     assert len(caught) == 1
@@ -190,7 +192,7 @@ def test_recordings_of_the_test_that_are_gone_are_named(
     Path("recordings", trained.test[0]).unlink()
     assert main(EVALUATE) == 1
     said = capsys.readouterr().err
-    assert re.search(rf"has not all \d+ recordings of test.*: {re.escape(trained.test[0])} missing", said)
+    assert re.search(rf"lacks some of the \d+ recordings of test: {re.escape(trained.test[0])} missing", said)
     assert "--part all" in said
     assert main([*EVALUATE, "--part", "all"]) == 0
 
@@ -202,7 +204,7 @@ def test_a_model_that_keeps_no_lists_says_how_it_is_judged(
     assert main(EVALUATE) == 0
     before = capsys.readouterr().out
     save(MODEL, model.model, model.sample_rate, replace(model.card, recordings=None))
-    with pytest.warns(UserWarning, match=f"{MODEL} does not say which recordings it learnt from: test is"):
+    with pytest.warns(UserWarning, match=f"{MODEL} does not list its training recordings: test is"):
         assert main(EVALUATE) == 0
     assert capsys.readouterr().out == before  # nothing has changed here since
 
@@ -213,7 +215,7 @@ def test_a_model_that_keeps_no_lists_says_how_it_is_judged(
 @pytest.mark.parametrize("seconds", ["inf", "nan", "0", "-1", "0.00001"])
 def test_impossible_seconds_are_named(folder: Path, seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "piano", "--data", "recordings", "--seconds", seconds]) == 1
-    assert capsys.readouterr().err.startswith("sashimi: --seconds must be above 0")
+    assert capsys.readouterr().err.startswith("sashimi: --seconds must be finite and at least one sample")
 
 
 @pytest.mark.parametrize("rate", ["0", "-8000", "2000000011"])
@@ -230,7 +232,7 @@ def test_what_is_left_out_is_said_once_and_plainly(folder: Path, capfd: pytest.C
     Path("recordings/bad.wav").write_bytes(b"RIFF")
     Path("recordings/more.m4a").write_bytes(bytes(100))
     soundfile.write("recordings/silent.wav", torch.zeros(1_000).numpy(), RATE)
-    with pytest.warns(UserWarning, match="left out") as caught:
+    with pytest.warns(UserWarning, match="skipped") as caught:
         assert main(TRAIN) == 0
     said = [str(warning.message) for warning in caught]
     assert len(said) == 3
@@ -244,7 +246,7 @@ def test_warnings_and_errors_are_lines_that_keep_their_spaces(folder: Path) -> N
     Path("recordings/a  b.m4a").write_bytes(b"")
     command = [sys.executable, "-m", "sashimi_lib", *TRAIN]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"sashimi: warning: left out[^\n]*recordings/a  b\.m4a[^\n]*\n", done.stderr)
+    assert re.fullmatch(r"sashimi: warning: skipped[^\n]*recordings/a  b\.m4a[^\n]*\n", done.stderr)
     command[command.index("recordings")] = "two  spaces"
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1

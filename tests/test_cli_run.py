@@ -16,7 +16,7 @@ from sashimi_lib import audio
 from sashimi_lib.cli import main
 from sashimi_lib.cli import train as training
 from sashimi_lib.cli.device import check_compiler
-from sashimi_lib.cli.train import keep_settings
+from sashimi_lib.cli.run_folder import keep_settings
 from sashimi_lib.pretrained import load
 from sashimi_lib.storage.atomic import locked
 from sashimi_lib.training.checkpoint import load_checkpoint, save_checkpoint
@@ -107,7 +107,7 @@ def test_a_run_begins_from_a_trained_model(folder, capsys):
     checkpoint_exists, trained = load("fine/model.safetensors"), load(MODEL)
     for name, x in trained.model.state_dict().items():
         assert torch.allclose(checkpoint_exists.model.state_dict()[name], x, atol=1e-6), name
-    assert "begun from my-wavs: recordings" in checkpoint_exists.card.data
+    assert "fine-tuned from my-wavs: recordings" in checkpoint_exists.card.data
     assert json.loads(Path("fine/run.json").read_text())["from"] == MODEL
     assert main(fine) == 0  # goes on, at its end
     capsys.readouterr()
@@ -119,12 +119,12 @@ def test_a_run_begins_from_a_trained_model(folder, capsys):
 @pytest.mark.parametrize(
     ("more", "because"),
     [
-        (["--model.d-model", "6"], "is a model of another shape: d_model is 4 there and 6 here"),
+        (["--model.d-model", "6"], "has another architecture: d_model is 4 there and 6 here"),
         (
             ["--model.n-layers", "2", "--model.glu"],
             "n_layers is 1 there and 2 here; glu is False there and True",
         ),
-        (["--sample-rate", "2000"], "is a model at 4000 Hz, this one is at 2000: give --sample-rate 4000"),
+        (["--sample-rate", "2000"], "has a sample rate of 4000 Hz, this run of 2000: use --sample-rate 4000"),
     ],
 )
 def test_a_model_of_another_shape_is_no_beginning(folder, more, because, capsys):
@@ -142,7 +142,8 @@ def test_a_model_of_another_recipe_is_no_beginning(folder, capsys):
         main(["train", "digits_diffwave", "--data", "recordings", "--from", "digits", "--length", "256"]) == 1
     )
     assert (
-        "of another shape: kind is SaShiMiConfig there and DiffusionConfig here\n" in capsys.readouterr().err
+        "another architecture: kind is SaShiMiConfig there and DiffusionConfig here\n"
+        in capsys.readouterr().err
     )
 
 
@@ -152,7 +153,7 @@ def test_a_second_run_in_a_folder_is_told_in_a_line_and_spoils_nothing(folder):
     with locked("runs/my-wavs/run.pt"):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1
-    assert done.stderr == "sashimi: runs/my-wavs/run.pt is in use: another process writes it just now\n"
+    assert done.stderr == "sashimi: runs/my-wavs/run.pt is in use: another process is writing to it\n"
     assert {path.name for path in Path("runs/my-wavs").iterdir()} <= {".run.pt.lock"}
     assert main([*TRAIN, "--steps", "3"]) == 0
 
@@ -162,7 +163,7 @@ def test_a_second_run_in_a_folder_is_told_in_a_line_and_spoils_nothing(folder):
 def test_a_signal_in_the_first_steps_keeps_what_is_there(folder, number):
     command = [sys.executable, "-m", "sashimi_lib", *TRAIN]  # 20,000 steps, a checkpoint every 100
     program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert "kept in runs/my-wavs/run.pt" in program.stdout.readline()
+    assert "checkpoints in runs/my-wavs/run.pt" in program.stdout.readline()
     time.sleep(1)  # training has begun, or is about to
     program.send_signal(number)
     said, _ = program.communicate(timeout=60)
@@ -224,7 +225,7 @@ def test_compiling_without_a_compiler_is_said_before_anything_else(folder, monke
     monkeypatch.setattr(torch, "compile", fail)
     assert main([*TRAIN, "--compile"]) == 1
     assert capsys.readouterr().err == (
-        "sashimi: --compile: PyTorch cannot compile for the cpu: No working C++ compiler found\n"
+        "sashimi: --compile: torch.compile does not work on cpu: No working C++ compiler found\n"
     )
     monkeypatch.setattr(torch, "compile", lambda function: function)
     check_compiler(torch.device("cpu"))
@@ -232,13 +233,13 @@ def test_compiling_without_a_compiler_is_said_before_anything_else(folder, monke
 
 @pytest.mark.parametrize("part", ["train", "valid", "test"])
 def test_all_parts_are_looked_at_before_the_first_step(folder, part, monkeypatch, capsys):
-    prepared = training.TrainCommand._prepared
+    prepare = training.prepare
 
-    def without(self):
-        recipe, parts, *more = prepared(self)
-        return recipe, {**parts, part: []}, *more
+    def without(command):
+        inputs = prepare(command)
+        return inputs._replace(parts={**inputs.parts, part: []})
 
-    monkeypatch.setattr(training.TrainCommand, "_prepared", without)
+    monkeypatch.setattr(training, "prepare", without)
     assert main([*TRAIN, "--steps", "3"]) == 1
     assert capsys.readouterr().err == f"sashimi: {part} must hold at least one sequence, got none\n"
     assert not Path("runs").exists()
@@ -253,7 +254,7 @@ def test_settings_are_kept_compared_and_replaced(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text()) == {**settings, "steps": 5}
     keep_settings(checkpoint, {**settings, "steps": 5, "seed": 0})  # what an older version did not write
     with pytest.raises(
-        ValueError, match=r"lr is 0\.1 there and 0\.2 here; corpus is folder there and sc09 here\. Give"
+        ValueError, match=r"lr is 0\.1 there and 0\.2 here; corpus is folder there and sc09 here\. Use"
     ):
         keep_settings(checkpoint, {"lr": 0.2, "steps": 7, "corpus": "sc09"}, free=["steps"])
     assert json.loads((tmp_path / "run.json").read_text())["lr"] == 0.1

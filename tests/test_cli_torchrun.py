@@ -84,7 +84,7 @@ def test_two_processes_lose_what_one_loses(folder, start):
     program = start("two")
     said, errors = program.communicate(timeout=120)
     assert program.returncode == 0, errors
-    assert "parameters on 2 processes, each on a cpu, 4,000 Hz" in said
+    assert "parameters, 2 processes on cpu, 4,000 Hz" in said
     assert said.count("my-wavs: ") == said.count("test: ") == 1  # one speaks for all
     assert_as_alone(folder / "two")
     assert json.loads((folder / "two/run.json").read_text()) == json.loads(
@@ -100,7 +100,7 @@ def test_told_to_stop_all_stop_at_one_step_and_one_process_goes_on(folder, start
     assert program.returncode != 0
     done = steps_done(folder / "stopped")
     assert 3 <= done < STEPS
-    assert f"stopped after {done} of {STEPS} steps: the same command goes on from there" in said
+    assert f"stopped after {done} of {STEPS} steps; run the same command to resume" in said
     monkeypatch.chdir(folder)
     assert main([*TRAIN, "--out", "stopped"]) == 0
     assert_as_alone(folder / "stopped")
@@ -114,5 +114,5 @@ def test_a_killed_process_is_restarted_and_all_go_on_from_the_checkpoint(folder,
     workers[-1].kill()
     said, errors = program.communicate(timeout=120)
     assert program.returncode == 0, errors
-    assert "goes on from restarted/run.pt" in said
+    assert "resuming from restarted/run.pt" in said
     assert_as_alone(folder / "restarted")

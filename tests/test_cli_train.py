@@ -21,9 +21,11 @@ from sashimi_lib.cli.arguments import CorpusName
 from sashimi_lib.cli.evaluate import everything
 from sashimi_lib.cli.recordings import dominant_sample_rate, some
 from sashimi_lib.cli.stop import Stop
+from sashimi_lib.cli.train_arguments import parse
 from sashimi_lib.data.corpora import CORPORA, FOLDER
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
 from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits, mean_bits
+from sashimi_lib.evaluation.metrics import METRICS, HeldOut
 from sashimi_lib.models import SamplingConfig, SaShiMiConfig
 from sashimi_lib.pretrained import load
 from sashimi_lib.training.checkpoint import load_checkpoint
@@ -35,6 +37,7 @@ ROUNDED = 2**-15  # to 16 bits
 SMALL = ["--model.d-model", "4", "--model.n-layers", "1", "--model.ssm.d-state", "4", "--length", "128"]
 MY_WAVS = ["train", "my-wavs", "--data", "recordings", *SMALL, "--device", "cpu"]
 MODEL = "runs/my-wavs/model.safetensors"
+EVALUATE_ALL = ["evaluate", "wavernn", "--data", "recordings", "--part", "all"]
 
 
 def tone(number, samples=2_000, rate=RATE):
@@ -88,12 +91,12 @@ def steps_done(run="runs/my-wavs"):
 def test_from_recordings_to_a_new_sound_in_two_commands(folder, capsys):
     assert main([*MY_WAVS, "--steps", "6"]) == 0
     said = capsys.readouterr().out
-    assert "4,000 Hz; 1.0 s to learn from, 0.5 s held out, 0.5 s for the test" in said
+    assert "cpu, 4,000 Hz; train 1.0 s, valid 0.5 s, test 0.5 s; checkpoints in runs/my-wavs/run.pt" in said
     history = history_of()
     mean, judged = sum(history["loss"]) / 6, history["valid"][-1][1]
-    assert f"6 steps: loss {mean:.3f} in training, {judged:.3f} held out\n" in said
+    assert f"step 6: training loss {mean:.3f}, validation loss {judged:.3f}\n" in said
     assert "test: " in said
-    assert "a table of pairs needs" in said
+    assert "bigram baseline: " in said
     assert main(["generate", MODEL, "--seconds", "0.1", "--out", "x.wav"]) == 0
     assert capsys.readouterr().out == "0.10 s of sound in x.wav\n"
     waveform, rate = audio.read("x.wav")
@@ -130,8 +133,8 @@ def test_a_finished_run_is_not_trained_again_and_other_settings_are_named(traine
     capsys.readouterr()
     assert main([*MY_WAVS, "--steps", "8", "--batch-size", "1", "--model.ssm.d-state", "6"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("sashimi: runs/my-wavs/run.pt is of a run with other settings: model is ")
-    assert "batch_size is 2 there and 1 here. Give the same ones to go on, or another --out" in said
+    assert said.startswith("sashimi: runs/my-wavs/run.pt belongs to a run with other settings: model is ")
+    assert "batch_size is 2 there and 1 here. Use the same settings to resume, or another --out" in said
     assert main([*MY_WAVS, "--steps", "8", "--out", "elsewhere"]) == 0
     assert steps_done("elsewhere") == 8
 
@@ -148,8 +151,8 @@ def test_more_recordings_are_another_run(trained, capsys):
     audio.write("recordings/4.wav", tone(4), RATE)
     assert main([*MY_WAVS, "--steps", "6"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("sashimi: runs/my-wavs/run.pt is of a run with other recordings: ")
-    assert "4.wav is new. Give the same ones to go on" in said
+    assert said.startswith("sashimi: runs/my-wavs/run.pt belongs to a run with other recordings: ")
+    assert "4.wav is new. Use the same ones to resume" in said
 
 
 @pytest.mark.slow
@@ -174,11 +177,11 @@ def test_told_to_stop_it_ends_well_and_goes_on_as_if_nothing_had_been(
         patch.setattr(training, "train", interrupted)
         assert main(command) == code
     assert signal.getsignal(number) is before
-    assert "stopped after 3 of 6 steps: the same command goes on from there" in capsys.readouterr().out
+    assert "stopped after 3 of 6 steps; run the same command to resume" in capsys.readouterr().out
     assert steps_done("again") == 3
     assert load("again/model.safetensors").card.test_bits is None
     assert main(command) == 0
-    assert "goes on from again/run.pt" in capsys.readouterr().out
+    assert "resuming from again/run.pt" in capsys.readouterr().out
     once, twice = (load(f"{run}/model.safetensors") for run in ("runs/my-wavs", "again"))
     for name, tensor in once.model.state_dict().items():
         assert torch.equal(twice.model.state_dict()[name], tensor), name
@@ -196,7 +199,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(trained, caps
         UserWarning, match=r"again/run\.pt\.damaged; the run goes on from again/run\.previous\.pt"
     ):
         assert main(command) == 0
-    assert "goes on from again/run.pt" in capsys.readouterr().out
+    assert "resuming from again/run.pt" in capsys.readouterr().out
     assert steps_done("again") == 6
     assert history_of("again") == history_of()
 
@@ -216,11 +219,11 @@ def test_where_the_disk_is_full_it_says_so_and_goes_on_from_there_when_it_is_not
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.stderr == "sashimi: [Errno 28] No space left on device: 'small/run/run.pt'\n"
     first, second = done.stdout.split("exit 1")
-    assert "kept in small/run/run.pt" in first
+    assert "checkpoints in small/run/run.pt" in first
     there = second.split("my-wavs: ")[0].split()
     assert {"run.json", "run.pt"} <= set(there)
     assert not any("partial" in name for name in there)
-    assert "goes on from small/run/run.pt" in second
+    assert "resuming from small/run/run.pt" in second
     assert "exit 0" in second
     assert history_of("again") == history_of()
 
@@ -266,9 +269,12 @@ def test_a_diffusion_model_from_training_to_sound(folder, capsys):
         heard = audio.read(f"x_{number}.wav")[0]
         assert torch.allclose(heard, wanted[number - 1], atol=ROUNDED)
     capsys.readouterr()
-    for arguments in (["evaluate", path, "--data", "recordings"], [*make, "--top-p", "0.5"]):
+    for arguments, because in (
+        (["evaluate", path, "--data", "recordings"], "bits needs a model with a likelihood"),
+        ([*make, "--top-p", "0.5"], f"need an autoregressive model, {path} is a diffusion model"),
+    ):
         assert main(arguments) == 1
-        assert path in capsys.readouterr().err
+        assert because in capsys.readouterr().err
 
 
 def test_a_model_of_classes_is_told_those_of_a_corpus_that_has_them(folder, monkeypatch):
@@ -293,7 +299,7 @@ def test_a_model_of_classes_is_told_those_of_a_corpus_that_has_them(folder, monk
         "--sample-rate",
         str(RATE),
     ]
-    with pytest.warns(UserWarning, match="not as published|another version"):
+    with pytest.warns(UserWarning, match="another format than published|another version"):
         assert main(["train", "digits_diffwave", "--data", "data", "--corpus", "fsdd", *small]) == 0
     assert sorted(label for _, label in heard) == sorted(number % 10 for number in range(8, 20))
 
@@ -319,9 +325,9 @@ def test_a_gpu_that_is_too_small_is_told_what_to_do(folder, monkeypatch, capsys)
     assert main(MY_WAVS) == 1
     said = capsys.readouterr().err
     assert said.startswith(
-        "sashimi: the GPU's memory does not hold a step: --grad-accumulation 2 hears a batch in"
+        "sashimi: CUDA out of memory: try --grad-accumulation 2, --activation-checkpointing or a smaller --len"
     )
-    assert "--activation-checkpointing" in said
+    assert "Tried to allocate 20.00 GiB" in said
     assert said.count("\n") == 1
 
 
@@ -330,7 +336,7 @@ def test_a_gpu_that_is_too_small_is_told_what_to_do(folder, monkeypatch, capsys)
 
 @pytest.mark.parametrize("name", ["beethoven_samplernn_3", "sc09_diffwave", "wavernn_896", "small_isotropic"])
 def test_what_is_not_said_is_as_in_the_recipe(name):
-    command, recipe = training.parse([name, "--data", "x", "--lr", "0.5"]), RECIPES[name]
+    command, recipe = parse([name, "--data", "x", "--lr", "0.5"]), RECIPES[name]
     assert command.training == replace(recipe.training, lr=0.5)
     assert command.model == (recipe.config if isinstance(recipe, DiffusionRecipe) else recipe.backbone)
     assert (command.length, command.sample_rate) == (recipe.length, recipe.sample_rate)
@@ -347,7 +353,7 @@ def test_a_gpu_gets_a_larger_model(monkeypatch):
         (False, [], 2),
     ):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        config = training.parse(["my-wavs", "--data", "x", *said]).model
+        config = parse(["my-wavs", "--data", "x", *said]).model
         assert isinstance(config, SaShiMiConfig)
         assert config.n_layers == layers
 
@@ -403,8 +409,8 @@ def test_bits_of_few_recordings_have_no_interval_however_many_their_pieces(train
     bits = clip_bits(model, pieces).mean()
     said = capsys.readouterr().out
     assert said == (
-        f"{bits:.3f} bits per sample, no confidence interval for fewer than 5 recordings, here {recordings} "
-        f"({recordings / 2:.1f} s in {5 * recordings} pieces)\n"
+        f"bits: {bits:.3f} bits per sample, no confidence interval for fewer than 5 recordings, here "
+        f"{recordings} ({recordings / 2:.1f} s in {5 * recordings} sequences)\n"
     )
 
 
@@ -419,8 +425,22 @@ def test_the_interval_of_many_recordings_is_over_recordings(trained, capsys):
     assert names == [str(number) for number in range(6) for _ in range(3)]
     mean, (low, high), _ = mean_bits(clip_bits(load(MODEL).model, pieces), pieces, names)
     assert capsys.readouterr().out == (
-        f"{mean:.3f} bits per sample, 95 % confidence interval over 6 recordings {low:.3f} to {high:.3f} "
-        "(1.8 s in 18 pieces)\n"
+        f"bits: {mean:.3f} bits per sample, 95 % confidence interval over 6 recordings {low:.3f} to "
+        f"{high:.3f} (1.8 s in 18 sequences)\n"
+    )
+
+
+def test_several_metrics_are_printed_a_line_each_and_by_name(trained, capsys):
+    command = ["evaluate", MODEL, "--data", "recordings", "--seconds", "0.1", "--count", "2", "--seed", "3"]
+    capsys.readouterr()
+    assert main([*command, "--metrics", "bits,spectrum_distance"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    model = load(MODEL).model
+    codes = replace(FOLDER, sample_rate=RATE, length=400).codes("recordings", "test")
+    data = HeldOut([codes[n] for n in range(5)], RATE, count=2, seed=3)
+    assert [line.partition(": ")[0] for line in lines] == ["bits", "spectrum_distance"]
+    assert lines[1] == (
+        f"spectrum_distance: {METRICS['spectrum_distance'](model, data).mean:.3f} dB (0.5 s in 5 sequences)"
     )
 
 
@@ -431,22 +451,25 @@ def test_the_interval_of_many_recordings_is_over_recordings(trained, capsys):
     ("arguments", "because"),
     [
         (["train", "my-wavs", "--data", "missing"], "missing must be a folder of recordings"),
-        (["train", "my-wavs", "--data", "two"], "two must hold at least three recordings"),
-        (["train", "my-wavs", "--data", "texts"], "found none in texts"),
-        (["train", "my-wavs", "--data", "damaged"], "folder damaged holds no usable audio"),
-        (["train", "sc09_sashimi_8", "--data", "recordings"], "sc09 is not in recordings: no zero/*.wav"),
+        (["train", "my-wavs", "--data", "two"], "two must contain at least three different recordings"),
+        (["train", "my-wavs", "--data", "texts"], "got none in texts"),
+        (["train", "my-wavs", "--data", "damaged"], "folder must contain usable audio, got none in damaged"),
+        (["train", "sc09_sashimi_8", "--data", "recordings"], "sc09 is not in recordings: found no zero/"),
         (["train", "my-wavs", "--data", "recordings", "--length", "0"], "--length must be at least 1 sample"),
-        (["train", "my-wavs", "--data", "recordings", "--device", "cuda"], "PyTorch finds no GPU here"),
+        (["train", "my-wavs", "--data", "recordings", "--device", "cuda"], "no GPU available to PyTorch"),
         (["generate", "nobody", "--out", "x.wav"], "got 'nobody'"),
         (["generate", "wavernn", "--out", "x.mp3"], "path must end in .wav or .flac, got x.mp3"),
         (["generate", "wavernn", "--out", "x.wav", "--count", "0"], "--count must be at least 1"),
-        (["generate", "wavernn", "--out", "x.wav", "--label", "3"], "--label is for diffusion models"),
+        (["generate", "wavernn", "--out", "x.wav", "--label", "3"], "--label needs a diffusion model"),
         (["generate", "wavernn", "--out", "x.wav", "--prompt", "no.wav"], "no such audio file: no.wav"),
         (["evaluate", "wavernn", "--data", "missing"], "missing must be a folder of recordings"),
-        (["evaluate", "wavernn", "--data", "recordings", "--seconds", "0"], "--seconds must be above 0"),
+        (["evaluate", "wavernn", "--data", "recordings", "--metrics", "bits,mos"], "got 'mos'"),
+        ([*EVALUATE_ALL, "--metrics", "stft_distance"], "needs a vocoder"),
+        (["evaluate", "wavernn", "--data", "recordings", "--count", "0"], "--count must be at least 1"),
+        (["evaluate", "wavernn", "--data", "recordings", "--seconds", "0"], "--seconds must be finite"),
         (["data", "fetch", "bach"], "NAME must be one of sc09, beethoven,"),
         (["data", "fetch", "folder"], "there is nothing to fetch"),
-        (["data", "fetch", "beethoven"], "beethoven.zip has to be fetched by hand"),
+        (["data", "fetch", "beethoven"], "beethoven.zip has to be downloaded by hand"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_in_one_line(folder, arguments, because, capsys, monkeypatch):
@@ -498,7 +521,7 @@ def test_every_corpus_is_listed(capsys):
     said = capsys.readouterr().out
     for corpus in CORPORA.values():
         assert corpus.name in said
-        assert corpus.licence in said
+        assert corpus.license in said
 
 
 def test_a_corpus_that_is_there_is_not_fetched_again(tmp_path, capsys):

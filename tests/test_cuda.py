@@ -1,6 +1,6 @@
 """What a CPU cannot prove: numbers on a GPU are those of a CPU, and nothing on the way waits for it.
 
-`python tools/gpu.py` runs these where there is a GPU; ``--tests-of-cuda-on cpu`` tries them without one.
+`python -m tools.gpu` runs these where there is a GPU; ``--tests-of-cuda-on cpu`` tries them without one.
 """
 
 import copy

@@ -355,9 +355,9 @@ def test_other_kinds_of_files_are_refused(model, tmp_path):
     path.write_bytes(b"")
     refused(path, "must be a model that this library saved")
     path.write_bytes(to_bytes({"weight": torch.ones(2)}))
-    refused(path, "format must be 1, got None")
+    refused(path, "expected a sashimi_lib file of kind '1', got None")
     path.write_bytes(to_bytes({"weight": torch.ones(2)}, {"format": "pt"}))
-    refused(path, "format must be 1, got None")
+    refused(path, "expected a sashimi_lib file of kind '1', got None")
 
 
 def test_a_name_that_is_none_is_refused_with_those_that_are():
@@ -383,7 +383,7 @@ def test_a_damaged_byte_is_found(share, file):
 def test_another_format_is_refused(file):
     tensors, metadata = contents(file)
     rewrite(file, tensors, metadata | {"sashimi_lib": "2"})
-    refused(file, "format must be 1, got 2")
+    refused(file, "expected a sashimi_lib file of kind '1', got '2'")
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_another_format_is_refused(file):
         ('"stacks": 2', '"heaps": 2', "heaps"),
         ('"stacks": 2', '"stacks": 3', "Missing key"),
         ('"d_skip": 16', '"d_skip": 17', "size mismatch"),
-        ('"levels": 256', '"levels": 3', "levels must be an even whole number"),
+        ('"levels": 256', '"levels": 3', "levels must be an even integer"),
         ('"sample_rate": 8000', '"sample_rate": -1', "sample_rate must"),
         ('"backbone"', '"spine"', "backbone"),
     ],

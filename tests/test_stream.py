@@ -284,7 +284,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
     save(tmp_path / "model.safetensors", model, RATE, ModelCard("one"))
     save_file({"code": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     for path in tmp_path.iterdir():
-        with pytest.raises(ValueError, match="its format must be stream 3"):
+        with pytest.raises(ValueError, match="expected a sashimi_lib file of kind 'stream 3'"):
             Stream.load(model, path)
 
 
@@ -327,7 +327,7 @@ def test_without_numba_it_says_once_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
     _warn_once.cache_clear()
     model = MODELS["wavernn"]()
-    with pytest.warns(UserWarning, match=r"pip install sashimi_lib\[fast\]"):
+    with pytest.warns(UserWarning, match=r'pip install "sashimi_lib\[fast\]"'):
         assert best_engine(model) is model
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -307,7 +307,7 @@ def test_without_numba_it_says_what_to_install(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.delitem(sys.modules, "sashimi_lib.streaming.compiled_ops")
-    with pytest.raises(ImportError, match=r"pip install sashimi_lib\[fast\]"):
+    with pytest.raises(ImportError, match=r'pip install "sashimi_lib\[fast\]"'):
         compiled(a_wavernn())
 
 

@@ -1,9 +1,9 @@
 """Convert the speech that ships with the package to FLAC, losslessly.
 
     apt-get install asterisk-core-sounds-en-wav pocketsphinx-testdata
-    python tools/bundle_speech.py --sentences FOLDER
+    python -m tools.bundle_speech --sentences FOLDER
 
-writes sashimi_lib/data/audio/digit_{0..9}.flac and sentence_{1,2}.flac. FOLDER holds the LibriVox test files
+Writes sashimi_lib/data/audio/digit_{0..9}.flac and sentence_{1,2}.flac. FOLDER holds the LibriVox test files
 of pocketsphinx (``test/data/librivox`` in its source distribution 5.1.1).
 """
 
@@ -18,7 +18,7 @@ SENTENCES = [f"sense_and_sensibility_01_austen_64kb-{number}.wav" for number in 
 
 
 def convert(source: Path, target: Path) -> None:
-    """One file to FLAC. Reading and writing keep all 16 bits."""
+    """Convert one file to FLAC; all 16 bits are preserved."""
     waveform, sample_rate = read(source)
     write(target, waveform, sample_rate)
     print(f"{target.name}: {len(waveform) / sample_rate:.2f} s, {target.stat().st_size:,} bytes")
@@ -26,9 +26,9 @@ def convert(source: Path, target: Path) -> None:
 
 def main() -> None:
     """Convert the ten digits and the two sentences."""
-    parser = argparse.ArgumentParser(description="Convert the bundled speech to FLAC.")
-    parser.add_argument("--digits", type=Path, default=DIGITS)
-    parser.add_argument("--sentences", type=Path, required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--digits", type=Path, default=DIGITS, help="folder of the digits' recordings")
+    parser.add_argument("--sentences", type=Path, required=True, help="folder of the LibriVox files")
     options = parser.parse_args()
     for digit in range(10):
         convert(options.digits / f"{digit}.wav", AUDIO / f"digit_{digit}.flac")

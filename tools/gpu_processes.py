@@ -1,4 +1,4 @@
-"""One part of a GPU run: a process of its own, with a limit, a log, and an end that nothing outlives."""
+"""Runs one part of a GPU run: a subprocess with a time limit and a log, none of whose children outlive it."""
 
 import contextlib
 import os
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-GRACE = 3.0  # seconds from being told to end to being ended
-LOOK = 0.05  # seconds between two looks at a process
+GRACE = 3.0  # seconds between SIGTERM and SIGKILL
+POLL_INTERVAL = 0.05  # seconds
 
-Command = Callable[[float], Sequence[str]]  # what to run in so many seconds
+Command = Callable[[float], Sequence[str]]  # the command line, given the seconds that it may take
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part: its ``command``; the ``share`` of all the time that it may take, at most ``cap`` seconds; and
-    the packages that it ``needs``. The part without a share takes what is left."""
+    """A part of a run: its ``command``; the ``share`` of the total time that it may take, at most ``cap``
+    seconds; and the packages that it ``needs``. A part without a share may take all the remaining time."""
 
     name: str
     command: Command
@@ -27,56 +27,58 @@ class Part:
     share: float | None = None
     cap: float = float("inf")
 
-    def limit(self, total: float, left: float, kept: float = 0.0) -> float:
-        """Seconds that it may take, of ``total`` of which so many are left; a share of all of them is kept
-        for the part without one.
+    def limit(self, total: float, remaining: float, reserved: float = 0.0) -> float:
+        """Seconds that it may take, of ``total`` with ``remaining`` left; ``reserved`` is the share of the
+        total that is kept for the part without a share.
 
         >>> tests = Part("tests", lambda seconds: ["true"], share=0.25, cap=100)
-        >>> [tests.limit(total, left) for total, left in ((120, 90), (120, 20), (4000, 3000))]
+        >>> [tests.limit(total, remaining) for total, remaining in ((120, 90), (120, 20), (4000, 3000))]
         [30.0, 20.0, 100]
-        >>> tests.limit(120, 40, kept=0.2)
+        >>> tests.limit(120, 40, reserved=0.2)
         16.0
         """
-        return left if self.share is None else min(self.share * total, self.cap, left - kept * total)
+        if self.share is None:
+            return remaining
+        return min(self.share * total, self.cap, remaining - reserved * total)
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a part ended: ``passed``, ``failed``, ``out of time`` or ``stopped``; its exit code, None where it
-    was killed for not ending by itself; its seconds."""
+    had to be killed; its seconds."""
 
     outcome: str
     code: int | None
     seconds: float
 
 
-class Told:
-    """Whether this process was told to stop, by Ctrl-C or SIGTERM. The second one is not heeded either: the
-    end is near.
+class StopSignal:
+    """Catches SIGINT (Ctrl-C) and SIGTERM: calling it returns whether one arrived. Further ones are ignored.
 
-    >>> with Told() as told:
+    >>> with StopSignal() as stop:
     ...     signal.raise_signal(signal.SIGTERM)
-    ...     told(), told.code
+    ...     stop(), stop.exit_code
     (True, 143)
     """
 
     def __init__(self) -> None:
-        self.code = 0
+        self.exit_code = 0
 
     def __call__(self) -> bool:
-        return self.code != 0
+        return self.exit_code != 0
 
-    def __enter__(self) -> "Told":
-        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+    def __enter__(self) -> "StopSignal":
+        self.previous = {
+            number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.previous.items():
             signal.signal(number, handler)
 
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """128 and the signal's number, as shells say it."""
-        self.code = 128 + number
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.exit_code = 128 + number  # as shells report it
 
 
 def run(
@@ -85,42 +87,43 @@ def run(
     limit: float,
     environment: Mapping[str, str],
     folder: Path,
-    told: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Run a command in a folder, both its outputs into a log, for at most so many seconds or until told to
-    stop. Whatever it started ends with it."""
+    """Run a command in a folder, with stdout and stderr appended to a log, for at most ``limit`` seconds or
+    until ``stop`` returns True. All processes that it started end with it."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
+    start = time.monotonic()
     with open(log, "ab") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=file, env=environment, cwd=folder, start_new_session=True
         )
-    outcome = _watched(process, began + limit, told)
-    code = _end(process)
+    outcome = _wait(process, start + limit, stop)
+    code = _terminate(process)
     if outcome == "ended":
         outcome = "failed" if code else "passed"
-    return Outcome(outcome, code, round(time.monotonic() - began, 1))
+    return Outcome(outcome, code, round(time.monotonic() - start, 1))
 
 
-def _watched(process: subprocess.Popen, until: float, told: Callable[[], bool]) -> str:
+def _wait(process: subprocess.Popen, deadline: float, stop: Callable[[], bool]) -> str:
     while process.poll() is None:
-        if told():
+        if stop():
             return "stopped"
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             return "out of time"
-        time.sleep(LOOK)
+        time.sleep(POLL_INTERVAL)
     return "ended"
 
 
-def _end(process: subprocess.Popen) -> int | None:
-    """Let a process end in `GRACE` seconds, then end it and all that it started. Its exit code."""
+def _terminate(process: subprocess.Popen) -> int | None:
+    """Send SIGTERM, after `GRACE` seconds SIGKILL, also to all processes that it started. Returns its exit
+    code, None if it had to be killed."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
-        until = time.monotonic() + GRACE
-        while process.poll() is None and time.monotonic() < until:
-            time.sleep(LOOK)
+        deadline = time.monotonic() + GRACE
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL_INTERVAL)
     code = process.poll()
-    with contextlib.suppress(ProcessLookupError):  # its session is its own: whoever is left is its child
+    with contextlib.suppress(ProcessLookupError):  # it leads its own session: what is left are its children
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     return code

@@ -1,47 +1,42 @@
-"""The part of a GPU run that trains, for so many seconds, from packed codes: see `gpu`.
+"""The training part of a GPU run (`tools.gpu`): trains on packed codes for a given time.
 
-    python tools/gpu_train.py piano --out runs/gpu --seconds 200
+    python -m tools.gpu_train piano --out runs/gpu --seconds 200
 
-A recipe is one of `train_pretrained` that is music, or one of the library's on 8-bit mu-law codes; it is
-trained on the packed set of its rate. Checkpoints lie in ``OUT/training``: the same command goes on from
-them, and `train_pretrained` does too. Without a file of packed codes, the piano that ships is what it learns
-from. Writes the result ``training_gpu``, or on a CPU ``training_quick``.
+A recipe is one of `tools.train_pretrained` on music, or one of the library's for 8-bit mu-law codes; it is
+trained on the packed set of its sample rate. Checkpoints are in ``OUT/training``: the same command resumes
+from them, and `tools.train_pretrained` can pack them. Without a file of packed codes it trains on the bundled
+piano. Writes the result ``training_gpu``, or on a CPU ``training_quick``.
 """
 
 import time
 
-BEGAN = time.monotonic()  # what is imported takes of the time as well
+START = time.monotonic()  # before the imports, whose time counts as well
 
 import argparse
 import itertools
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tools")]
-
-from gpu_processes import Told
-from pack_codes import QUANTIZER, Packed, shipped, unpack
-from result import save_result
-from train_pretrained import TASKS, Task, best_weights, learn
-
+from benchmarks.lib.result import ROOT, save_result
 from sashimi_lib.training.recipes import RECIPES, Recipe
 from sashimi_lib.training.train_state import History
+from tools.gpu_processes import StopSignal
+from tools.pack_codes import QUANTIZER, Packed, bundled_set, unpack
+from tools.train_pretrained import TASKS, Task, best_weights, train_stages
 
 SET_OF_RATE = {16_000: "piano", 8_000: "tunes"}
-SAID, AVERAGE = 50, 50  # steps between two lines of the log; losses that a figure is the mean of
+LOG_EVERY, AVERAGE = 50, 50  # steps between two lines of the log; losses in the reported mean
 
 
 def tasks() -> dict[str, Task]:
-    """All that can be trained from packed codes.
+    """All tasks that can be trained from packed codes.
 
     >>> sorted(tasks())[:3]
     ['digits_isotropic', 'digits_samplernn', 'digits_sashimi']
     """
-    own = {
+    from_recipes = {
         name: Task(
             recipe.backbone, recipe.quantizer, recipe.sample_rate, ((recipe.length, recipe.training),), "", ""
         )
@@ -50,48 +45,48 @@ def tasks() -> dict[str, Task]:
     }
     return {
         name: task
-        for name, task in {**own, **TASKS}.items()
-        if task.quantizer == QUANTIZER and task.sample_rate in SET_OF_RATE and not task.spoken
+        for name, task in {**from_recipes, **TASKS}.items()
+        if task.quantizer == QUANTIZER and task.sample_rate in SET_OF_RATE and not task.is_speech
     }
 
 
-def chosen(name: str, codes: Path) -> tuple[Task, Packed]:
-    """A recipe by its name, and the packed set of its rate. ValueError where one of them is not there."""
-    every = tasks()
-    if name not in every:
-        raise ValueError(f"recipe must be one of {', '.join(sorted(every))}, got {name}")
-    return every[name], packed_for(every[name], codes)
+def select_task(name: str, codes: Path) -> tuple[Task, Packed]:
+    """A task by its name, and the packed set of its sample rate. ValueError if either does not exist."""
+    available = tasks()
+    if name not in available:
+        raise ValueError(f"recipe must be one of {', '.join(sorted(available))}, got {name}")
+    return available[name], packed_for(available[name], codes)
 
 
 def packed_for(task: Task, codes: Path) -> Packed:
-    """The packed set of a recipe's rate, or without a file the piano that ships."""
+    """The packed set of a task's sample rate; without a file the bundled piano."""
     if not codes.exists():
-        print(f"no packed codes in {codes}: the piano that ships is learnt from, which is 64 seconds")
-    sets, name = unpack(codes) if codes.exists() else shipped(), SET_OF_RATE[task.sample_rate]
+        print(f"no packed codes in {codes}: training on the bundled piano, 64 seconds")
+    sets, name = unpack(codes) if codes.exists() else bundled_set(), SET_OF_RATE[task.sample_rate]
     if name not in sets:
-        raise ValueError(f"codes must hold the set {name}, got {', '.join(sets)}: see tools/pack_codes.py")
+        raise ValueError(f"codes must contain the set {name}, got {', '.join(sets)}: see tools/pack_codes.py")
     return sets[name]
 
 
-class Watch:
-    """Says when time is up, or a signal came; counts steps, and writes a line now and then."""
+class StopCondition:
+    """Tells training to stop at a deadline or after a signal; counts steps and logs the loss."""
 
-    def __init__(self, until: float, told: Told) -> None:
-        self.until, self.told, self.steps = until, told, 0
-        self.began = time.monotonic()
+    def __init__(self, deadline: float, signal: StopSignal) -> None:
+        self.deadline, self.signal, self.steps = deadline, signal, 0
+        self.start = time.monotonic()
 
     def __call__(self) -> bool:
-        return self.told() or time.monotonic() > self.until
+        return self.signal() or time.monotonic() > self.deadline
 
-    def note(self, step: int, loss: float) -> None:
-        """To be called after each step."""
+    def on_step(self, step: int, loss: float) -> None:
+        """Count a step that has just ended."""
         self.steps += 1
-        if step % SAID == 0:
-            print(f"step {step}, loss {loss:.3f}, {time.monotonic() - self.began:.0f} s", flush=True)
+        if step % LOG_EVERY == 0:
+            print(f"step {step}, loss {loss:.3f}, {time.monotonic() - self.start:.0f} s", flush=True)
 
 
-def told(task: Task, stage: int, history: History) -> dict[str, Any]:
-    """Where a stage stands."""
+def summarize_stage(task: Task, stage: int, history: History) -> dict[str, Any]:
+    """Progress of a stage: steps, mean of the last losses, validations."""
     last = history.loss[-AVERAGE:]
     return {
         "stage": stage,
@@ -102,8 +97,8 @@ def told(task: Task, stage: int, history: History) -> dict[str, Any]:
     }
 
 
-def best(name: str, task: Task, runs: Path) -> dict[str, Any] | None:
-    """Which weights `train_pretrained` would pack, and their bits; None where there are none yet."""
+def describe_best(name: str, task: Task, runs: Path) -> dict[str, Any] | None:
+    """The checkpoint that `tools.train_pretrained` would pack, and its bits; None if there is none yet."""
     try:
         stage, content = best_weights(name, task, runs)
     except ValueError:
@@ -111,58 +106,60 @@ def best(name: str, task: Task, runs: Path) -> dict[str, Any] | None:
     return {"stage": stage, "steps": content["steps"], "bits": content["loss"]}
 
 
-def session(name: str, task: Task, packed: Packed, runs: Path, device: str, until: float) -> dict[str, Any]:
-    """Train until then, by the monotonic clock, from where the checkpoints stand; what came of it."""
+def train_until(
+    name: str, task: Task, packed: Packed, runs: Path, device: str, deadline: float
+) -> dict[str, Any]:
+    """Resume training until a deadline of the monotonic clock; returns the figures of this session."""
     stages = []
-    with Told() as signalled:
-        watch = Watch(until, signalled)
+    with StopSignal() as signal:
+        stop = StopCondition(deadline, signal)
         corpora = itertools.repeat(packed.corpus)
-        how: dict[str, Any] = {"on_step": watch.note, "stop": watch, "progress": False}
-        for stage, history in learn(name, task, corpora, runs, device, **how):
-            stages.append(told(task, stage, history))
+        options: dict[str, Any] = {"on_step": stop.on_step, "stop": stop, "progress": False}
+        for stage, history in train_stages(name, task, corpora, runs, device, **options):
+            stages.append(summarize_stage(task, stage, history))
             print(stages[-1], flush=True)
-            if watch():
+            if stop():
                 break
-        took = time.monotonic() - watch.began
+        seconds = time.monotonic() - stop.start
     return {
         "recipe": name,
         "data": packed.data,
         "credit": packed.credit,
         "minutes_of_data": {split: packed.minutes(split) for split in packed.recordings},
         "stages": stages,
-        "steps_of_session": watch.steps,
-        "seconds_of_session": took,
-        "best": best(name, task, runs),
+        "steps_of_session": stop.steps,
+        "seconds_of_session": seconds,
+        "best": describe_best(name, task, runs),
     }
 
 
 def main() -> None:
-    """Train, and write the result."""
+    """Train and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("--codes", type=Path, default=ROOT / "runs" / "data" / "codes.safetensors")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, required=True, help="from the start to the last step")
+    parser.add_argument("--seconds", type=float, required=True, help="time from the start to the last step")
     options = parser.parse_args()
     gpu = torch.cuda.is_available()
     try:
-        task, packed = chosen(options.recipe, options.codes)
+        task, packed = select_task(options.recipe, options.codes)
     except ValueError as error:
         parser.error(str(error))
-    figures = session(
+    figures = train_until(
         options.recipe,
         task,
         packed,
         options.out / "training",
         "cuda" if gpu else "cpu",
-        BEGAN + options.seconds,
+        START + options.seconds,
     )
     save_result(
         "training_gpu" if gpu else "training_quick",
-        question="How far a recipe comes in the time that was left",
+        question="Progress of a recipe in the remaining time",
         config={"recipe": options.recipe, "sample_rate": task.sample_rate},
         figures=figures,
-        units={"bits": "bits per sample: the mean of the last losses, or of held-out recordings"},
+        units={"bits": "bits per sample: mean of the last training losses, or validation loss"},
         repeats=1,
         seed=0,
         data=f"{packed.data}, 8-bit mu-law",

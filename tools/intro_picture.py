@@ -1,8 +1,10 @@
-"""Draw the book's opening picture, book/assets/three-modes.svg: where an eigenvalue lies is what you hear.
+"""Draw the book's opening picture, book/assets/three-modes.svg: what you hear follows from where an
+eigenvalue lies.
 
-python tools/intro_picture.py
+    python -m tools.intro_picture
 """
 
+from argparse import ArgumentParser
 from pathlib import Path
 
 import matplotlib as mpl
@@ -46,6 +48,7 @@ def draw_sound(ax: Axes, radius: float, angle: float, color: str, text: str) -> 
 
 def main() -> None:
     """Draw and save the picture, the same bytes each time."""
+    ArgumentParser(description=__doc__).parse_args()
     use_style()
     mpl.rcParams["svg.hashsalt"] = "three-modes"
     figure, axes = plt.subplot_mosaic("ab;ac;ad", figsize=(8, 3.8), width_ratios=[1, 1.35])

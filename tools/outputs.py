@@ -1,15 +1,14 @@
-"""What a chapter's stored outputs were made from, and what of it has changed since.
+"""Records what a chapter's stored outputs were made from, and finds what has changed since.
 
-The site shows the outputs that are stored in the notebooks. They are out of date when something they were
-made from is another now:
+The site shows the outputs that are stored in the notebooks. They are out of date if one of these changed:
 
-- the notebook's own code cells, but the first, which is Colab's and does nothing here;
+- the notebook's code cells, except the first, which only matters on Colab;
 - a module of the library that the kernel loaded;
-- a measured result that the kernel opened: ``book/results/NAME.json`` and all files that are named after it;
-- the recordings and the trained models that ship with the library.
+- a measured result that the kernel opened: ``book/results/NAME.json`` and all files with that prefix;
+- the recordings and trained models that ship with the library.
 
-Their hashes stand in the notebook's metadata under ``made_from``, because a clone keeps no times of files.
-Comments and docstrings do not count. ``tools/notebooks.py`` executes the chapters and writes the hashes.
+Their hashes are in the notebook's metadata under ``made_from``, since a clone does not preserve file times.
+Comments and docstrings are ignored. `tools.notebooks` executes the chapters and writes the hashes.
 """
 
 import ast
@@ -26,30 +25,31 @@ from typing import Any
 import nbformat
 
 KEY = "made_from"
-RECORD = "SASHIMI_BOOK_RECORD"  # names the file in which a kernel notes what it opened
-SHIPPED = ["sashimi_lib/data/audio", "sashimi_lib/weights"]  # C code opens them, unseen by Python's hook
+RECORD = "SASHIMI_BOOK_RECORD"  # environment variable: the file in which a kernel lists what it opened
+# Opened by C code, which Python's audit hook does not see:
+SHIPPED = ["sashimi_lib/data/audio", "sashimi_lib/weights"]
 MACHINE_PATH = re.compile(r"/(?:root|home|Users|tmp|work|opt|usr/local)/\w|site-packages|[A-Z]:\\\\Users")
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Note, after every cell, which files this kernel has opened and which modules of the library it has."""
+    """Write to the `RECORD` file, after every cell, the files and library modules this kernel has opened."""
     opened: set[str] = set()
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and isinstance(arguments[0], str):
             opened.add(os.path.abspath(arguments[0]))
 
-    def note(_: Any) -> None:
+    def write_record(_: Any) -> None:
         library = [module for name, module in sys.modules.items() if name.partition(".")[0] == "sashimi_lib"]
         modules = {module.__file__ for module in library if module.__file__}
         Path(os.environ[RECORD]).write_text("\n".join(sorted(opened | modules)))
 
     sys.addaudithook(hook)
-    shell.events.register("post_run_cell", note)
+    shell.events.register("post_run_cell", write_record)
 
 
 def sources(opened: list[str], root: Path) -> list[str]:
-    """Return the names under which `made_from` keeps the library's modules and the results among `opened`."""
+    """Return the names of library modules and results among `opened`, as `made_from` lists them."""
     inside = [Path(name).relative_to(root) for name in opened if Path(name).is_relative_to(root)]
     modules = {path.as_posix() for path in inside if path.suffix == ".py" and path.parts[0] == "sashimi_lib"}
     results = {path.with_suffix("").as_posix() for path in inside if path.match("book/results/*.json")}
@@ -57,20 +57,20 @@ def sources(opened: list[str], root: Path) -> list[str]:
 
 
 def code_of(source: str) -> str:
-    """Return Python source without comments and docstrings, and without the lines they leave empty."""
+    """Return Python source without comments and docstrings, and without lines left empty by that."""
     lines = dict(enumerate(source.splitlines(), start=1))
     tokens = tokenize.generate_tokens(StringIO(source).readline)
     comments = [token.start for token in tokens if token.type == tokenize.COMMENT]
     for row, column in comments:
         lines[row] = lines[row][:column].rstrip()
-    left_out = {row for row, _ in comments if not lines[row]}
+    removed = {row for row, _ in comments if not lines[row]}
     for text in docstrings(source):
-        left_out.update(range(text.lineno, (text.end_lineno or text.lineno) + 1))
-    return "\n".join(line for row, line in lines.items() if row not in left_out)
+        removed.update(range(text.lineno, (text.end_lineno or text.lineno) + 1))
+    return "\n".join(line for row, line in lines.items() if row not in removed)
 
 
 def docstrings(source: str) -> list[ast.stmt]:
-    """Return the docstrings of a module that stand on lines of their own."""
+    """Return the docstrings in a module that are on lines of their own."""
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     documented = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds) and node.body]
     found = [node for node in documented if ast.get_docstring(node, clean=False) is not None]
@@ -97,12 +97,12 @@ def hash_of_source(name: str, root: Path) -> str:
 
 
 def made_from(notebook: nbformat.NotebookNode, opened: list[str], root: Path) -> dict[str, str]:
-    """Return what outputs that have just been made were made from, as names and hashes."""
+    """Return the names and hashes of what new outputs were made from."""
     return {"cells": hash_of_cells(notebook), **{n: hash_of_source(n, root) for n in sources(opened, root)}}
 
 
 def changed(notebook: nbformat.NotebookNode, root: Path) -> list[str]:
-    """Return the names of what has changed since the outputs were made; none when they are up to date."""
+    """Return the names of what has changed since the outputs were made; empty if they are up to date."""
     recorded = notebook.metadata.get(KEY)
     if recorded is None:
         return ["no record of what the outputs were made from"]
@@ -112,7 +112,7 @@ def changed(notebook: nbformat.NotebookNode, root: Path) -> list[str]:
 
 
 def printed(outputs: list[Any]) -> str:
-    """Return the text a reader sees below a cell: streams, plain and HTML forms, without embedded media."""
+    """Return the visible text of outputs: streams, plain text and HTML, without embedded media."""
     texts = []
     for output in outputs:
         texts.append("".join(output.get("text", "")))
@@ -120,10 +120,10 @@ def printed(outputs: list[Any]) -> str:
     return re.sub(r"base64,[A-Za-z0-9+/=]+", "", "\n".join(texts))
 
 
-def unfit(outputs: list[Any]) -> str | None:
-    """Return why outputs are not for readers: warnings, other errors of a stream, paths of this machine."""
+def reason_not_to_publish(outputs: list[Any]) -> str | None:
+    """Return why outputs must not be published (a warning, stderr, a path of this machine), or None."""
     errors = ["".join(output["text"]) for output in outputs if output.get("name") == "stderr"]
     if errors or "Warning" in printed(outputs):
-        return f"a warning or an error stream: {''.join(errors) or printed(outputs)}"
+        return f"a warning or stderr output: {''.join(errors) or printed(outputs)}"
     path = MACHINE_PATH.search(printed(outputs))
-    return f"a path of the machine it ran on: {path[0]}" if path else None
+    return f"a path of this machine: {path[0]}" if path else None

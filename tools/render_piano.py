@@ -1,7 +1,7 @@
 """Render the book's piano clip: Beethoven, Sonata Op. 79, second movement, its first 80 seconds.
 
     apt-get install fluidsynth fluid-soundfont-gm        (Debian; tested with 2.3.1 and 3.1-5.3)
-    python tools/render_piano.py                         writes sashimi_lib/data/audio/piano.flac
+    python -m tools.render_piano                         writes sashimi_lib/data/audio/piano.flac
 
 The notes are tools/op79_2.mid: a public-domain score of the Mutopia Project (2007/04/15-956, typeset by
 Stelios Samelis after Breitkopf & Haertel, 1862-65), played by a program that gives it tempo, dynamics and
@@ -26,13 +26,13 @@ SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
 CLIP = ROOT / "sashimi_lib" / "data" / "audio" / "piano.flac"
 
 SYNTH_RATE, SAMPLE_RATE = 48_000, 16_000  # the synthesiser aliases less at a high rate; the paper uses 16 kHz
-SECONDS = 80  # ends before the first theme returns, so the held-out end is music that was not heard before
+SECONDS = 80  # ends before the first theme returns, so that the held-out end is new music
 GAIN = 3.6  # brings the clip to -24 dBFS, about the level of the speech beside it
 REVERB = ["-o", "synth.reverb.room-size=0.4", "-o", "synth.reverb.level=0.4"]  # a small room
 
 
 def synthesise(midi: Path, soundfont: Path) -> np.ndarray:
-    """Let FluidSynth play ``midi``: float stereo (L, 2) at 48 kHz."""
+    """Render ``midi`` with FluidSynth: float stereo (L, 2) at 48 kHz."""
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder, "stereo.raw")
         play = ["fluidsynth", "-ni", "-q", "-g", "0.6", "-r", str(SYNTH_RATE), "-R", "1", "-C", "0", *REVERB]
@@ -51,10 +51,12 @@ def render(midi: Path = MIDI, soundfont: Path = SOUNDFONT) -> torch.Tensor:
 
 
 def main() -> None:
-    """Render to the file that ships, or to another."""
-    parser = argparse.ArgumentParser(description="Render the book's piano clip.")
-    parser.add_argument("--output", type=Path, default=CLIP)
-    parser.add_argument("--soundfont", type=Path, default=SOUNDFONT)
+    """Render to the file that ships with the library, or to another."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "--output", type=Path, default=CLIP, help="file to write (default: the one that ships)"
+    )
+    parser.add_argument("--soundfont", type=Path, default=SOUNDFONT, help="SoundFont of the piano")
     options = parser.parse_args()
     write(options.output, render(soundfont=options.soundfont), SAMPLE_RATE)
     print(f"{options.output}: {options.output.stat().st_size:,} bytes")

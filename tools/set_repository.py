@@ -1,19 +1,20 @@
 """Carry the repository's public address from book/_config.yml to every file that has to spell it out.
 
-    python tools/set_repository.py                              # after editing `url` in book/_config.yml
-    python tools/set_repository.py https://github.com/ORG/REPO  # the same in one step
+    python -m tools.set_repository                              # after editing `url` in book/_config.yml
+    python -m tools.set_repository https://github.com/ORG/REPO  # the same in one step
 
 The address in `tools/colab_bootstrap.py` is the one being replaced, in every tracked file, chapters included.
 """
 
+import argparse
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "book/_config.yml"
 BOOTSTRAP = "tools/colab_bootstrap.py"
+THIS_FILE = "tools/set_repository.py"
 ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
 
 
@@ -37,7 +38,7 @@ def replace_address(root: Path, old: str, new: str) -> list[str]:
     changed = []
     for name in filter(None, listed.stdout.split("\0")):
         path = root / name
-        if path.is_symlink() or not path.is_file() or name == "tools/set_repository.py":
+        if path.is_symlink() or not path.is_file() or name == THIS_FILE:
             continue
         content = path.read_bytes()
         replaced = re.sub(re.escape(old.encode()) + rb"(?![\w.-]*\w)", new.encode(), content)
@@ -49,11 +50,11 @@ def replace_address(root: Path, old: str, new: str) -> list[str]:
     return changed
 
 
-def main(arguments: list[str], root: Path = ROOT) -> list[str]:
-    """Set the address to the argument, or to what the configuration says; return the files that changed."""
+def set_address(address: str | None, root: Path = ROOT) -> list[str]:
+    """Set the repository's address, or the one in the configuration; return the files that changed."""
     old = address_in(root, BOOTSTRAP, 'url = "')
     in_config = address_in(root, CONFIG, "url: &repo ")
-    new = arguments[0].removesuffix("/").removesuffix(".git") if arguments else in_config
+    new = address.removesuffix("/").removesuffix(".git") if address else in_config
     if not ADDRESS.fullmatch(new):
         raise ValueError(f"address: got {new!r}, expected one like https://github.com/NAME/NAME")
     config = root / CONFIG
@@ -61,5 +62,12 @@ def main(arguments: list[str], root: Path = ROOT) -> list[str]:
     return replace_address(root, old, new) if old != new else []
 
 
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("address", nargs="?", help="(default: `url` in book/_config.yml)")
+    print("\n".join(set_address(parser.parse_args().address)) or "nothing to change")
+
+
 if __name__ == "__main__":
-    print("\n".join(main(sys.argv[1:])) or "nothing to change")
+    main()

@@ -1,24 +1,20 @@
-"""Train the small diffusion model that ships with the library, which says spoken digits by name, and pack it.
+"""Train the small diffusion model of spoken digits that ships with the library, and pack it.
 
-    python tools/train_diffusion.py runs/data/digits_jackson
+    python -m tools.train_diffusion runs/data/digits_jackson
 
-A folder with ``train``, ``valid`` and ``test``, and files called DIGIT_SPEAKER_NUMBER in each. About an hour
-on one CPU thread; stopped, the same command goes on. The weights of the best validation are then judged on
-``test`` and written to ``sashimi_lib/weights``; with ``--pack``, the best so far.
+The folder holds ``train``, ``valid`` and ``test``, with files named DIGIT_SPEAKER_NUMBER. About an hour on
+one CPU thread; after an interruption the same command resumes. The weights of the best validation are
+evaluated on ``test`` and written to ``sashimi_lib/weights``; with ``--pack``, the best so far.
 """
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT), str(ROOT / "benchmarks")]
-
-from corpus import sounds
-
+from benchmarks.lib.corpus import load_digits
+from benchmarks.lib.result import ROOT
 from sashimi_lib.models import SaShiMiUNetConfig
 from sashimi_lib.pretrained import WEIGHTS, ModelCard, save
 from sashimi_lib.training.checkpoint import best_of, load_checkpoint
@@ -31,8 +27,8 @@ CHECKPOINT = ROOT / "runs" / "pretrained" / f"{NAME}.pt"
 SMALL = DIGITS_DIFFUSION_SASHIMI
 NETWORK = SMALL.config.backbone
 assert isinstance(NETWORK, SaShiMiUNetConfig)
-# One tier more than the recipe has, and thinner at the top: few channels where samples are many, and many
-# where they are few. Twice the batch at a smaller rate, for a longer run.
+# One tier more than the recipe, and fewer channels in the top tier, where samples are many. Twice the batch
+# size at a smaller learning rate, for a longer run.
 RECIPE: DiffusionRecipe = replace(
     SMALL,
     config=replace(SMALL.config, backbone=replace(NETWORK, d_model=16, pool=(4, 4, 4))),
@@ -44,19 +40,19 @@ RECIPE: DiffusionRecipe = replace(
 
 
 def main() -> None:
-    """Train to the end, judge, and write."""
+    """Train, evaluate, and write the model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pack", action="store_true", help="do not train: pack the best weights so far")
+    parser.add_argument("--pack", action="store_true", help="do not train: pack the best checkpoint so far")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    corpus = sounds(options.folder, RECIPE.sample_rate, RECIPE.length)
+    corpus = load_digits(options.folder, RECIPE.sample_rate, RECIPE.length)
     model = RECIPE.build(seed=0)
     if not options.pack:
         train(model, corpus["train"].pairs(), RECIPE.training, CHECKPOINT, valid=corpus["valid"].pairs())
     best = load_checkpoint(best_of(CHECKPOINT))
     model.load_state_dict(best["model"])
-    model.half().float()  # as the file will keep it
+    model.half().float()  # rounded as in the file
     card = ModelCard(
         NAME,
         "Spoken digits by one speaker, 39 takes of each, brought to a peak of 1 and half a second: 3 takes "

@@ -1,26 +1,25 @@
-"""Train the small models that ship with the library, and pack them.
+"""Train the small autoregressive models that ship with the library, and pack them.
 
-    python tools/train_pretrained.py piano runs/data/piano_bach runs/data/piano_bach
-    python tools/train_pretrained.py digits runs/data/digits runs/data/digits_jackson
-    python tools/train_pretrained.py wavernn runs/data/digits runs/data/digits_jackson
-    python tools/train_pretrained.py digits16 runs/data/digits runs/data/digits_jackson
-    python tools/train_pretrained.py tunes runs/data/tunes runs/data/tunes
+    python -m tools.train_pretrained piano runs/data/piano_bach runs/data/piano_bach
+    python -m tools.train_pretrained digits runs/data/digits runs/data/digits_jackson
+    python -m tools.train_pretrained wavernn runs/data/digits runs/data/digits_jackson
+    python -m tools.train_pretrained digits16 runs/data/digits runs/data/digits_jackson
+    python -m tools.train_pretrained tunes runs/data/tunes runs/data/tunes
 
-One folder for each of the two stages, with ``train``, ``valid`` and ``test``, whole recordings in each: many
-short sequences first, then fewer long ones at a falling rate. The digits are heard from every speaker first,
-and then from the one the model is to sound like. About an hour each on one CPU thread; stopped, the same
-command goes on. The weights of the best validation are then judged on ``test`` and written to
-``sashimi_lib/weights``; with ``--pack``, the best so far.
+One folder for each of the two stages, with ``train``, ``valid`` and ``test``, and whole recordings. The first
+stage has many short sequences, the second fewer long ones and a decaying learning rate. Digits are first
+those of all speakers, then those of the one whose voice the model is to have. About an hour each on one CPU
+thread; after an interruption the same command resumes. The weights of the best validation are evaluated on
+``test`` and written to ``sashimi_lib/weights``; with ``--pack``, the best so far.
 
-`tools/gpu.py` trains the same on a GPU, from packed codes, and goes on after the last stage for as long as it
-may: with the last stage again, each time twice as long, from the best weights so far and at the full rate
-(warm restarts, Loshchilov and Hutter 2017).
+`tools.gpu` trains the same models on a GPU, from packed codes. After the last stage it goes on with warm
+restarts (Loshchilov and Hutter 2017): the last stage again, each time twice as long, from the best weights so
+far.
 """
 
 import argparse
 import itertools
 import random
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,12 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-RUNS = ROOT / "runs" / "pretrained"
-sys.path += [str(ROOT), str(ROOT / "benchmarks")]
-
-from corpus import Corpus, excerpts, load, pieces
-
+from benchmarks.lib.corpus import CodesBySplit, excerpts, load_codes, segments
+from benchmarks.lib.result import ROOT
 from sashimi_lib.audio.quantizers import CoarseFine, MuLaw, Quantizer
 from sashimi_lib.evaluation.likelihood import bigram_bits
 from sashimi_lib.models import SaShiMiConfig, WaveRNNConfig
@@ -47,6 +42,7 @@ from sashimi_lib.training.train_state import History
 from sashimi_lib.training.trainer import TrainingConfig, train
 from sashimi_lib.training.validation import validation_loss
 
+RUNS = ROOT / "runs" / "pretrained"
 BACKBONE = SaShiMiConfig(d_model=64, n_layers=2, ssm=SSMConfig(d_state=32))
 BROAD = TrainingConfig(lr=0.008, ssm_lr=0.004, warmup=50, valid_every=400)
 FINE = TrainingConfig(lr=0.004, ssm_lr=0.002, warmup=50, valid_every=200, decay="cosine")
@@ -54,8 +50,7 @@ FINE = TrainingConfig(lr=0.004, ssm_lr=0.002, warmup=50, valid_every=200, decay=
 
 @dataclass(frozen=True)
 class Task:
-    """A model, what it learns, in two stages of sequences of so many samples, and what its card says of
-    that."""
+    """A model, its data, its training stages as (sequence length, configuration), and texts for its card."""
 
     config: ModelConfig
     quantizer: Quantizer
@@ -64,10 +59,10 @@ class Task:
     data: str
     credit: str
     dtype: torch.dtype = torch.float32  # of the file
-    spoken: bool = False  # words, to be strung together, and not music, to be cut
+    is_speech: bool = False  # single words, which are concatenated; music is cut into segments
 
     def stage(self, number: int) -> tuple[int, TrainingConfig]:
-        """The length of the sequences of a stage, and how it trains; after the last one, of warm restarts.
+        """Sequence length and training configuration of a stage; numbers beyond the last are warm restarts.
 
         >>> [TASKS["piano"].stage(number)[1].steps for number in range(5)]
         [3600, 1200, 2400, 4800, 9600]
@@ -75,14 +70,14 @@ class Task:
         if number < len(self.stages):
             return self.stages[number]
         length, config = self.stages[-1]
-        again = number - len(self.stages) + 1
-        return length, replace(config, steps=config.steps * 2**again, seed=config.seed + again)
+        restart = number - len(self.stages) + 1
+        return length, replace(config, steps=config.steps * 2**restart, seed=config.seed + restart)
 
-    def sequences(self, corpus: Corpus, length: int) -> tuple[list[Tensor], list[Tensor]]:
-        """What a stage learns from, and what it is validated on."""
-        if self.spoken:
-            return streams(corpus["train"], self.quantizer, length, seed=0), corpus["valid"]
-        return pieces(corpus["train"], length), pieces(corpus["valid"], 32_768)[::4]
+    def sequences(self, corpus: CodesBySplit, length: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Training and validation sequences of a stage."""
+        if self.is_speech:
+            return digit_sequences(corpus["train"], self.quantizer, length, seed=0), corpus["valid"]
+        return segments(corpus["train"], length), segments(corpus["valid"], 32_768)[::4]
 
 
 DIGITS = Task(
@@ -96,10 +91,9 @@ DIGITS = Task(
     data="Spoken digits, 195 takes of each by five speakers, then 39 by one of them, whose voice it is: "
     "3 takes of each to choose by, 5 to be judged by",
     credit="Free Spoken Digit Dataset, Zohar Jackson and contributors, speaker jackson, CC BY-SA 4.0",
-    spoken=True,
+    is_speech=True,
 )
-# A recurrent network learns from many sequences side by side, a piece of each at a time, its state carried
-# on.
+# Recurrent networks train on large batches, by truncated back-propagation through time.
 RECURRENT = TrainingConfig(
     lr=0.004, warmup=50, batch_size=32, tbptt_length=512, clip_norm=1.0, valid_every=200, decay="constant"
 )
@@ -152,12 +146,13 @@ TASKS = {
 }
 
 
-def streams(
+def digit_sequences(
     clips: list[Tensor], quantizer: Quantizer, length: int, seed: int, rounds: int = 8
 ) -> list[Tensor]:
-    """Spoken digits one after the other in random order, with silences between them, cut into sequences.
+    """Sequences of spoken digits in random order, with silences between them.
 
-    Each begins with a silence and a whole digit, so that a model learns to begin, to end, and to go on.
+    Each begins with a silence and a whole digit, so that a model learns beginnings, endings and
+    continuations.
     """
     chance, sequences = random.Random(seed), []
     silence = quantizer.encode(torch.zeros(1200))
@@ -171,8 +166,8 @@ def streams(
     return sequences
 
 
-def untrained(task: Task, seed: int = 0) -> Autoregressive:
-    """The model before training."""
+def untrained_model(task: Task, seed: int = 0) -> Autoregressive:
+    """A new model of a task."""
     torch.manual_seed(seed)
     model = new_model(task.config, task.quantizer)
     if isinstance(model, AudioLM):
@@ -180,36 +175,36 @@ def untrained(task: Task, seed: int = 0) -> Autoregressive:
     return model
 
 
-def checkpoint(name: str, stage: int, runs: Path = RUNS) -> Path:
-    """Where a stage is written as it goes."""
+def checkpoint_path(name: str, stage: int, runs: Path = RUNS) -> Path:
+    """The checkpoint of a stage."""
     return runs / f"{name}-{stage}.pt"
 
 
-def learn(
+def train_stages(
     name: str,
     task: Task,
-    corpora: Iterable[Corpus],
+    corpora: Iterable[CodesBySplit],
     runs: Path = RUNS,
     device: str = "cpu",
-    **how: Any,
+    **options: Any,
 ) -> Iterator[tuple[int, History]]:
-    """Train a stage on each corpus, from where the checkpoints stand: the number and the history of each
-    stage, as it ends. ``how`` goes to `train`."""
-    model = untrained(task).to(device)
+    """Train one stage on each corpus, resuming from checkpoints. Yields number and history of each stage as
+    it ends. ``options`` are passed to `train`."""
+    model = untrained_model(task).to(device)
     for stage, corpus in enumerate(corpora):
-        if checkpoint_exists(checkpoint(name, stage + 1, runs)):
-            continue  # it began with the weights of this one
+        if checkpoint_exists(checkpoint_path(name, stage + 1, runs)):
+            continue  # the next stage has begun, from the weights of this one
         length, config = task.stage(stage)
         data, valid = task.sequences(corpus, length)
-        yield stage, train(model, data, config, checkpoint(name, stage, runs), valid=valid, **how)
+        yield stage, train(model, data, config, checkpoint_path(name, stage, runs), valid=valid, **options)
 
 
 def best_weights(name: str, task: Task, runs: Path = RUNS) -> tuple[int, dict[str, Any]]:
-    """The weights of least validation loss, of the last stage and all restarts, and which stage they are of.
-    ValueError where there are none."""
+    """The stage and checkpoint of least validation loss among the last stage and its restarts. ValueError if
+    there is none."""
     found = []
     for stage in itertools.count(len(task.stages) - 1):
-        path = checkpoint(name, stage, runs)
+        path = checkpoint_path(name, stage, runs)
         if not checkpoint_exists(path):
             break
         if best_of(path).exists():
@@ -219,21 +214,22 @@ def best_weights(name: str, task: Task, runs: Path = RUNS) -> tuple[int, dict[st
     return min(found, key=lambda entry: entry[1]["loss"])
 
 
-def heard(task: Task, stage: int, steps: int) -> tuple[int, int]:
-    """Steps and samples of training, all stages before and so many steps of this one."""
-    every = [(*task.stage(number), task.stage(number)[1].steps) for number in range(stage)]
-    every.append((*task.stage(stage), steps))
-    return sum(n for *_, n in every), sum(n * config.samples_per_step(length) for length, config, n in every)
+def total_training(task: Task, stage: int, steps: int) -> tuple[int, int]:
+    """Steps and samples of training: of all stages before ``stage``, and of ``steps`` steps of it."""
+    stages = [(*task.stage(number), task.stage(number)[1].steps) for number in range(stage)]
+    stages.append((*task.stage(stage), steps))
+    samples = sum(n * config.samples_per_step(length) for length, config, n in stages)
+    return sum(n for *_, n in stages), samples
 
 
 def pack(name: str, task: Task, folder: Path) -> None:
-    """Judge the best weights on ``test``, excerpts of 8 seconds or whole recordings, and write them."""
-    corpus, model = load(folder, task.sample_rate, task.quantizer), untrained(task)
+    """Evaluate the best weights on ``test``, in excerpts of at most 8 seconds, and write them."""
+    corpus, model = load_codes(folder, task.sample_rate, task.quantizer), untrained_model(task)
     stage, best = best_weights(name, task)
     model.load_state_dict(best["model"])
-    model.to(task.dtype).float()  # as the file will keep it
+    model.to(task.dtype).float()  # rounded as in the file
     test = excerpts(corpus["test"], 8 * task.sample_rate, sum(map(len, corpus["test"]))).clips
-    steps, samples = heard(task, stage, best["steps"])
+    steps, samples = total_training(task, stage, best["steps"])
     card = ModelCard(
         name,
         task.data,
@@ -249,17 +245,17 @@ def pack(name: str, task: Task, folder: Path) -> None:
 
 
 def main() -> None:
-    """Train one of them to the end, and pack it."""
+    """Train one model and pack it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("name", choices=TASKS)
-    parser.add_argument("folders", type=Path, nargs=2)
-    parser.add_argument("--pack", action="store_true", help="do not train: pack the best weights so far")
+    parser.add_argument("name", choices=TASKS, help="model to train")
+    parser.add_argument("folders", type=Path, nargs=2, help="recordings of the two stages")
+    parser.add_argument("--pack", action="store_true", help="do not train: pack the best checkpoint so far")
     options = parser.parse_args()
     torch.set_num_threads(1)
     task = TASKS[options.name]
     if not options.pack:
-        corpora = (load(folder, task.sample_rate, task.quantizer) for folder in options.folders)
-        for _, history in learn(options.name, task, corpora):
+        corpora = (load_codes(folder, task.sample_rate, task.quantizer) for folder in options.folders)
+        for _, history in train_stages(options.name, task, corpora):
             print(history.valid)
     pack(options.name, task, options.folders[-1])
 

@@ -17,24 +17,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sashimi_lib.audio.decoder import Downmix, blocks, header_of, lie
-from sashimi_lib.audio.resampling import resampled
-from sashimi_lib.audio.waveform import (
-    check_sample_rate,
-    check_waveform,
-)
-from sashimi_lib.storage.atomic import partial_of
+from sashimi_lib.audio.decoder import Downmix, header_mismatch, read_blocks, read_header
+from sashimi_lib.audio.resampling import resample_stream
+from sashimi_lib.audio.waveform import check_sample_rate, check_waveform
+from sashimi_lib.storage.atomic import partial_path
 
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[Float[Tensor, " length"], int]:
-    """Read a WAV, FLAC, MP3 or OGG file, or another that libsndfile reads: ``(waveform (L,) float32, rate)``.
+    """Read an audio file and return ``(waveform, sample_rate)``; the waveform is float32 of shape (L,).
 
-    Several channels are mixed down to one (their mean). ``start`` and ``frames`` count samples at the
-    file's own rate, so that a piece of an hour-long file can be read without the rest.
-    (Inside an MP3 the decoder may grumble on stderr about frames it has not seen; the result is right.)
-    Warns, and raises, as `decode` does.
+    WAV, FLAC, MP3, OGG and every other format of libsndfile. Several channels are mixed down to their mean.
+    ``start`` and ``frames`` count samples at the file's own rate and select a segment, so that an hour-long
+    file need not be decoded as a whole. (After a seek in an MP3 file the decoder may print a warning about
+    missing frames on stderr; the result is correct.)
+    Warns of clipped samples and of a wrong header. Raises as `decode` does.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -44,62 +42,65 @@ def read(path: str | Path, start: int = 0, frames: int | None = None) -> tuple[F
 
     Chapter: 1.
     """
-    sound = decode(path, None, start, frames)
-    if sound.clipped:
-        warnings.warn(f"{path}: clipped {sound.clipped:,} samples beyond full scale", stacklevel=2)
-    if sound.lie:
-        warnings.warn(sound.lie, stacklevel=2)
-    return sound.waveform, sound.sample_rate
+    decoded = decode(path, None, start, frames)
+    if decoded.clipped:
+        warnings.warn(f"{path}: clipped {decoded.clipped:,} samples beyond full scale", stacklevel=2)
+    if decoded.header_mismatch:
+        warnings.warn(decoded.header_mismatch, stacklevel=2)
+    return decoded.waveform, decoded.sample_rate
 
 
 class Decoded(NamedTuple):
-    """A recording as a waveform, and the rate of that in Hz; how many samples were slightly beyond full scale
-    (as lossy decoders leave them), and so were clipped; and what its header says wrongly, in words."""
+    """A decoded recording.
+
+    ``sample_rate`` is that of ``waveform``, in Hz. ``clipped`` counts samples slightly beyond full scale, as
+    lossy decoders produce them. ``header_mismatch`` describes a wrong length in the header, or is empty.
+    """
 
     waveform: Float[Tensor, " length"]
     sample_rate: int
     clipped: int
-    lie: str
+    header_mismatch: str
 
 
 def decode(
     path: str | Path, sample_rate: int | None = None, start: int = 0, frames: int | None = None
 ) -> Decoded:
-    """Read a file as `read` does, and `resample` it to a rate, block by block: an hour of 48 kHz stereo never
-    lies in memory as that, and of 16 kHz it takes 230 MB.
+    """Decode an audio file, mix it down to mono and resample it to ``sample_rate``, block by block.
 
-    Files are read to their end, whatever their headers say.
+    Only the result is held in memory: 230 MB for an hour at 16 kHz. Files are decoded to their true end,
+    whatever their headers say. ``start`` and ``frames`` count samples at the file's own rate.
 
     >>> from sashimi_lib.data.bundled import AUDIO
-    >>> sound = decode(AUDIO / "piano.flac", sample_rate=8_000)
-    >>> sound.waveform.shape, sound.clipped, sound.lie
+    >>> decoded = decode(AUDIO / "piano.flac", sample_rate=8_000)
+    >>> decoded.waveform.shape, decoded.clipped, decoded.header_mismatch
     (torch.Size([640000]), 0, '')
 
-    Chapter: 1. Raises FileNotFoundError for a missing file and ValueError, with the file's name, for one that
-    is damaged, empty, or holds something else than finite audio, of which a wrong scale is named too; and for
-    a whole recording whose channels cancel each other.
+    Chapter: 1. Raises FileNotFoundError for a missing file. Raises ValueError, naming the file, if it is
+    damaged, contains no samples, NaN or infinite samples, or samples far beyond [-1, 1], or if the channels
+    of a whole recording cancel each other.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such audio file: {path}")
-    header, mix, samples = header_of(path), Downmix(path), bytearray()
+    header, mix, samples = read_header(path), Downmix(path), bytearray()
     rate = header.sample_rate if sample_rate is None else sample_rate
-    for block in resampled(map(mix, blocks(path, start, frames)), header.sample_rate, rate):
+    for block in resample_stream(map(mix, read_blocks(path, start, frames)), header.sample_rate, rate):
         samples += block.tobytes()
     if not samples:
-        raise ValueError(f"{path} holds no samples{f' from {start} on' if start else ''}")
-    whole = start == 0 and frames is None
-    if whole:
+        raise ValueError(f"{path} contains no samples{f' from index {start} on' if start else ''}")
+    is_whole_file = start == 0 and frames is None
+    if is_whole_file:
         mix.check_channels()
-    waveform = torch.frombuffer(samples, dtype=torch.float32)
-    return Decoded(waveform, rate, mix.clipped, lie(path, header, mix.frames) if whole else "")
+    mismatch = header_mismatch(path, header, mix.frames) if is_whole_file else ""
+    return Decoded(torch.frombuffer(samples, dtype=torch.float32), rate, mix.clipped, mismatch)
 
 
 def encode_bytes(waveform: Float[Tensor, " length"], sample_rate: int, file_format: str = "flac") -> bytes:
-    """The bytes of an audio file, mono: "flac" and "wav" keep 16 bits a sample exactly, "mp3" is lossy.
+    """Encode a mono waveform as the bytes of an audio file: "flac" and "wav" with 16 bits, or lossy "mp3".
 
-    Equal input gives equal bytes. Raises ValueError for an unknown format, for audio outside [-1, 1],
-    and for a rate that MP3 does not have.
+    Deterministic. Raises ValueError for an unknown format, for invalid audio, and for a sample rate that MP3
+    does not support.
 
     >>> encode_bytes(torch.zeros(8), 8000, "wav")[:4]
     b'RIFF'
@@ -120,9 +121,9 @@ def encode_bytes(waveform: Float[Tensor, " length"], sample_rate: int, file_form
 
 
 def write(path: str | Path, waveform: Float[Tensor, " length"], sample_rate: int) -> None:
-    """Write one mono clip; the suffix (.wav, .flac, .mp3) chooses the format. 16 bits a sample.
+    """Write a mono waveform to a file, whose suffix (.wav, .flac, .mp3) selects the format; 16-bit samples.
 
-    Raises what `encode_bytes` raises.
+    Raises as `encode_bytes` does.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -138,33 +139,35 @@ def write(path: str | Path, waveform: Float[Tensor, " length"], sample_rate: int
 def open_audio_writer(
     path: str | Path, sample_rate: int
 ) -> Iterator[Callable[[Float[Tensor, " length"]], None]]:
-    """Write one clip as it comes, in pieces of any length: to a ``.wav`` or ``.flac`` file, 16 bits a sample,
-    which gets its name when all of it is there.
+    """Open a ``.wav`` or ``.flac`` file for writing in chunks; yields the function that writes one.
+
+    Chunks have any length, samples 16 bits. The file gets its name when it is complete.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
-    ...     with open_audio_writer(Path(folder, "a.wav"), 8000) as write_on:
-    ...         write_on(torch.zeros(100))
-    ...         write_on(torch.zeros(20))
+    ...     with open_audio_writer(Path(folder, "a.wav"), 8000) as write_chunk:
+    ...         write_chunk(torch.zeros(100))
+    ...         write_chunk(torch.zeros(20))
     ...     len(read(Path(folder, "a.wav"))[0])
     120
 
-    After an error what came before is a whole file, called ``NAME.partial``. Of no samples there is no file.
+    After an error, what was written so far is kept as a valid file ``NAME.partial``. Without any samples no
+    file is created.
 
-    Chapter: 1. Raises ValueError for another suffix, a rate that is none, and audio outside [-1, 1]; and
-    OSError where nothing can be written.
+    Chapter: 1. Raises ValueError for another suffix, an invalid sample rate or invalid audio, and OSError,
+    naming the file, if it cannot be written.
     """
     path = Path(path)
     check_sample_rate(sample_rate)
     file_format = path.suffix.lower().lstrip(".")
     if file_format not in ("flac", "wav"):
         raise ValueError(f"path must end in .wav or .flac, got {path}")
-    partial, target, length = partial_of(path), path.with_name(path.name + ".partial"), 0
+    partial, target, length = partial_path(path), path.with_name(path.name + ".partial"), 0
 
-    def write_on(waveform: Float[Tensor, " length"]) -> None:
+    def write_chunk(waveform: Float[Tensor, " length"]) -> None:
         nonlocal length
         check_waveform(waveform)
-        with output.reasons(path):
+        with output.named_errors(path):
             file.write(_pcm(waveform))
         length += len(waveform)
 
@@ -177,9 +180,9 @@ def open_audio_writer(
             output,
             soundfile.SoundFile(output, "w", sample_rate, 1, "PCM_16", format=file_format.upper()) as file,
         ):
-            yield write_on
-            with output.reasons(path):
-                file.close()  # the header too may find the disk full
+            yield write_chunk
+            with output.named_errors(path):
+                file.close()  # writes the header, which may fail on a full disk too
         target = path
     finally:
         if length:
@@ -189,32 +192,34 @@ def open_audio_writer(
 
 
 class _Output(io.FileIO):
-    """A file for libsndfile to write to, which tells of a failed write that it failed, but not why."""
+    """An output file for libsndfile that keeps the cause of a failed write; libsndfile does not report it."""
 
-    failed: OSError | None = None
+    error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write all of it; returns how much of it there was room for."""
-        left, done = memoryview(data), 0
+        """Write all of ``data`` if possible; return the number of bytes written."""
+        view, written = memoryview(data), 0
         try:
-            while done < len(left):
-                done += super().write(left[done:])
+            while written < len(view):
+                written += super().write(view[written:])
         except OSError as error:
-            self.failed = error
-        return done
+            self.error = error
+        return written
 
     @contextmanager
-    def reasons(self, path: Path) -> Iterator[None]:
-        """Raise OSError with the reason where something is not written. (Of a write that was cut short
-        soundfile says so by an assertion.)"""
+    def named_errors(self, path: Path) -> Iterator[None]:
+        """Raise OSError, naming the file and the cause, if a write fails.
+
+        soundfile reports a short write by an AssertionError.
+        """
         try:
             yield
         except (AssertionError, soundfile.SoundFileError) as error:
-            self.failed = self.failed or OSError(0, str(error))
-        if self.failed is not None:
-            raise OSError(f"{path} cannot be written: {self.failed.strerror}") from self.failed
+            self.error = self.error or OSError(0, str(error))
+        if self.error is not None:
+            raise OSError(f"{path} cannot be written: {self.error.strerror}") from self.error
 
 
 def _pcm(waveform: Tensor) -> np.ndarray:
-    """16-bit samples. soundfile would scale floats by 32767, which loses the last bit of a 16-bit clip."""
+    """Round to 16-bit samples. soundfile would scale floats by 32767, which loses the last bit."""
     return torch.round(waveform.detach().cpu().double() * 32768).clamp(-32768, 32767).to(torch.int16).numpy()

@@ -1,4 +1,4 @@
-"""Resampling of mono waveforms, whole or as a stream of blocks.
+"""Resample mono waveforms, either as one tensor or as a stream of blocks.
 
 Chapter: 1.
 """
@@ -15,22 +15,22 @@ from torch import Tensor
 
 from sashimi_lib.audio.waveform import check_sample_rate, check_waveform
 
-REACH = 10  # samples of the slower rate that the filter of `resample` reaches to each side
+FILTER_HALF_LENGTH = 10  # of the filter of `resample`, in samples of the lower rate
 
 
 def resample(
     waveform: Float[Tensor, "*batch length"], rate_in: int, rate_out: int
 ) -> Float[Tensor, "*batch resampled"]:
-    """Change the sampling rate: low-pass below both Nyquist frequencies, then take new samples.
+    """Change the sample rate: low-pass below both Nyquist frequencies, then resample.
 
     A polyphase filter (`scipy.signal.resample_poly`). L samples become ceil(L * rate_out / rate_in).
-    The filter may overshoot full scale next to a jump; what leaves [-1, 1] is clipped.
-    Raises ValueError for bad audio or a rate that is not a positive whole number.
+    The filter may overshoot full scale near a discontinuity; values outside [-1, 1] are clipped.
+    Raises ValueError for invalid audio or a rate that is not a positive integer.
 
     >>> resample(torch.zeros(160), 16000, 8000).shape
     torch.Size([80])
 
-    Chapter: 1. By blocks: `resampled`.
+    Chapter: 1. Block by block: `resample_stream`.
     """
     check_waveform(waveform)
     check_sample_rate(rate_in, "rate_in")
@@ -41,46 +41,49 @@ def resample(
     return torch.from_numpy(new).clamp(-1, 1).to(waveform)
 
 
-def resampled(
-    pieces: Iterable[Float[np.ndarray, " _"]], rate_in: int, rate_out: int
+def resample_stream(
+    blocks: Iterable[Float[np.ndarray, " _"]], rate_in: int, rate_out: int
 ) -> Iterator[Float[np.ndarray, " _"]]:
-    """What `resample` makes of all pieces of a waveform together, as it comes: in pieces of other lengths.
+    """Resample a waveform that arrives in blocks; the concatenated output equals `resample` of the whole.
 
-    Each is filtered with the samples on both sides that the filter reaches, and cut where the clocks of both
-    rates agree.
+    Each block is filtered with the margin on both sides that the filter spans, and cut where a sample of the
+    input and one of the output coincide. Output blocks have other lengths than input blocks.
 
-    >>> pieces = [np.zeros(100), np.zeros(60)]
-    >>> sum(len(piece) for piece in resampled(pieces, 16000, 8000))
+    >>> blocks = [np.zeros(100), np.zeros(60)]
+    >>> sum(len(block) for block in resample_stream(blocks, 16000, 8000))
     80
 
-    Chapter: 1. Slow twin: `resample`. Raises ValueError for a rate that is not a positive whole number.
+    Chapter: 1. Slow twin: `resample`. Raises ValueError for a rate that is not a positive integer.
     """
     check_sample_rate(rate_in, "rate_in")
     check_sample_rate(rate_out, "rate_out")
     if rate_in == rate_out:
-        yield from pieces
+        yield from blocks
         return
-    period_in, period_out, margin = resampling_periods(rate_in, rate_out)
-    reach, least = margin * period_in, 4 * margin * period_in  # below that, most would be filtered twice
-    held, done = np.zeros(0), 0  # samples of the input; those of them that are there for the filter alone
-    for piece in chain(pieces, [None]):
-        held = held if piece is None else np.concatenate([held, piece])
-        ready = len(held) if piece is None else (len(held) - reach) // period_in * period_in
-        if ready <= done or (piece is not None and ready - done < least):
+    period_in, period_out, margin_periods = resampling_periods(rate_in, rate_out)
+    margin = margin_periods * period_in
+    min_new = 4 * margin  # with fewer new samples, most would be filtered twice
+    buffer, context = np.zeros(0), 0  # input samples; the first ``context`` of them were output already
+    for block in chain(blocks, [None]):
+        buffer = buffer if block is None else np.concatenate([buffer, block])
+        ready = len(buffer) if block is None else (len(buffer) - margin) // period_in * period_in
+        if ready <= context or (block is not None and ready - context < min_new):
             continue
-        new = resample_poly(held, period_out, period_in)
-        first, end = (count * period_out // period_in for count in (done, ready))
-        yield new[first : None if piece is None else end].clip(-1, 1).astype(np.float32)
-        kept = max(0, ready - reach)
-        held, done = held[kept:], ready - kept
+        new = resample_poly(buffer, period_out, period_in)
+        begin, end = (count * period_out // period_in for count in (context, ready))
+        yield new[begin : None if block is None else end].clip(-1, 1).astype(np.float32)
+        dropped = max(0, ready - margin)
+        buffer, context = buffer[dropped:], ready - dropped
 
 
 def resampling_periods(rate_in: int, rate_out: int) -> tuple[int, int, int]:
-    """After how many samples of either rate both clocks agree, and how many such periods the filter reaches.
+    """Return the shortest common period of two rates, in samples of each, and the filter's half-length.
+
+    The half-length is in such periods, rounded up.
 
     >>> resampling_periods(48_000, 16_000), resampling_periods(44_100, 16_000)
     ((3, 1, 11), (441, 160, 1))
     """
     common = math.gcd(rate_in, rate_out)
     period_in, period_out = rate_in // common, rate_out // common
-    return period_in, period_out, 1 + REACH // min(period_in, period_out)
+    return period_in, period_out, 1 + FILTER_HALF_LENGTH // min(period_in, period_out)

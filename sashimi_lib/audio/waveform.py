@@ -1,7 +1,7 @@
-"""Waveforms: validation, loudness, spectrograms.
+"""Validate waveforms, measure and normalize their loudness, and compute spectrograms.
 
 A waveform is a float tensor whose last axis is time and whose values lie in [-1, 1]. Functions that take one
-check that first, so that bad audio is reported where it enters.
+check this first, so that invalid audio is reported at the point of entry.
 
 Chapter: 1.
 """
@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from sashimi_lib.audio.decoder import HIGHEST_RATE
+from sashimi_lib.audio.decoder import MAX_SAMPLE_RATE
 
 
 def check_waveform(waveform: Shaped[Tensor, "..."], name: str = "waveform") -> None:
     """Raise ValueError unless ``waveform`` is finite audio in [-1, 1] with at least one sample.
 
-    ``name`` is what the message calls the argument.
+    ``name`` is the name of the argument in the message.
 
     >>> check_waveform(torch.zeros(16))
     >>> check_waveform(torch.tensor([0.0, 1.5]), "clip")
@@ -34,8 +34,8 @@ def check_waveform(waveform: Shaped[Tensor, "..."], name: str = "waveform") -> N
         raise ValueError(f"{name} must be floating-point audio in [-1, 1], got dtype {waveform.dtype}")
     if waveform.ndim == 0 or waveform.numel() == 0:
         raise ValueError(f"{name} must hold at least one sample, got shape {tuple(waveform.shape)}")
-    low, high = torch.stack(torch.aminmax(waveform.detach())).tolist()  # one read, where it lies on a GPU
-    if not (math.isfinite(low) and math.isfinite(high)):  # aminmax passes a NaN on
+    low, high = torch.stack(torch.aminmax(waveform.detach())).tolist()  # one transfer from a GPU
+    if not (math.isfinite(low) and math.isfinite(high)):  # aminmax propagates NaN
         bad = int((~torch.isfinite(waveform)).sum())
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite samples of {waveform.numel()}")
     if low < -1 or high > 1:
@@ -45,21 +45,21 @@ def check_waveform(waveform: Shaped[Tensor, "..."], name: str = "waveform") -> N
 
 
 def check_sample_rate(sample_rate: int, name: str = "sample_rate") -> None:
-    """Raise ValueError unless ``sample_rate`` is a positive whole number of samples per second, and possible.
+    """Raise ValueError unless ``sample_rate`` is an integer from 1 to 1,000,000 Hz.
 
     >>> check_sample_rate(16000)
 
     Chapter: 1.
     """
-    whole = isinstance(sample_rate, int) and not isinstance(sample_rate, bool)
-    if not (whole and 1 <= sample_rate <= HIGHEST_RATE):
+    is_integer = isinstance(sample_rate, int) and not isinstance(sample_rate, bool)
+    if not (is_integer and 1 <= sample_rate <= MAX_SAMPLE_RATE):
         raise ValueError(
-            f"{name} must be a positive whole number of hertz, at most {HIGHEST_RATE:,}, got {sample_rate!r}"
+            f"{name} must be a positive integer, at most {MAX_SAMPLE_RATE:,} Hz, got {sample_rate!r}"
         )
 
 
 def rms_db(waveform: Float[Tensor, "*batch length"]) -> float:
-    """Loudness as root-mean-square level in dBFS: 0 for a full-scale square wave, -inf for silence.
+    """Return the root-mean-square level in dBFS: 0 for a full-scale square wave, -inf for silence.
 
     >>> round(rms_db(torch.full((100,), 0.1)), 2)
     -20.0
@@ -74,9 +74,9 @@ def rms_db(waveform: Float[Tensor, "*batch length"]) -> float:
 def normalize_loudness(
     waveform: Float[Tensor, "*batch length"], db: float | int = -23.0
 ) -> Float[Tensor, "*batch length"]:
-    """Scale to an RMS level of ``db`` dBFS, or as near to it as full scale allows without clipping.
+    """Scale a waveform to an RMS level of ``db`` dBFS, or to the highest level that does not clip.
 
-    Silence stays silence. Raises ValueError for bad audio or a level above 0 dBFS.
+    Silence is unchanged. Raises ValueError for invalid audio or a level above 0 dBFS.
 
     >>> round(rms_db(normalize_loudness(torch.tensor([0.5, -0.5]), -20)), 2)
     -20.0
@@ -96,11 +96,12 @@ def normalize_loudness(
 def spectrogram_db(
     waveform: Float[Tensor, " length"], window: int = 512, hop: int = 128
 ) -> Float[Tensor, "frames bins"]:
-    """Loudness of each frequency over time, in dB: a Hann window slides along, each stop gives one spectrum.
+    """Compute the magnitude spectrogram in dB: a short-time Fourier transform with a Hann window.
 
-    Frame m covers samples m*hop - window/2 .. m*hop + window/2 (silence is assumed outside the clip), bin k
-    is the frequency k * sample_rate / window, and a full-scale sine reads 0 dB. Nothing falls below -120 dB.
-    Raises ValueError for bad audio, an odd or too small window, or a hop below 1.
+    Frame m is centered on sample m*hop and covers ``window`` samples (zero-padded at both ends of the clip),
+    bin k is the frequency k * sample_rate / window, and a full-scale sine has 0 dB. Values are clamped to at
+    least -120 dB.
+    Raises ValueError for invalid audio, an odd or too small window, or a hop below 1.
 
     >>> spectrogram_db(torch.zeros(1024)).shape
     torch.Size([9, 257])

@@ -6,10 +6,11 @@
     sashimi stream piano --play
     sashimi data fetch fsdd --to data
 
-What each can be told stands in `sashimi_lib.cli.arguments`, and of ``train`` in `sashimi_lib.cli.train`.
-``python -m sashimi_lib`` is the same command.
+Arguments are data (`sashimi_lib.cli.arguments`, and of ``train`` `sashimi_lib.cli.train_arguments`); `RUN`
+says which function runs which. ``python -m sashimi_lib`` is the same command.
 """
 
+import importlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,13 +29,24 @@ from sashimi_lib.cli.arguments import (
 
 ABOUT = """Raw-audio generation with state-space models.
 
-From recordings of your own to new sound: sashimi train my-wavs --data FOLDER, then sashimi generate. Exit
-codes: 0 when all went well, 1 after an error, which is said in one line, 2 for wrong usage, 130 after Ctrl-C,
-143 after SIGTERM and 129 after SIGHUP."""
+From recordings of your own to new sound: sashimi train my-wavs --data FOLDER, then sashimi generate.
+
+Exit codes: 0 success, 1 error (one line on stderr), 2 wrong usage, 130 after Ctrl-C, 143 after SIGTERM,
+129 after SIGHUP."""
+
+# The function of each class of arguments, imported only when it is called: PyTorch takes seconds.
+RUN = {
+    "TrainCommand": "sashimi_lib.cli.train:run",
+    "GenerateCommand": "sashimi_lib.cli.generate:run",
+    "EvaluateCommand": "sashimi_lib.cli.evaluate:run",
+    "StreamCommand": "sashimi_lib.cli.stream:run",
+    "ListCommand": "sashimi_lib.cli.data:show",
+    "FetchCommand": "sashimi_lib.cli.data:fetch",
+}
 
 
 def _train() -> None:
-    """Train a model on recordings, of your own or of a corpus: sashimi train --help names the recipes."""
+    """Train a model on your own recordings or on a corpus. sashimi train --help lists the recipes."""
 
 
 def _data(
@@ -43,7 +55,7 @@ def _data(
         | Annotated[FetchCommand, tyro.conf.subcommand("fetch", prefix_name=False)]
     ],
 ) -> ListCommand | FetchCommand:
-    """List the corpora that models are compared on, or fetch one."""
+    """List the corpora of published comparisons, or fetch one."""
     return what
 
 
@@ -57,7 +69,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; what it returns is the exit code, as the help says. Wrong usage exits with 2.
+    """Run one command; returns the exit code, as the help says. Wrong usage exits with 2.
 
     >>> main(["stream", "wavernn", "--seconds", "1"])
     1
@@ -65,12 +77,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _warnings_in_a_line():
-            return parsed(words).run() or 0
+            command = parsed(words)
+            return function_of(command)(command)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"sashimi: {_in_a_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def function_of(command: Any) -> Callable[[Any], int]:
+    """The function that runs a command and returns the exit code, imported now.
+
+    >>> function_of(ListCommand()).__module__
+    'sashimi_lib.cli.data'
+    """
+    return _imported(RUN[type(command).__name__])
+
+
+def _imported(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 @contextmanager
@@ -89,10 +116,8 @@ def _in_a_line(message: object) -> str:
 
 
 def parsed(words: list[str]) -> Any:
-    """The command that some words ask for. What ``train`` can be told depends on its recipe, so it is read by
-    itself; and only then are the recipes imported."""
+    """The command that the words of a command line ask for. The options of ``train`` depend on its recipe, so
+    it has a parser of its own, which is imported only then."""
     if words[:1] == ["train"]:
-        from sashimi_lib.cli.train import parse
-
-        return parse(words[1:])
+        return _imported("sashimi_lib.cli.train_arguments:parse")(words[1:])
     return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="sashimi", description=ABOUT, args=words)

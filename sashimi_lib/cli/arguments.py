@@ -1,6 +1,7 @@
-"""What each command but ``train`` can be told: its fields are the arguments, its ``run`` does it.
+"""The arguments of each command, as data: a dataclass each, whose fields are the options.
 
-What does it is imported only then, so that help comes at once: PyTorch takes seconds.
+The docstring of a field is its line of help. The options of ``train`` follow from its recipe, and stand in
+`sashimi_lib.cli.train_arguments`. Nothing here imports PyTorch, so that help comes at once.
 """
 
 from dataclasses import dataclass, field
@@ -9,9 +10,16 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import tyro
 
+
+def default_is(what: str) -> Any:
+    """What help says of an option whose default is None, where that stands for something else."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {what})")
+
+
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 CorpusName = Literal["folder", "sc09", "beethoven", "youtubemix", "fsdd", "ljspeech"]
 Device = Literal["auto", "cpu", "cuda"]
+Part = Literal["test", "valid", "train", "all"]
 
 
 def _default(value: object) -> Any:
@@ -33,116 +41,103 @@ class SamplingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class StreamCommand:
-    """Make sound, and write it or play it as it comes, until there is enough, or until Ctrl-C, SIGTERM or a
-    closed terminal ends it."""
+    """Generate sound without a fixed end, and write or play it as it is made.
+
+    Ctrl-C, SIGTERM and a closed terminal end it after the current chunk.
+    """
 
     model: Model
-    """The name of a model that ships, such as piano, or the file of one."""
+    """Name of a bundled model, such as piano, or a file that sashimi train wrote."""
     seconds: float | None = 10.0
-    """How much to make; None goes on until Ctrl-C."""
+    """Length of the sound in seconds; None goes on until Ctrl-C."""
     out: Path | None = None
-    """Where to write it: a .wav or .flac file, whole after Ctrl-C too."""
+    """Output file, .wav or .flac; it is complete after Ctrl-C too."""
     play: bool = False
-    """Play it (pip install sashimi_lib[play])."""
+    """Play the sound (needs pip install "sashimi_lib[play]")."""
     sampling: tyro.conf.OmitArgPrefixes[SamplingOptions] = field(default_factory=SamplingOptions)
-    seed: int | None = None
-    """Which random numbers; 0 unless said, or those that --state-in holds."""
+    seed: Annotated[int | None, default_is("0, or the generator of --state-in")] = None
+    """Random seed."""
     prompt: Path | None = None
-    """A recording to go on from."""
+    """Recording to continue; it is not part of the output."""
     state_in: Path | None = None
-    """Go on from where --state-out left off, with its sampling options where they are not given here."""
+    """State to resume from, as --state-out wrote it, with its sampling options where none are given."""
     state_out: Path | None = None
-    """Where to keep what it takes to go on from the end."""
-    chunk: float | None = None
-    """Seconds to make at once: 0.1 unless said, or those of --state-in."""
-
-    def run(self) -> int:
-        """Make the sound; returns the exit code. Raises ValueError for what cannot be."""
-        from sashimi_lib.cli.stream import run
-
-        return run(self)
+    """Where to save the state at the end."""
+    chunk: Annotated[float | None, default_is("0.1, or that of --state-in")] = None
+    """Seconds that are generated at once."""
 
 
 @dataclass(frozen=True)
 class GenerateCommand:
-    """Make sounds with a trained model, and write them: one, or several side by side. After Ctrl-C or SIGTERM
-    what is there of them is kept, where a model makes them sample by sample."""
+    """Generate one or several sounds with a trained model, and write them to files.
+
+    After Ctrl-C or SIGTERM an autoregressive model's files keep what was generated so far.
+    """
 
     model: Model
-    """The name of a model that ships, such as piano, or the file that sashimi train wrote."""
+    """Name of a bundled model, such as piano, or a file that sashimi train wrote."""
     out: Path
-    """Where to write: a .wav or .flac file. Several sounds are numbered: x.wav becomes x_1.wav, x_2.wav."""
+    """Output file, .wav or .flac; several sounds are numbered, x_1.wav, x_2.wav."""
     seconds: float = 5.0
-    """How long a sound is to be."""
+    """Length of a sound in seconds."""
     count: int = 1
-    """How many sounds to make; together they take less time than one by one."""
+    """Number of sounds; a batch takes less time than one by one."""
     prompt: Path | None = None
-    """A recording to go on from. It is not written again."""
+    """Recording to continue; it is not part of the output."""
     sampling: tyro.conf.OmitArgPrefixes[SamplingOptions] = field(default_factory=SamplingOptions)
     label: int | None = None
-    """Which class of sound, where a diffusion model knows classes: a digit, of digits_diffusion."""
+    """Class of the sounds, for class-conditional diffusion models: a digit of digits_diffusion."""
     seed: int = 0
-    """Which random numbers: the same ones make the same sounds."""
+    """Random seed; the same seed generates the same sounds."""
     device: Device = "auto"
-    """Where to compute; auto takes the GPU if there is one."""
-
-    def run(self) -> int:
-        """Make the sounds; returns the exit code. Raises ValueError for what cannot be."""
-        from sashimi_lib.cli.generate import run
-
-        return run(self)
+    """Device to compute on; auto is the GPU if there is one."""
 
 
 @dataclass(frozen=True)
 class EvaluateCommand:
-    """Bits per sample of recordings under a model, with a 95 % confidence interval over recordings."""
+    """Evaluate a trained model on held-out recordings.
+
+    Metrics:
+
+    - bits: negative log-likelihood in bits per sample, with a 95 % confidence interval over recordings
+
+    - spectrum_distance: difference between the average spectra of generated and held-out sound, in dB
+
+    - stft_distance: spectral distance between held-out sound and a vocoder's reconstruction of it
+    """
 
     model: Model
-    """The name of a model that ships, such as piano, or the file that sashimi train wrote."""
+    """Name of a bundled model, such as piano, or a file that sashimi train wrote."""
     data: Path
-    """The folder of recordings."""
-    part: Literal["test", "valid", "train", "all"] = "test"
-    """Which of them, as they were split in training: the file of a model of your own says how. It learnt from
-    train alone; all is for recordings that it has never learnt from."""
+    """Folder of recordings."""
+    metrics: Annotated[str, tyro.conf.arg(metavar="NAME,...")] = "bits"
+    """Metrics to compute, separated by commas."""
+    part: Part = "test"
+    """Same split as sashimi train; only train was used for training; all is for unseen recordings."""
     corpus: CorpusName = "folder"
-    """What the folder holds: recordings of your own, or a corpus that sashimi data fetched."""
-    seconds: float | None = None
-    """Recordings are heard in pieces of so many seconds, each from silence; 4 unless said, or the corpus's
-    own."""
+    """What DATA holds: a folder of your own recordings, or a corpus from sashimi data fetch."""
+    seconds: Annotated[float | None, default_is("4, or as the corpus has it")] = None
+    """Recordings are cut into sequences of so many seconds."""
     batch_size: int = 8
-    """How many pieces to hear at once."""
+    """Sequences that are scored or generated at once."""
+    count: int = 8
+    """Sounds to generate for spectrum_distance, except by a vocoder."""
+    seed: int = 0
+    """Random seed of generated sounds."""
     device: Device = "auto"
-    """Where to compute; auto takes the GPU if there is one."""
-
-    def run(self) -> None:
-        """Judge the model. Raises ValueError for what cannot be."""
-        from sashimi_lib.cli.evaluate import run
-
-        run(self)
+    """Device to compute on; auto is the GPU if there is one."""
 
 
 @dataclass(frozen=True)
 class ListCommand:
-    """List the corpora: what each is, how large, under which licence, and where it comes from."""
-
-    def run(self) -> None:
-        """Print the list."""
-        from sashimi_lib.cli.data import show
-
-        show()
+    """List the corpora: content, size, licence and source."""
 
 
 @dataclass(frozen=True)
 class FetchCommand:
-    """Download a corpus, check it and unpack it; or say what to do by hand. It goes on where it broke off."""
+    """Download a corpus, verify and unpack it, or say how to get it by hand. Resumes where it stopped."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """One of those that sashimi data list shows."""
+    """Corpus to fetch, one of sashimi data list."""
     to: Path = Path("data")
-    """The folder to put it in, in a folder of its own name."""
-
-    def run(self) -> None:
-        """Fetch it. Raises ValueError for a name that is none, and as `Corpus.fetch` does."""
-        from sashimi_lib.cli.data import fetch
-
-        fetch(self)
+    """Parent folder; the corpus goes into a folder of its own name there."""

@@ -1,4 +1,4 @@
-"""Fine-tuning: a run that begins from the weights of a trained model."""
+"""Fine-tuning: a run that starts from the weights of a trained model."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from sashimi_lib.pretrained import ModelCard, load
 
 
 def begin_from(name: str, model: DiscreteAudioModel | DiffusionModel, sample_rate: int) -> ModelCard:
-    """Give a new model the weights of a trained one of the same shape and rate; returns the card of that one.
-    Raises ValueError, naming what differs."""
+    """Load the weights of a trained model of the same architecture and sample rate; returns its card. Raises
+    ValueError, naming the differences."""
     trained = load(name)
     if trained.sample_rate != sample_rate:
         raise ValueError(
-            f"--from {name} is a model at {trained.sample_rate} Hz, this one is at {sample_rate}: give "
+            f"--from {name} has a sample rate of {trained.sample_rate} Hz, this run of {sample_rate}: use "
             f"--sample-rate {trained.sample_rate}"
         )
     there, here = shape_of(trained.model), shape_of(model)
@@ -23,13 +23,13 @@ def begin_from(name: str, model: DiscreteAudioModel | DiffusionModel, sample_rat
         f"{part} is {there[part]} there and {here[part]} here" for part in parts if there[part] != here[part]
     ]
     if other:
-        raise ValueError(f"--from {name} is a model of another shape: {'; '.join(other)}")
+        raise ValueError(f"--from {name} has another architecture: {'; '.join(other)}")
     model.load_state_dict(trained.model.state_dict())
     return trained.card
 
 
 def shape_of(model: DiscreteAudioModel | DiffusionModel) -> dict[str, Any]:
-    """All that a model is built from, each setting by its name.
+    """All settings of a model by name.
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
     >>> shape_of(WaveRNN(WaveRNNConfig(8)))["d_hidden"]

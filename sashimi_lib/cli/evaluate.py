@@ -1,78 +1,129 @@
-"""``sashimi evaluate``: what recordings cost a model, in bits per sample."""
+"""``sashimi evaluate``: metrics of a trained model on held-out recordings."""
 
 import math
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+
+from torch import Tensor
 
 from sashimi_lib.cli.arguments import EvaluateCommand
 from sashimi_lib.cli.device import device_of
 from sashimi_lib.cli.recordings import judged_length, sequences_of
 from sashimi_lib.data.clips import audio_paths, find_audio
-from sashimi_lib.data.corpora import CORPORA, FOLDER, Codes
-from sashimi_lib.data.split import FileLists, Split, relative_name, summary
+from sashimi_lib.data.corpora import CORPORA, FOLDER, Corpus
+from sashimi_lib.data.split import FileLists, Split, relative_name, summarize
 from sashimi_lib.diffusion.model import DiffusionModel
-from sashimi_lib.evaluation.likelihood import FEWEST, ConfidenceInterval, clip_bits, mean_bits
-from sashimi_lib.models.autoregressive import DiscreteAudioModel
-from sashimi_lib.pretrained import load
+from sashimi_lib.evaluation.likelihood import FEWEST, ConfidenceInterval
+from sashimi_lib.evaluation.metrics import METRICS, HeldOut, Model, Report
+from sashimi_lib.pretrained import Pretrained, load
 
 
-def run(command: EvaluateCommand) -> None:
-    """Judge the model. Raises ValueError for what cannot be."""
+def run(command: EvaluateCommand) -> int:
+    """Evaluate the model, and print each metric. Raises ValueError for invalid options, and for metrics that
+    the model does not have."""
+    names = metrics_of(command.metrics)
     pretrained = load(command.model)
-    model, rate = pretrained.model, pretrained.sample_rate
-    if isinstance(model, DiffusionModel):
-        raise ValueError(f"{command.model} is a diffusion model: it gives no likelihood to measure in bits")
+    data = held_out_data(command, pretrained)
+    model = pretrained.model.to(device_of(command.device))
+    for name in names:
+        print(f"{name}: {report_in_words(METRICS[name](model, data))}", flush=True)
+    return 0
+
+
+def metrics_of(names: str) -> list[str]:
+    """The metrics of a comma-separated list. Raises ValueError for unknown ones.
+
+    >>> metrics_of("bits,spectrum_distance")
+    ['bits', 'spectrum_distance']
+    """
+    unknown = [name for name in names.split(",") if name not in METRICS]
+    if unknown:
+        raise ValueError(f"--metrics must be among {', '.join(METRICS)}, got {', '.join(map(repr, unknown))}")
+    return names.split(",")
+
+
+def held_out_data(command: EvaluateCommand, pretrained: Pretrained) -> HeldOut:
+    """The recordings, as the model takes them."""
+    corpus, part = corpus_of(command, pretrained)
+    rate = pretrained.sample_rate
+    seconds = judged_length(corpus, rate) / rate if command.seconds is None else command.seconds
+    _check(command, seconds * rate)
+    corpus = replace(corpus, sample_rate=rate, length=round(seconds * rate))
+    sequences, recordings = read_sequences(command.data, corpus, part, pretrained.model)
+    return HeldOut(sequences, rate, recordings, command.batch_size, command.count, command.seed)
+
+
+def _check(command: EvaluateCommand, samples: float) -> None:
+    if not 1 <= samples < math.inf:
+        raise ValueError(f"--seconds must be finite and at least one sample, got {command.seconds}")
+    for name, value in (("batch-size", command.batch_size), ("count", command.count)):
+        if value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
+
+
+def corpus_of(command: EvaluateCommand, pretrained: Pretrained) -> tuple[Corpus, str]:
+    """The corpus, split as in training, and which part of it to evaluate on."""
     corpus, part = CORPORA[command.corpus], str(command.part)
     if part == "all":
-        corpus, part = replace(corpus, split=everything), "test"
-    elif corpus.archive is None:
-        recorded = pretrained.card.recordings
-        split = partial(as_now, command.model) if recorded is None else partial(as_recorded, recorded)
-        corpus = replace(corpus, split=partial(split, part))
-    seconds = judged_length(corpus, rate) / rate if command.seconds is None else command.seconds
-    if not 1 <= seconds * rate < math.inf or command.batch_size < 1:
-        raise ValueError(
-            f"--seconds must be above 0 and --batch-size at least 1, got {command.seconds}, "
-            f"{command.batch_size}"
-        )
-    length = round(seconds * rate)
-    heard = replace(corpus, sample_rate=rate, quantizer=model.quantizer, length=length)
-    codes = heard.codes(command.data, part, progress=sys.stderr.isatty())
-    print(judged(model.to(device_of(command.device)), codes, rate, command.batch_size)[1])
+        return replace(corpus, split=everything), "test"
+    if corpus.archive is not None:
+        return corpus, part
+    recorded = pretrained.card.recordings
+    split = partial(as_now, command.model) if recorded is None else partial(as_recorded, recorded)
+    return replace(corpus, split=partial(split, part)), part
 
 
-def judged(model: DiscreteAudioModel, codes: Codes, rate: int, batch_size: int) -> tuple[float, str]:
-    """Bits per sample; and these in words, with their interval where there are recordings enough for one."""
-    pieces = sequences_of(codes)
-    recordings = codes.recordings or [None] * len(pieces)  # unknown ones might all be one
-    estimate = mean_bits(clip_bits(model, pieces, batch_size), pieces, recordings)
-    seconds = f"{sum(map(len, pieces)) / rate:,.1f} s"
-    return estimate.mean, f"{in_words(estimate)} ({seconds} in {len(pieces):,} pieces)"
+def read_sequences(
+    folder: Path, corpus: Corpus, part: str, model: Model
+) -> tuple[list[Tensor], Sequence[Path] | None]:
+    """Codes, or waveforms for a diffusion model; and the recording that each is a piece of."""
+    progress = sys.stderr.isatty()
+    if isinstance(model, DiffusionModel):
+        pieces = list(corpus.segments(corpus.files(folder, part), progress))
+        return [waveform for waveform, _ in pieces], [path for _, path in pieces]
+    codes = replace(corpus, quantizer=model.quantizer).codes(folder, part, progress)
+    return sequences_of(codes), codes.recordings
 
 
-def in_words(estimate: ConfidenceInterval) -> str:
-    """Bits per sample, and their interval or why there is none.
+def report_in_words(report: Report) -> str:
+    """A metric's value, and how much sound it rests on.
+
+    >>> import torch
+    >>> report_in_words(Report(3.21, "dB", HeldOut([torch.zeros(80), torch.zeros(40)], sample_rate=100)))
+    '3.210 dB (1.2 s in 2 sequences)'
+    """
+    words = (
+        in_words(report.value, report.unit)
+        if isinstance(report.value, ConfidenceInterval)
+        else f"{report.value:.3f} {report.unit}"
+    )
+    return f"{words} ({report.data.seconds:,.1f} s in {len(report.data.sequences):,} sequences)"
+
+
+def in_words(estimate: ConfidenceInterval, unit: str = "bits per sample") -> str:
+    """A mean, and its interval or why there is none.
 
     >>> in_words(ConfidenceInterval(5.25, (5.0, 5.5), 12))
     '5.250 bits per sample, 95 % confidence interval over 12 recordings 5.000 to 5.500'
     >>> in_words(ConfidenceInterval(5.25, None, 1))
     '5.250 bits per sample, no confidence interval for fewer than 5 recordings, here 1'
     """
-    bits, number = f"{estimate.mean:.3f} bits per sample", estimate.recordings
+    value, number = f"{estimate.mean:.3f} {unit}", estimate.recordings
     if estimate.interval is None:
-        return f"{bits}, no confidence interval for fewer than {FEWEST} recordings, here {number}"
+        return f"{value}, no confidence interval for fewer than {FEWEST} recordings, here {number}"
     low, high = estimate.interval
-    return f"{bits}, 95 % confidence interval over {number:,} recordings {low:.3f} to {high:.3f}"
+    return f"{value}, 95 % confidence interval over {number:,} recordings {low:.3f} to {high:.3f}"
 
 
 def as_now(model: str, part: str, root: Path) -> Split:
-    """A folder as it would be split now, with a warning: part of it may be what the model has learnt from."""
+    """A folder as it would be split now, with a warning: part of it may have been trained on."""
     warnings.warn(
-        f"{model} does not say which recordings it learnt from: {part} is what sashimi train would now take "
-        "for it, by folders train, valid and test, or else by a hash of each file's path",
+        f"{model} does not list its training recordings: {part} is what sashimi train would now use for it, "
+        "by folders train, valid and test, or else by a hash of each file's path",
         stacklevel=2,
     )
     return FOLDER.split(root)
@@ -86,15 +137,13 @@ def as_recorded(recorded: FileLists, part: str, root: Path) -> Split:
     gone = [name for name in lists[part] if name not in there]
     if gone:
         raise ValueError(
-            f"{root} has not all {len(lists[part]):,} recordings of {part}, as they were in training: "
-            f"{summary(gone)} missing. To judge by other recordings, which the model has not learnt from: "
-            "--part all"
+            f"{root} lacks some of the {len(lists[part]):,} recordings of {part}: {summarize(gone)} missing. "
+            "To evaluate on other recordings, which the model was not trained on: --part all"
         )
     new = sorted(set(there).difference(*lists.values()))
     if new:
         warnings.warn(
-            f"{root}: {len(new):,} recordings are in none of the lists of the training run, and so left out: "
-            f"{summary(new)}",
+            f"{root}: left out {len(new):,} recordings that the training run did not have: {summarize(new)}",
             stacklevel=2,
         )
     return {part: [there[name] for name in lists[part]]}

@@ -1,4 +1,4 @@
-"""``sashimi generate``: whole sounds, side by side, by the fastest engine."""
+"""``sashimi generate``: a batch of sounds of a given length, by the fastest engine."""
 
 import sys
 from contextlib import ExitStack
@@ -22,12 +22,12 @@ from sashimi_lib.pretrained import load
 from sashimi_lib.streaming import Stream, stream
 from sashimi_lib.streaming.live import whole_samples
 
-CHUNK = 0.1  # seconds: what is still made after a signal
-STEPS = 20  # of a diffusion model's schedule: with this sampler, more are not heard
+CHUNK = 0.1  # seconds: what is still generated after a signal
+STEPS = 20  # of a diffusion model's sampler: more make no audible difference
 
 
 def run(command: GenerateCommand) -> int:
-    """Make the sounds, and write them; returns the exit code. Raises ValueError for what cannot be."""
+    """Generate sounds and write them; returns the exit code. Raises ValueError for invalid options."""
     pretrained = load(command.model)
     rate = pretrained.sample_rate
     length = whole_samples("--seconds", command.seconds, rate)
@@ -57,14 +57,14 @@ def run(command: GenerateCommand) -> int:
 
 
 def check_writable(paths: list[Path], rate: int) -> None:
-    """Raise as `open_audio_writer` does, before hours of work: it leaves no file of no samples."""
+    """Raise as `open_audio_writer` does, before hours of work; it leaves no empty file."""
     for path in paths:
         with open_audio_writer(path, rate):
             pass
 
 
 def one_by_one(model: Autoregressive, rate: int, command: GenerateCommand) -> Stream:
-    """Sounds drawn sample by sample, before the first."""
+    """A stream of sounds of an autoregressive model, before its first sample."""
     prompt = prompt_of(model, rate, command)
     sampling = SamplingConfig(**command.sampling)
     return stream(model, command.seconds, CHUNK, rate, prompt, sampling, command.seed, command.count)
@@ -73,7 +73,7 @@ def one_by_one(model: Autoregressive, rate: int, command: GenerateCommand) -> St
 def all_at_once(
     model: DiscreteAudioModel | DiffusionModel, length: int, rate: int, command: GenerateCommand
 ) -> Float[Tensor, "count length"]:
-    """Sounds of a model that makes all their samples together."""
+    """Sounds of a model that generates all samples in parallel."""
     if isinstance(model, DiffusionModel):
         return denoised(model, length, command)
     prompt = prompt_of(model, rate, command)
@@ -84,9 +84,9 @@ def all_at_once(
 def prompt_of(
     model: DiscreteAudioModel, rate: int, command: GenerateCommand
 ) -> Int[Tensor, "count prompt *two"] | None:
-    """The codes to go on from, for each sound. Raises ValueError for a label: no model of codes takes one."""
+    """The codes of --prompt for each sound. Raises ValueError for a label, which these models do not take."""
     if command.label is not None:
-        raise ValueError(f"--label is for diffusion models, {command.model} is none")
+        raise ValueError(f"--label needs a diffusion model, {command.model} is not one")
     if command.prompt is None:
         return None
     waveform = resample(*read(command.prompt), rate)
@@ -97,8 +97,8 @@ def denoised(model: DiffusionModel, length: int, command: GenerateCommand) -> Fl
     """Sounds of a diffusion model."""
     if command.prompt is not None or SamplingConfig(**command.sampling) != SamplingConfig():
         raise ValueError(
-            "--prompt and options of sampling are for models that are drawn sample by sample, "
-            f"{command.model} makes all samples together"
+            "--prompt and sampling options need an autoregressive model, "
+            f"{command.model} is a diffusion model"
         )
     label = None
     if command.label is not None:

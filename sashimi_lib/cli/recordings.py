@@ -1,6 +1,5 @@
-"""Recordings as a run of ``sashimi train`` takes them: what it learns from, is held back by, is judged on."""
+"""Recordings as a run takes them: sequences of each part, for training, validation and the test."""
 
-import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,12 @@ from torch import Tensor
 from sashimi_lib.audio import check_sample_rate
 from sashimi_lib.data.clips import AudioFile
 from sashimi_lib.data.corpora import Codes, Corpus
-from sashimi_lib.data.split import FileLists, difference, summary
-from sashimi_lib.training.batches import Example, SequenceDataset, sequence_of
-from sashimi_lib.training.checkpoint import checkpoint_exists
+from sashimi_lib.data.sequences import Example, SequenceDataset, sequence_of
+from sashimi_lib.data.split import FileLists, summarize
 from sashimi_lib.training.recipes import DiffusionRecipe, Recipe
 
-HIGHEST = 16_000  # Hz: no model of one's own recordings is asked for more, unless it is said
-SECONDS = 4.0  # of a piece that is judged
+HIGHEST = 16_000  # Hz, unless --sample-rate asks for more
+SECONDS = 4.0  # of a sequence of the test
 Files = Mapping[str, Sequence[AudioFile]]  # of "train", "valid" and "test"
 
 
@@ -38,22 +36,22 @@ def dominant_sample_rate(parts: Files) -> int:
 
 
 def judged_length(corpus: Corpus, rate: int) -> int:
-    """Samples of a piece that is judged: as the corpus has them, at its own rate, or `SECONDS`."""
+    """Samples of a sequence of the test: as the corpus has them, at its own rate, or `SECONDS`."""
     if corpus.length is None:
         return round(SECONDS * rate)
     return round(corpus.length * rate / corpus.sample_rate)
 
 
 def codes_of(corpus: Corpus, parts: Files, recipe: Recipe, progress: bool) -> dict[str, Codes]:
-    """Codes of each part: sequences of the recipe's length to learn from, longer ones to be judged on.
+    """Codes of each part: sequences of the recipe's length for training, longer ones to evaluate on.
 
-    Raises ValueError for a rate that is none, and as `Corpus.pieces` does.
+    Raises ValueError for an impossible rate, and as `Corpus.segments` does.
     """
     check_sample_rate(recipe.sample_rate, "--sample-rate")
-    heard = replace(corpus, sample_rate=recipe.sample_rate, quantizer=recipe.quantizer)
+    read = replace(corpus, sample_rate=recipe.sample_rate, quantizer=recipe.quantizer)
     judged = judged_length(corpus, recipe.sample_rate)
     return {
-        part: replace(heard, length=recipe.length if part == "train" else judged).codes_of(files, progress)
+        part: replace(read, length=recipe.length if part == "train" else judged).codes_of(files, progress)
         for part, files in parts.items()
     }
 
@@ -61,34 +59,34 @@ def codes_of(corpus: Corpus, parts: Files, recipe: Recipe, progress: bool) -> di
 def waveforms_of(
     corpus: Corpus, parts: Files, recipe: DiffusionRecipe, progress: bool
 ) -> dict[str, SequenceDataset]:
-    """Waveforms of each part, for a model whose input are whole sounds, with their classes where it has
-    classes and so has the corpus.
+    """Waveforms of each part, for a diffusion model, with labels where both the model and the corpus have
+    classes.
 
-    An end that is left over from a recording, shorter than a quarter of a sequence, is left out. Warns of
-    recordings that are no longer than that. Raises ValueError for a part of which nothing is left, so that no
-    run trains to its end and then has no test; for a rate that is none, and as `Corpus.pieces` does.
+    The end of a recording is left out where it is shorter than a quarter of a sequence. Warns of recordings
+    that are no longer than that. Raises ValueError for a part of which nothing is left, so that no run trains
+    to its end and then has no test; for an impossible rate, and as `Corpus.segments` does.
     """
     check_sample_rate(recipe.sample_rate, "--sample-rate")
-    heard = replace(corpus, sample_rate=recipe.sample_rate, length=recipe.length)
+    read = replace(corpus, sample_rate=recipe.sample_rate, length=recipe.length)
     least = recipe.length // 4
     label = corpus.label if recipe.config.backbone.n_classes > 0 else None
     data: dict[str, SequenceDataset] = {}
     for part, files in parts.items():
         items: list[Example] = []
         dropped = dict.fromkeys(str(file.path) for file in files)
-        for piece, path in heard.pieces(files, progress):
+        for piece, path in read.segments(files, progress):
             if len(piece) >= least:
                 items.append(piece if label is None else (piece, label(path)))
                 dropped.pop(str(path), None)
         if not items:
             raise ValueError(
-                f"--length {recipe.length} needs recordings of at least {least} samples, and {part} has "
-                f"none: {summary(list(dropped))}"
+                f"--length {recipe.length} needs recordings of at least {least} samples, {part} has none: "
+                f"{summarize(list(dropped))}"
             )
         if dropped:
             warnings.warn(
                 f"left out {len(dropped):,} recordings of {part}, shorter than {least} samples: "
-                f"{summary(list(dropped))}",
+                f"{summarize(list(dropped))}",
                 stacklevel=2,
             )
         data[part] = items
@@ -96,31 +94,15 @@ def waveforms_of(
 
 
 def lists_of(corpus: Corpus, parts: Files, folder: Path) -> FileLists | None:
-    """The names of the recordings of each part, where they are one's own: those of others are published."""
+    """The names of the recordings of each part, where they are your own; that of a corpus is published."""
     if corpus.archive is not None:
         return None
-    return FileLists.of({part: [file.path for file in files] for part, files in parts.items()}, folder)
-
-
-def check_recordings(checkpoint: Path, files: FileLists | None) -> None:
-    """Raise ValueError, naming them, where a run is to go on with other recordings than ``run.json`` says."""
-    path = checkpoint.with_name("run.json")
-    if files is None or not path.exists() or not checkpoint_exists(checkpoint):
-        return
-    try:
-        there = json.loads(path.read_text()).get("recordings")
-    except ValueError:
-        return  # damaged, as whoever compares the other settings will say
-    if there != files.as_json():
-        what = "it does not say" if there is None else difference(there, files.as_json())
-        raise ValueError(
-            f"{checkpoint} is of a run with other recordings: {what}. Give the same ones to go on, or "
-            "another --out to begin anew"
-        )
+    paths = {part: [file.path for file in files] for part, files in parts.items()}
+    return FileLists.from_paths(paths, folder)
 
 
 def some(data: SequenceDataset, samples: int) -> SequenceDataset:
-    """Sequences from all over the data, at least one, of about so many samples together.
+    """Sequences spread evenly over the data, at least one, of about so many samples together.
 
     >>> import torch
     >>> some(torch.arange(6)[:, None], samples=2)

@@ -1,4 +1,4 @@
-"""``sashimi stream``: sound as it is made."""
+"""``sashimi stream``: sound without a fixed end, written or played as it is generated."""
 
 import signal
 import time
@@ -22,13 +22,13 @@ AudioSink = Callable[[Float[Tensor, " samples"]], None]
 
 
 def run(command: StreamCommand) -> int:
-    """Make the sound; returns the exit code. Raises ValueError for what cannot be."""
+    """Generate the sound; returns the exit code. Raises ValueError for invalid options."""
     if command.out is None and not command.play:
-        raise ValueError("--out or --play must be given: nobody would hear it")
+        raise ValueError("--out or --play is required")
     pretrained = load(command.model)
     if not isinstance(pretrained.model, Autoregressive):
         raise ValueError(
-            f"model must be drawn sample by sample, {command.model} makes all samples together: use generate"
+            f"{command.model} does not generate sample by sample: use sashimi generate instead of stream"
         )
     sound = begin(command, pretrained.model, pretrained.sample_rate)
     with Stop() as stop, ExitStack() as outlets:
@@ -46,17 +46,17 @@ def run(command: StreamCommand) -> int:
         if command.state_out is not None:
             sound.save(command.state_out)
     print(f"{samples / sound.sample_rate:.2f} s of sound, {speed(samples, seconds, sound.sample_rate)}")
-    return 0 if stop.came == signal.SIGINT else stop.exit_code  # Ctrl-C is how one without end is ended
+    return 0 if stop.came == signal.SIGINT else stop.exit_code  # Ctrl-C is the usual end of a stream
 
 
 def begin(command: StreamCommand, model: Autoregressive, rate: int) -> Stream:
-    """The stream, before its first sample: what is not said is as the state has it that it goes on from."""
+    """The stream before its first sample; options that are not given are as in the state that it resumes."""
     if command.state_in is None:
         sound = stream(model, sample_rate=rate, seed=command.seed or 0)
     else:
         sound = Stream.load(model, command.state_in, command.seed)
         if len(sound.cache[0]) != 1:
-            raise ValueError(f"--state-in must be of one sound, got {len(sound.cache[0])} at once")
+            raise ValueError(f"--state-in must hold the state of one sound, got {len(sound.cache[0])}")
     rate = sound.sample_rate
     sound = replace(
         sound,
@@ -73,15 +73,14 @@ def begin(command: StreamCommand, model: Autoregressive, rate: int) -> Stream:
 def write_stream(
     sound: Stream, write: Callable[[Float[Tensor, "batch samples"]], None], stop: Stop
 ) -> tuple[int, float]:
-    """Write all of a stream, chunk by chunk, under a bar that shows how fast it is made; or, where a signal
-    comes, up to the end of the chunk that is being made. Returns how many samples there were of each
-    sequence, and how many seconds it took to make them."""
+    """Write a stream chunk by chunk under a progress bar, up to its end or to the end of the chunk in which a
+    signal comes. Returns the samples of each sequence, and the seconds that it took to generate them."""
     samples, seconds, rate = 0, 0.0, sound.sample_rate
     total = None if sound.remaining is None else sound.remaining / rate
     layout = "{n:.1f} s" if total is None else "{l_bar}{bar}| {n:.1f} of {total:.1f} s"
     with tqdm(total=total, disable=None, bar_format=layout + " [{elapsed}{postfix}]") as bar:
         try:
-            # What is done once, compiling above all, is done before the clock starts.
+            # Compilation, and whatever else is done once, before the clock starts.
             first = sound.copy()
             first.chunk = 1
             next(first)
@@ -99,7 +98,7 @@ def write_stream(
 
 
 def speed(samples: int, seconds: float, sample_rate: int) -> str:
-    """How fast samples were made, and how that compares with hearing them.
+    """Samples a second, and how many times faster than real time that is.
 
     >>> speed(16_000, 0.8, 16_000)
     '20,000 samples/s, 1.25 x real time'
@@ -110,17 +109,14 @@ def speed(samples: int, seconds: float, sample_rate: int) -> str:
 
 @contextmanager
 def playing(sample_rate: int) -> Iterator[AudioSink]:
-    """Sound from a loudspeaker as it comes, by the extra ``play``.
-
-    Raises ImportError, saying what to install, where that is missing; and ValueError where there is nothing
-    to play on.
-    """
+    """Play chunks as they come, by the extra ``play``. Raises ImportError, saying what to install, where that
+    is missing; and ValueError where there is no audio device."""
     try:
         import sounddevice
     except (ImportError, OSError) as error:  # OSError: the package is there, the library it calls is not
-        raise ImportError(f"--play needs sounddevice ({error}): pip install sashimi_lib[play]") from error
+        raise ImportError(f'--play needs sounddevice ({error}): pip install "sashimi_lib[play]"') from error
     try:
         with sounddevice.OutputStream(sample_rate, channels=1, dtype="float32") as device:
             yield lambda waveform: device.write(waveform.cpu().numpy()[:, None])
     except sounddevice.PortAudioError as error:
-        raise ValueError(f"--play found nothing to play on: {error}") from error
+        raise ValueError(f"--play: no audio output device: {error}") from error

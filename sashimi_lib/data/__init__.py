@@ -1,3 +1,5 @@
-"""Audio to learn from: clips that ship with the package (`bundled`), folders of one's own
-(`clips`), and published corpora (`corpora`).
+"""Training data: bundled clips (`bundled`), folders of audio files (`clips`), published corpora (`corpora`).
+
+`split` divides recordings into training, validation and test parts; `recall` generates a synthetic memory
+task.
 """

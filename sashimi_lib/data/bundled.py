@@ -1,7 +1,7 @@
-"""The clips that ship with the package: ten spoken digits, two sentences, eighty seconds of piano.
+"""Clips bundled with the package: ten spoken digits, two sentences, eighty seconds of piano.
 
-Real voices and a rendered piano, under 2 MB, free to share. Credits travel with each clip (``Clip.credit``)
-and lie in full, with the licences, in ``sashimi_lib/data/audio/CREDITS.md``.
+Recorded speech and a rendered piano, less than 2 MB, freely redistributable. Each clip has its credit
+(``Clip.credit``); full credits and licenses are in ``sashimi_lib/data/audio/CREDITS.md``.
 
 Chapter: 1 and all that follow.
 """
@@ -30,7 +30,7 @@ _TRANSCRIPTS = (
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """One sound with all that a caption needs; ``title`` of speech is what is said."""
+    """A waveform with its sample rate in Hz, its title (the transcript, for speech) and its credit."""
 
     waveform: Float[Tensor, " length"]
     sample_rate: int
@@ -39,13 +39,13 @@ class Clip:
 
     @property
     def seconds(self) -> float:
-        """Duration."""
+        """Duration in seconds."""
         return len(self.waveform) / self.sample_rate
 
 
 @dataclass(frozen=True, eq=False)
 class PianoClip(Clip):
-    """The piano, whose last ``test_seconds`` are held out: no model of the book learns from them."""
+    """The piano clip; its last ``test_seconds`` are held out from training in the whole book."""
 
     test_seconds: int = 16
 
@@ -56,12 +56,12 @@ class PianoClip(Clip):
 
     @property
     def test(self) -> Float[Tensor, " length"]:
-        """The held-out end: music that does not occur before it."""
+        """The held-out end, music that does not occur in ``train``."""
         return self.waveform[-self.test_seconds * self.sample_rate :]
 
 
 def spoken_digits() -> dict[int, Clip]:
-    """The digits "zero" to "nine", each about 0.8 s at 8 kHz, one voice.
+    """Return the digits "zero" to "nine" of one speaker, each about 0.8 s at 8 kHz.
 
     >>> digits = spoken_digits()
     >>> digits[7].title, digits[7].sample_rate, round(digits[7].seconds, 2)
@@ -77,7 +77,7 @@ def spoken_digits() -> dict[int, Clip]:
 
 
 def sentences() -> list[Clip]:
-    """Two halves of one sentence of Jane Austen, read aloud: 3.0 and 5.3 s at 16 kHz.
+    """Return the two halves of a read sentence by Jane Austen: 3.0 and 5.3 s at 16 kHz.
 
     ``title`` is the transcript.
 
@@ -87,13 +87,13 @@ def sentences() -> list[Clip]:
     Chapter: 1.
     """
     return [
-        Clip(*read(AUDIO / f"sentence_{number}.flac"), title=text, credit=_SENTENCES)
-        for number, text in enumerate(_TRANSCRIPTS, start=1)
+        Clip(*read(AUDIO / f"sentence_{index}.flac"), title=text, credit=_SENTENCES)
+        for index, text in enumerate(_TRANSCRIPTS, start=1)
     ]
 
 
 def piano() -> PianoClip:
-    """Eighty seconds of Beethoven at 16 kHz: 64 to learn from (``train``), the last 16 held out (``test``).
+    """Return eighty seconds of Beethoven at 16 kHz: 64 for training (``train``), 16 for testing (``test``).
 
     >>> clip = piano()
     >>> clip.seconds, len(clip.train) / clip.sample_rate, len(clip.test) / clip.sample_rate

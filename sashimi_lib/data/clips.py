@@ -1,8 +1,7 @@
-"""Folders of one's own recordings, of every format that libsndfile reads, as equal segments to learn from.
+"""Datasets from folders of audio files, of every format that libsndfile reads.
 
-A folder of hours stays on disk: only the length of each file is read at the start, and each segment when it
-is asked for. Files that cannot be used are named in a warning and left out; a folder with nothing usable
-raises.
+Audio stays on disk: only the length of each file is read at first, and each segment when it is accessed.
+Unusable files are skipped with a warning that names them; a folder without usable files is an error.
 
 Chapter: 1; used wherever a model is trained on a corpus.
 """
@@ -20,26 +19,26 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sashimi_lib.audio import check_sample_rate, read, resample, resampling_periods
-from sashimi_lib.audio.decoder import count_frames, header_of, lie
-from sashimi_lib.data.split import summary
+from sashimi_lib.audio.decoder import count_frames, header_mismatch, read_header
+from sashimi_lib.data.split import summarize
 
-# What libsndfile reads, but for tables of numbers (.mat), samples without a header (.raw) and instruments.
-SUFFIXES = (
+# The formats of libsndfile, except tables of numbers (.mat), headerless samples (.raw) and instruments.
+AUDIO_SUFFIXES = (
     ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64",
     ".wave", ".bwf", ".rf64", ".voc", ".nist", ".sph", ".sf", ".ircam", ".avr", ".paf", ".pvf", ".svx",
     ".8svx", ".iff", ".sd2", ".sds", ".htk", ".wve", ".mp2", ".mpga",
 )  # fmt: skip
-# Recordings all the same, of which whoever asks for a folder to be read should know.
-UNREADABLE = (
+# Audio formats that libsndfile does not read: such files are reported.
+UNSUPPORTED_SUFFIXES = (
     ".m4a", ".m4b", ".mp4", ".aac", ".adts", ".wma", ".ape", ".wv", ".tta", ".mpc", ".spx", ".amr", ".awb",
     ".ac3", ".eac3", ".dts", ".dsf", ".dff", ".ra", ".3gp", ".mka", ".mkv", ".webm", ".mov", ".avi", ".alac",
 )  # fmt: skip
-BINS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information")  # what systems leave on disks
+SYSTEM_FOLDERS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information")
 
 
 @dataclass(frozen=True)
 class AudioFile:
-    """What is known of a file before it is read: where it is, its own rate, its length at that rate."""
+    """An audio file: its path, its sample rate in Hz, and its length in samples at that rate."""
 
     path: Path
     sample_rate: int
@@ -47,11 +46,11 @@ class AudioFile:
 
 
 def find_audio(folder: str | Path) -> list[AudioFile]:
-    """Every usable audio file under ``folder``, by path; the others are named in one warning.
+    """Return the usable audio files in ``folder`` and its subfolders, sorted by path.
 
-    Folders that links lead to are part of it. Names that begin with a dot are not, nor are the folders that
-    systems leave on disks. Only headers are read, as far as they can be believed. Raises ValueError if
-    ``folder`` is no folder, holds no audio, or none that is usable.
+    Symbolic links are followed; hidden files and system folders are skipped. Only headers are read, as far as
+    they are reliable. Unusable files are named in one warning. Raises ValueError if ``folder`` does not
+    exist, or contains no usable audio.
 
     >>> from sashimi_lib.data.bundled import AUDIO
     >>> len(find_audio(AUDIO))
@@ -64,85 +63,87 @@ def find_audio(folder: str | Path) -> list[AudioFile]:
         raise ValueError(f"folder must be an existing folder, got {folder}")
     paths = audio_paths(folder)
     if not paths:
-        raise ValueError(f"folder must hold WAV, FLAC, MP3 or other audio files, found none in {folder}")
-    found, remarks = probe_files(paths)
+        raise ValueError(f"folder must contain audio files (WAV, FLAC, MP3, ...), got none in {folder}")
+    found, problems = probe_files(paths)
     if not found:
-        raise ValueError(f"folder {folder} holds no usable audio: {'; '.join(remarks)}")
-    for remark in remarks:
-        warnings.warn(remark, stacklevel=2)
+        raise ValueError(f"folder must contain usable audio, got none in {folder}: {'; '.join(problems)}")
+    for problem in problems:
+        warnings.warn(problem, stacklevel=2)
     return found
 
 
 def audio_paths(folder: Path) -> list[Path]:
-    """All files below a folder that audio is called like, by path. Warns, in one line, of such as are called
-    like recordings that libsndfile does not read.
+    """Return all files below a folder with the suffix of an audio format, sorted by path.
+
+    Warns, in one line, of files in audio formats that libsndfile does not read.
 
     >>> audio_paths(Path("nowhere"))
     []
 
     Chapter: 1.
     """
-    paths = sorted(path for path in _files(folder))
-    unread = [path for path in paths if path.suffix.lower() in UNREADABLE]
-    if unread:
-        kinds = Counter(path.suffix.lower() for path in unread).most_common()
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
-        names = summary([str(path) for path in unread])
-        warnings.warn(f"left out, for they cannot be read: {counts} ({names}); convert them", stacklevel=2)
-    return [path for path in paths if path.suffix.lower() in SUFFIXES]
+    paths = sorted(_walk(folder))
+    unsupported = [path for path in paths if path.suffix.lower() in UNSUPPORTED_SUFFIXES]
+    if unsupported:
+        suffixes = Counter(path.suffix.lower() for path in unsupported).most_common()
+        counts = ", ".join(f"{count:,} {suffix}" for suffix, count in suffixes)
+        names = summarize([str(path) for path in unsupported])
+        warnings.warn(f"skipped unsupported formats: {counts} ({names}); convert them", stacklevel=2)
+    return [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES]
 
 
-def _files(top: Path) -> Iterator[Path]:
-    """Every file below a folder once, but for hidden ones: in real folders first, then in those that links
-    lead to, so that a link changes no path of a file that is there without it."""
-    seen, tops = set(), [str(top)]
-    while tops:
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield every file below a folder once, except hidden ones.
+
+    Real folders come before linked ones, so that a link does not change the path of a file inside the folder.
+    """
+    visited, roots = set(), [str(root)]
+    while roots:
         links = []
-        for folder, below, names in chain.from_iterable(map(os.walk, tops)):
+        for folder, subfolders, names in chain.from_iterable(map(os.walk, roots)):
             real = os.path.realpath(folder)
-            below[:] = [] if real in seen else sorted(name for name in below if not _is_hidden(name))
-            links += [path for name in below if os.path.islink(path := os.path.join(folder, name))]
-            yield from (Path(folder, name) for name in names if real not in seen and not _is_hidden(name))
-            seen.add(real)
-        tops = links
+            subfolders[:] = [] if real in visited else sorted(n for n in subfolders if not _is_hidden(n))
+            links += [path for name in subfolders if os.path.islink(path := os.path.join(folder, name))]
+            yield from (Path(folder, name) for name in names if real not in visited and not _is_hidden(name))
+            visited.add(real)
+        roots = links
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in BINS
+    return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
 def probe_files(paths: list[Path]) -> tuple[list[AudioFile], list[str]]:
-    """The usable ones of these files, in their order; and what is wrong with others or with headers.
+    """Return the usable files among ``paths``, and descriptions of unusable files and wrong headers.
 
-    Only headers and the last sample of each are read, where headers can be believed.
+    Only the header and the last sample of a file are read if its header is reliable.
 
     >>> probe_files([Path("missing.wav")])
-    ([], ["left out 1 of 1 files: missing.wav cannot be read as audio: ..."])
+    ([], ["skipped 1 of 1 files: missing.wav cannot be read as audio: ..."])
 
     Chapter: 1.
     """
-    found, bad, lies = [], [], []
+    found, errors, mismatches = [], [], []
     for path in paths:
         try:
-            header = header_of(path)
+            header = read_header(path)
             file = AudioFile(path, header.sample_rate, count_frames(path, header))
         except ValueError as error:
-            bad.append(str(error))
+            errors.append(str(error))
         else:
             found.append(file)
-            lies.append(lie(path, header, file.frames))
-    remarks = [f"left out {len(bad):,} of {len(paths):,} files: {summary(bad, 50)}"] if bad else []
-    return found, remarks + [said for said in lies if said]
+            mismatches.append(header_mismatch(path, header, file.frames))
+    skipped = [f"skipped {len(errors):,} of {len(paths):,} files: {summarize(errors, 50)}"] if errors else []
+    return found, skipped + [mismatch for mismatch in mismatches if mismatch]
 
 
 class ClipFolder(Dataset[Tensor]):
-    """Non-overlapping segments of ``length`` samples at ``sample_rate``, mono, from files or a folder.
+    """A dataset of non-overlapping mono segments of ``length`` samples at ``sample_rate``.
 
-    ``source`` is a folder, or a list of files as `find_audio` gives it. Other rates are
-    resampled, several channels mixed down. What is left at a file's end (less than ``length``) is dropped; a
-    file shorter than one segment is named in a warning and gives none. A file that turns out damaged in the
-    middle raises when read. Raises ValueError for a folder without usable audio, for a bad length or rate,
-    and when no file is long enough.
+    ``source`` is a folder, or a list of files as `find_audio` returns it. Files of other rates are resampled,
+    several channels are mixed down. The remainder of a file, shorter than ``length``, is dropped; files
+    shorter than one segment are named in a warning. Raises ValueError for a folder without usable audio, an
+    invalid length or rate, and if no file is long enough; and on access to a segment that is damaged.
 
     >>> from sashimi_lib.data.bundled import AUDIO
     >>> clips = ClipFolder([f for f in find_audio(AUDIO) if f.path.name == "piano.flac"], length=128_000)
@@ -154,52 +155,54 @@ class ClipFolder(Dataset[Tensor]):
 
     def __init__(self, source: str | Path | list[AudioFile], length: int, sample_rate: int = 16_000) -> None:
         if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-            raise ValueError(f"length must be a positive whole number of samples, got {length!r}")
+            raise ValueError(f"length must be a positive integer (samples), got {length!r}")
         check_sample_rate(sample_rate)
         self.length = length
         self.sample_rate = sample_rate
         self.files = source if isinstance(source, list) else find_audio(source)
         self.segments = [
-            (file, number) for file in self.files for number in range(self._frames(file) // length)
+            (file, index) for file in self.files for index in range(self._resampled_length(file) // length)
         ]
-        short = [str(file.path) for file in self.files if self._frames(file) < length]
+        short = [str(file.path) for file in self.files if self._resampled_length(file) < length]
         if not self.segments:
             raise ValueError(
-                f"length must fit into a file, got {length}, longer than all of {len(short)} files"
+                f"length must fit into the longest file, got {length}, longer than all of {len(short)} files"
             )
         if short:
             warnings.warn(
-                f"left out {len(short):,} files shorter than one segment: {summary(short)}", stacklevel=2
+                f"skipped {len(short):,} files shorter than one segment: {summarize(short)}", stacklevel=2
             )
 
-    def _frames(self, file: AudioFile) -> int:
-        """Samples of a file at our rate, as `resample` makes them."""
+    def _resampled_length(self, file: AudioFile) -> int:
+        """Return the length of a file at ``sample_rate``, as `resample` gives it."""
         return -(-file.frames * self.sample_rate // file.sample_rate)
 
     def __len__(self) -> int:
         return len(self.segments)
 
     def __getitem__(self, index: int) -> Float[Tensor, " length"]:
-        file, number = self.segments[index]
-        start = number * self.length
+        file, segment_index = self.segments[index]
+        start = segment_index * self.length
         if file.sample_rate == self.sample_rate:
             segment, _ = read(file.path, start, self.length)
         else:
-            segment = self._resampled(file, start)
+            segment = self._read_resampled(file, start)
         if len(segment) < self.length:
-            raise ValueError(f"{file.path} ends before the {file.frames} samples that its header promises")
+            raise ValueError(
+                f"{file.path} must contain {file.frames} samples, as its header says, but ends earlier"
+            )
         return segment
 
-    def _resampled(self, file: AudioFile, start: int) -> Tensor:
-        """Samples start.. at our rate: the same as if the whole file had been resampled.
+    def _read_resampled(self, file: AudioFile, start: int) -> Tensor:
+        """Return the segment from ``start`` on at ``sample_rate``, equal to a slice of the resampled file.
 
-        The read begins where both clocks agree (at whole multiples of the rates' common period) and takes a
-        margin on both sides, because the filter looks some samples ahead and back.
+        What is read begins at a multiple of the common period of both rates, and includes a margin of the
+        filter's half-length on both sides.
         """
         period_in, period_out, margin = resampling_periods(file.sample_rate, self.sample_rate)
         first = max(0, start // period_out - margin)
         last = -(-(start + self.length) // period_out) + margin
         begin, end = first * period_in, min(last * period_in, file.frames)
-        piece, _ = read(file.path, begin, end - begin)
+        segment, _ = read(file.path, begin, end - begin)
         offset = start - first * period_out
-        return resample(piece, file.sample_rate, self.sample_rate)[offset : offset + self.length]
+        return resample(segment, file.sample_rate, self.sample_rate)[offset : offset + self.length]

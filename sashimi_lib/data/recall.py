@@ -1,7 +1,7 @@
-"""Name that note: a task that can only be solved by remembering (chapter 4).
+"""Name that note: a synthetic classification task that requires long memory (chapter 4).
 
-A clip starts with one short note of a C major chord; a long hiss follows; the question comes at the very end:
-which note was it? Nothing near the end helps, so a model must carry the answer over thousands of samples.
+A clip begins with a short note of a C major chord, followed by noise; the class is the note. The end of the
+clip carries no information, so a causal model has to keep the note in its state for thousands of samples.
 """
 
 import math
@@ -22,17 +22,16 @@ def name_that_note(
     hiss: float = 0.02,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "batch length"], Int[Tensor, " batch"]]:
-    """Clips at 8 kHz, and which of the four notes each began with: 0 (C4) to 3 (C5).
+    """Generate clips at 8 kHz and their classes, the note at the beginning: 0 (C4) to 3 (C5).
 
-    The first ``note`` samples are a sine under a Hann window, of random phase and loudness; ``hiss`` is the
-    standard deviation of the noise that lies over the whole clip. The answer is due after the last of
-    ``length`` samples.
+    The first ``note`` samples are a sine under a Hann window, with random phase and amplitude; ``hiss`` is
+    the standard deviation of the white noise in the whole clip.
 
     >>> clips, notes = name_that_note(2, generator=torch.Generator().manual_seed(0))
     >>> clips.shape, notes
     (torch.Size([2, 2400]), tensor([0, 3]))
 
-    Chapter: 4. Raises ValueError for a note that does not fit into the clip, and for no clips.
+    Chapter: 4. Raises ValueError for a note longer than the clip, and for an empty batch.
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1 clip, got {batch}")

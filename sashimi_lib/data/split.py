@@ -1,9 +1,9 @@
-"""Which recordings of a folder are for training, for validation, and for the test.
+"""Split the recordings of a folder into training, validation and test parts.
 
-A file's part follows from its name alone, as in Speech Commands: a hash of its path is a number from 0 to 1,
-and three ranges of it are the three parts. So a recording that is added, or taken away, moves no other. Only
-where a part would have no file at all, as in a small folder, it takes the nearest one. Copies of a recording
-go together.
+The part of a file follows from its name alone, as in Speech Commands: a hash of its path is a number in
+[0, 1), and each part is a range of that interval. Adding or removing a recording therefore moves no other.
+Only if a part would be empty, as in a small folder, it takes the file nearest to its range. Copies of a
+recording are in the same part.
 
 Chapter: 10.
 """
@@ -20,22 +20,22 @@ from pathlib import Path
 from sashimi_lib.registry import register
 
 PARTS = ("train", "valid", "test")
-SHARES = (0.88, 0.06, 0.06)
-Split = dict[str, list[Path]]
+SPLIT_FRACTIONS = (0.88, 0.06, 0.06)
+Split = dict[str, list[Path]]  # the files of each part
 
 
-def summary(names: Sequence[str], most: int = 10) -> str:
-    """The first few of a list in words, and how many more.
+def summarize(items: Sequence[str], limit: int = 10) -> str:
+    """Join the first ``limit`` items with commas, and add how many more there are.
 
-    >>> summary(["a", "b", "c"], most=2)
+    >>> summarize(["a", "b", "c"], limit=2)
     'a, b and 1 more'
     """
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(items) - limit:,} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
 
 
 def relative_name(path: Path, root: Path) -> str:
-    """A file's path below a folder, the same on every system: with slashes, and accents composed (NFC).
+    """Return the path of a file below a folder in a portable form: with slashes, Unicode-normalized (NFC).
 
     >>> relative_name(Path("music/Bach/1.wav"), Path("music"))
     'Bach/1.wav'
@@ -43,71 +43,79 @@ def relative_name(path: Path, root: Path) -> str:
     return unicodedata.normalize("NFC", path.relative_to(root).as_posix())
 
 
-def position(name: str) -> float:
-    """Where the hash of a name falls between 0 and 1.
+def hash_fraction(name: str) -> float:
+    """Map a name to a uniformly distributed number in [0, 1) by its SHA-256 hash.
 
-    >>> round(position("Bach/1.wav"), 3)
+    >>> round(hash_fraction("Bach/1.wav"), 3)
     0.953
     """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
 def split_files(
-    paths: Iterable[Path], root: Path, shares: tuple[float | int, float | int, float | int] = SHARES
+    paths: Iterable[Path],
+    root: Path,
+    fractions: tuple[float | int, float | int, float | int] = SPLIT_FRACTIONS,
 ) -> Split:
-    """Whole files for "train", "valid" and "test": pieces of one recording never face each other.
+    """Split files into "train", "valid" and "test"; no recording is in two parts.
 
-    Files are ordered by `position`, copies of one by that of the first, and cut where the ranges of the parts
-    end: at 0.88 and 0.94 with the usual shares. Where a part would be empty, a cut moves past as few files as
-    it takes. So adding a file moves another one at most where a part had borrowed it, and then back towards
-    "train": what was learnt from never becomes a test.
+    Files are sorted by the `hash_fraction` of their path below ``root`` (copies by the smallest) and cut at
+    the boundaries of the parts, by default 0.88 and 0.94. If a part would be empty, its boundary moves past
+    as few files as possible. Only then does adding a file move others; files in "train" stay there, provided
+    that the hash of at least one is in its range.
 
-    >>> paths = [Path(f"{number}.wav") for number in range(10)]
+    >>> paths = [Path(f"{index}.wav") for index in range(10)]
     >>> {part: len(files) for part, files in split_files(paths, Path()).items()}
     {'train': 8, 'valid': 1, 'test': 1}
 
-    Chapter: 10. Raises ValueError for shares that are not positive or do not add up to 1, and for fewer than
+    Chapter: 10. Raises ValueError for fractions that are not positive or do not sum to 1, and for fewer than
     three different recordings.
     """
-    if len(shares) != 3 or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise ValueError(f"shares must be three positive numbers that add up to 1, got {shares}")
+    if len(fractions) != 3 or min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
+        raise ValueError(f"fractions must be three positive numbers that sum to 1, got {fractions}")
     groups = sorted(
-        (min(position(relative_name(path, root)) for path in group), group) for group in same(paths)
+        (min(hash_fraction(relative_name(path, root)) for path in group), group)
+        for group in group_duplicates(paths)
     )
     if len(groups) < len(PARTS):
-        names = summary([" = ".join(path.name for path in group) for _, group in groups])
+        names = summarize([" = ".join(path.name for path in group) for _, group in groups])
         raise ValueError(
-            f"{root} must hold at least three recordings, for some are held out and some are the test; got "
-            f"{names or 'none'}. Cut a long one into pieces"
+            f"{root} must contain at least three different recordings, for train, valid and test, "
+            f"got {names or 'none'}. Cut a long recording into several files"
         )
-    first = sum(place < shares[0] for place, _ in groups)
-    second = sum(place < shares[0] + shares[1] for place, _ in groups)
-    first = min(max(first, 1), len(groups) - 2)
-    second = min(max(second, first + 1), len(groups) - 1)
-    cuts = pairwise((0, first, second, len(groups)))
+    boundaries = _boundaries([position for position, _ in groups], fractions[0], fractions[0] + fractions[1])
     return {
         part: sorted(path for _, group in groups[begin:end] for path in group)
-        for part, (begin, end) in zip(PARTS, cuts, strict=True)
+        for part, (begin, end) in zip(PARTS, pairwise(boundaries), strict=True)
     }
 
 
-def same(paths: Iterable[Path]) -> list[list[Path]]:
-    """Files with the same bytes together; most are alone. Only files of one size are read.
+def _boundaries(positions: Sequence[float], valid: float, test: float) -> tuple[int, int, int, int]:
+    """Return the indices that cut sorted positions at two thresholds into three non-empty parts."""
+    first = sum(position < valid for position in positions)
+    second = sum(position < test for position in positions)
+    first = min(max(first, 1), len(positions) - 2)
+    second = min(max(second, first + 1), len(positions) - 1)
+    return 0, first, second, len(positions)
 
-    >>> same([Path("a.wav"), Path("b.wav")])
+
+def group_duplicates(paths: Iterable[Path]) -> list[list[Path]]:
+    """Group files with identical content; most groups hold one file. Only files of equal size are read.
+
+    >>> group_duplicates([Path("a.wav"), Path("b.wav")])
     [[PosixPath('a.wav')], [PosixPath('b.wav')]]
     """
     by_size: dict[object, list[Path]] = defaultdict(list)
     for path in paths:
         by_size[path.stat().st_size if path.is_file() else path].append(path)
     groups: dict[object, list[Path]] = defaultdict(list)
-    for size, alike in by_size.items():
-        for path in alike:
-            groups[size if len(alike) == 1 else (size, _digest(path))].append(path)
+    for size, candidates in by_size.items():
+        for path in candidates:
+            groups[size if len(candidates) == 1 else (size, _sha256(path))].append(path)
     return list(groups.values())
 
 
-def _digest(path: Path) -> bytes:
+def _sha256(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
@@ -115,7 +123,7 @@ def _digest(path: Path) -> bytes:
 @register
 @dataclass(frozen=True)
 class FileLists:
-    """The recordings of a run by their paths below its folder: what a model learnt from, and what it did not.
+    """The recordings of a training run, as paths below its folder: for training, validation and test.
 
     >>> FileLists(train=("1.wav", "2.wav"), valid=("3.wav",), test=("4.wav",)).as_json()["test"]
     ['4.wav']
@@ -126,23 +134,23 @@ class FileLists:
     test: tuple[str, ...]
 
     @classmethod
-    def of(cls, parts: Mapping[str, Sequence[Path]], root: Path) -> "FileLists":
-        """Those of files below a folder."""
+    def from_paths(cls, parts: Mapping[str, Sequence[Path]], root: Path) -> "FileLists":
+        """Return the lists of the files of each part, relative to ``root``."""
         return cls(*(tuple(relative_name(path, root) for path in parts[part]) for part in PARTS))
 
     def as_json(self) -> dict[str, list[str]]:
-        """As values that JSON has."""
+        """Return the lists as JSON-serializable values."""
         return {part: list(names) for part, names in asdict(self).items()}
 
 
-def difference(there: Mapping[str, Sequence[str]], here: Mapping[str, Sequence[str]]) -> str:
-    """How two lists of the files of each part differ, in words.
+def describe_changes(old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]]) -> str:
+    """Describe how the files of each part changed; empty if they did not.
 
-    >>> there = {"train": ["a", "b"], "valid": ["c"], "test": ["d"]}
-    >>> difference(there, {"train": ["a", "d"], "valid": ["c"], "test": ["e"]})
+    >>> old = {"train": ["a", "b"], "valid": ["c"], "test": ["d"]}
+    >>> describe_changes(old, {"train": ["a", "d"], "valid": ["c"], "test": ["e"]})
     'b is gone, d moved from test to train, e is new'
     """
-    before, after = ({name: part for part, names in x.items() for name in names} for x in (there, here))
+    before, after = ({name: part for part, names in lists.items() for name in names} for lists in (old, new))
     changes = []
     for name in sorted(before.keys() | after.keys()):
         if name not in before:
@@ -151,4 +159,4 @@ def difference(there: Mapping[str, Sequence[str]], here: Mapping[str, Sequence[s
             changes.append(f"{name} is gone")
         elif before[name] != after[name]:
             changes.append(f"{name} moved from {before[name]} to {after[name]}")
-    return summary(changes)
+    return summarize(changes)

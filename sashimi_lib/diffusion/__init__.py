@@ -1,1 +1,1 @@
-"""Diffusion: noise schedules, samplers over any denoiser, and the model of sound that they make."""
+"""Diffusion: noise schedules, training objective, samplers for any denoiser, and the diffusion model."""

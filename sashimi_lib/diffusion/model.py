@@ -1,7 +1,7 @@
-"""A diffusion model of sound: it learns to hear the noise in a noisy sound, and sings by taking it away.
+"""A diffusion model of waveforms: training objective, generation, vocoding and inpainting (chapter 9).
 
-A schedule says how noisy each step is, a network hears both ways and says what is noise, a sampler goes from
-noise to sound (chapter 9).
+A noise schedule sets the signal-to-noise ratio of each step, a bidirectional network predicts the noise, and
+a sampler goes from noise to a waveform.
 """
 
 import math
@@ -18,15 +18,24 @@ from torch.nn.utils import parametrize
 
 from sashimi_lib.audio import check_waveform
 from sashimi_lib.audio.mel import LogMel, check_features
-from sashimi_lib.diffusion.objective import Draws, Predict, estimates, noise_of, random_draws, target
+from sashimi_lib.diffusion.guidance import check_label_shape, check_labels, drop_labels, guided_output
+from sashimi_lib.diffusion.inpainting import check_known_mask, replace_known
+from sashimi_lib.diffusion.objective import (
+    Predict,
+    TrainingNoise,
+    convert_model_output,
+    noise_from_seed,
+    sample_training_noise,
+    target,
+)
 from sashimi_lib.diffusion.samplers import (
     ANCESTRAL,
     DPM_SOLVER,
     Constrain,
     DiffusionSampler,
-    every_step,
-    grid,
-    resampled,
+    Steps,
+    repaint_steps,
+    resolve_steps,
     sample,
 )
 from sashimi_lib.diffusion.schedules import PUBLISHED, Schedule, add_noise
@@ -36,33 +45,27 @@ from sashimi_lib.registry import register
 from sashimi_lib.ssm.kernel_cache import cached_kernels
 from sashimi_lib.ssm.precision import tf32_allowed
 
-Steps = int | Float[Tensor, " n"] | None  # so many steps of `grid`, these steps, or every step there is
-
 
 @register
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The shape of the network, the noise schedule, what the network says (its ``noise``, or its ``velocity``
-    alpha noise - sigma sound), the share of labels that training leaves out, and the ``scale`` that sounds
-    are divided by before noise is added to them.
+    """A diffusion model: its denoiser, its noise schedule and its training target.
 
-    The published models have the defaults. A velocity is worth asking for where a schedule ends in nothing
-    but noise: there noise tells nothing about the sound. Labels are left out now and then so that the model
-    can also sing without, which guidance needs; where there are no classes that has no meaning. Sounds in
-    [-1, 1] are quiet beside noise of variance 1, and half of a schedule's steps would tell nothing but noise
-    from noise: with a ``scale`` of about their root mean square they are as loud.
-
-    Chapter: 9. Raises ValueError for another prediction, for a share outside [0, 1), and for a scale that is
-    not positive.
+    The published models have the defaults. Choose the velocity, alpha noise - sigma clean, for a schedule whose
+    last step is pure noise: there the noise has no information about the signal. Waveforms in [-1, 1] are
+    quiet compared to noise of variance 1, and at half of the steps the signal would be lost in it; divided by
+    their root mean square they are as loud.
     """
 
-    backbone: DenoiserConfig
-    schedule: Schedule = PUBLISHED
-    predict: Predict = "noise"
-    label_dropout: float = 0.1
-    scale: float = 1.0
+    backbone: DenoiserConfig  # Architecture of the denoiser.
+    schedule: Schedule = PUBLISHED  # Noise schedule.
+    predict: Predict = "noise"  # What the denoiser predicts: noise, or velocity.
+    label_dropout: float = 0.1  # Share of labels dropped in training, for classifier-free guidance.
+    scale: float = 1.0  # Waveforms are divided by it before noise is added; about their RMS.
 
     def __post_init__(self) -> None:
+        """Raise ValueError for another prediction, for a share outside [0, 1), and for a scale that is not
+        positive."""
         if self.predict not in get_args(Predict):
             raise ValueError(f"predict must be one of {', '.join(get_args(Predict))}, got {self.predict!r}")
         if not 0 <= self.label_dropout < 1:
@@ -72,14 +75,14 @@ class DiffusionConfig:
 
 
 class LevelLoss(NamedTuple):
-    """Mean squared errors of the noise and of the clean sound, one of each for every step asked about."""
+    """Mean squared errors of the noise and of the clean waveform, one value per step."""
 
     noise: Float[Tensor, " steps"]
     clean: Float[Tensor, " steps"]
 
 
 class DiffusionModel(Trainable):
-    """A schedule and a network.
+    """A diffusion model: a noise schedule and a denoising network.
 
     >>> from sashimi_lib.models import DiffWaveConfig
     >>> config = DiffusionConfig(DiffWaveConfig(d_residual=8, d_skip=8, n_layers=4, cycle=4))
@@ -90,8 +93,8 @@ class DiffusionModel(Trainable):
     >>> model.generate(100, steps=5, seed=0).shape
     torch.Size([1, 100])
 
-    With ``config.backbone.mel`` it is a vocoder: it learns the sounds that have a spectrogram, and `synthesize`
-    makes one. With ``config.backbone.n_classes`` it can be told what a sound is a sound of.
+    With ``config.backbone.mel`` it is a vocoder, conditioned on mel spectrograms: see `synthesize`. With
+    ``config.backbone.n_classes`` it is conditioned on class labels.
 
     Chapter: 9. DDPM paper (Ho et al., 2020); DiffWave paper (Kong et al., 2021).
     """
@@ -104,11 +107,11 @@ class DiffusionModel(Trainable):
 
     @property
     def pad_value(self) -> float:
-        """A sample of silence."""
+        """The value of a silent sample, which pads the shorter sequences of a batch."""
         return 0.0
 
     def initial_cache(self, batch_size: int) -> None:
-        """No past: sounds are heard as wholes, from both ends."""
+        """Return None: the network is bidirectional and takes whole sequences."""
 
     def loss(
         self,
@@ -117,35 +120,35 @@ class DiffusionModel(Trainable):
         label: Int[Tensor, " batch"] | None = None,
         noise: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> tuple[Float[Tensor, "batch length"], None]:
-        """Return the squared error of the network's prediction of each sample, each sound at a random step.
+        """Return the squared error of the network's output at each sample, each sequence at a random step.
 
-        ``noise`` holds the `Draws` of these sounds. Samples and labels are not looked at, which would have the
-        CPU wait for a GPU: `check` does that. Raises ValueError for a past, and for labels that the model
-        cannot take or that are not one for each sound.
+        ``noise`` is the `TrainingNoise` of these sequences. The values of samples and labels are not read,
+        which would synchronize with a GPU: `check` validates them. Raises ValueError for a cache, for labels
+        of a model without classes, and unless there is one label per sequence.
         """
         if cache is not None:
-            raise ValueError("cache must be None: a diffusion model takes whole sounds only")
-        self._check_labels_fit(label, len(x))
+            raise ValueError("cache must be None: a diffusion model takes whole sequences only")
+        n_classes = self.config.backbone.n_classes
+        check_label_shape(label, len(x), n_classes)
         step, dropout, seed = self.sample_noise(len(x)) if noise is None else noise
         if label is not None:
-            dropped = (dropout < self.config.label_dropout).to(label.device, non_blocking=True)
-            label = torch.where(dropped, self.config.backbone.n_classes, label)
-        length, x = x.shape[1], self._padded(x)
+            label = drop_labels(label, dropout, self.config.label_dropout, n_classes)
+        length, x = x.shape[1], self._pad(x)
         features, x = self._features(x), x / self.config.scale
-        epsilon, level = noise_of(seed, like=x), self.config.schedule.log_snr(step)
+        epsilon, log_snr = noise_from_seed(seed, like=x), self.config.schedule.log_snr(step)
         step = step.to(x, non_blocking=True)
-        prediction = self.backbone(add_noise(x, epsilon, level), step, label, features)
-        error = prediction.to(x.dtype) - target(x, epsilon, level, self.config.predict)
+        output = self.backbone(add_noise(x, epsilon, log_snr), step, label, features)
+        error = output.to(x.dtype) - target(x, epsilon, log_snr, self.config.predict)
         return error.square()[:, :length], None
 
-    def sample_noise(self, batch_size: int) -> Draws:
-        """Steps, dropped labels and noise of so many sounds, the same ones wherever the weights are."""
-        return random_draws(self.config.schedule.steps, batch_size)
+    def sample_noise(self, batch_size: int) -> TrainingNoise:
+        """Sample steps, label dropout and noise seeds for a batch, independently of the model's device."""
+        return sample_training_noise(self.config.schedule.steps, batch_size)
 
     def check(self, x: Float[Tensor, "batch length"], label: Int[Tensor, " batch"] | None = None) -> None:
-        """Raise ValueError unless these are sounds in [-1, 1], with labels of its classes if any."""
+        """Raise ValueError unless ``x`` lies in [-1, 1] and ``label`` is None or valid for this model."""
         check_waveform(x, "x")
-        self._checked(label, len(x))
+        check_labels(label, len(x), self.config.backbone.n_classes)
 
     def denoise(
         self,
@@ -155,17 +158,18 @@ class DiffusionModel(Trainable):
         guidance: float = 1.0,
         features: Float[Tensor, "batch frames n_mels"] | None = None,
     ) -> tuple[Float[Tensor, "batch length"], Float[Tensor, "batch length"]]:
-        """Estimates of the clean sound and of the noise in noisy ones, both in units of ``config.scale``.
+        """Estimate the clean waveform and the noise in ``x``, both in units of ``config.scale``.
 
-        With ``guidance`` w, what is said without the label is drawn on through what is said with it, ``none +
-        w (told - none)``: 0 ignores it, 1 believes it, more exaggerates it. Both are asked in one pass.
+        ``guidance`` is the scale of classifier-free guidance, ``uncond + guidance (cond - uncond)``: 0
+        ignores the label, 1 is the conditional estimate, and larger values exaggerate the effect of the
+        label. The conditional and the unconditional estimate are computed in one forward pass.
 
-        Raises ValueError for labels out of range or where there are no classes; for guidance that is not
+        Raises ValueError for labels out of range or of a model without classes; for guidance that is not
         finite, or other than 1 without labels; and as `sashimi_lib.models.denoiser.Denoiser` does.
 
-        Chapter: 9. Ho and Salimans (2022), equation 6, whose w is one less.
+        Chapter: 9. Ho and Salimans (2022), equation 6, whose w is ``guidance - 1``.
         """
-        return self._denoise(x, step, self._checked(label, len(x)), guidance, features)
+        return self._denoise(x, step, self._validated_labels(label, len(x)), guidance, features)
 
     def _denoise(
         self,
@@ -175,19 +179,9 @@ class DiffusionModel(Trainable):
         guidance: float = 1.0,
         features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The same of labels that have been checked: sampling checks them once, not at every step."""
-        if guidance == 1:
-            said = self.backbone(x, step.to(x, non_blocking=True), label, features)
-        elif label is None or not math.isfinite(guidance):
-            raise ValueError(f"guidance must be finite, and 1 where no label is given, got {guidance}")
-        else:
-            none = torch.full_like(label, self.config.backbone.n_classes)
-            twice = None if features is None else torch.cat([features, features])
-            steps = torch.cat([step, step]).to(x, non_blocking=True)
-            both = self.backbone(torch.cat([x, x]), steps, torch.cat([label, none]), twice)
-            told, untold = both.chunk(2)
-            said = untold + guidance * (told - untold)
-        return estimates(x, said, self.config.schedule.log_snr(step), self.config.predict)
+        """`denoise` for validated labels: sampling validates them once, not at every step."""
+        output = guided_output(self.backbone, x, step, label, guidance, features)
+        return convert_model_output(x, output, self.config.schedule.log_snr(step), self.config.predict)
 
     @torch.no_grad()
     @tf32_allowed(False)
@@ -198,26 +192,26 @@ class DiffusionModel(Trainable):
         label: Int[Tensor, " batch"] | None = None,
         seed: int = 0,
     ) -> LevelLoss:
-        """How well it hears the noise, and the sound, at each of some steps: with the same noise at all of
-        them, and for every model.
+        """Compute the mean squared errors of the estimated noise and clean waveform at given steps.
 
-        Models that say noise and models that say velocity compare by either of the two; these differ by the
-        signal-to-noise ratio of the step alone. Raises ValueError as `loss` does, and for steps beyond the
-        schedule's ends.
+        The noise depends on ``seed`` only: it is the same at all steps and for every model. Either error
+        compares models that predict noise with models that predict velocity; the two differ by the
+        signal-to-noise ratio of the step. Raises ValueError as `check` does, and for steps outside the
+        schedule.
         """
         check_waveform(x, "x")
-        length, x = x.shape[1], self._padded(x).to(self.device)
+        length, x = x.shape[1], self._pad(x).to(self.device)
         features, x = self._features(x), x / self.config.scale
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        of_noise, of_clean = [], []
+        noise_errors, clean_errors = [], []
         with parametrize.cached(), cached_kernels(self):
             for step in steps.double().cpu():
                 noisy = add_noise(x, noise, self.config.schedule.log_snr(step))
                 clean_hat, noise_hat = self.denoise(noisy, step.expand(len(x)), label, features=features)
-                of_noise.append(F.mse_loss(noise_hat[:, :length], noise[:, :length]))
-                of_clean.append(F.mse_loss(clean_hat[:, :length], x[:, :length]) * self.config.scale**2)
-        return LevelLoss(torch.stack(of_noise), torch.stack(of_clean))
+                noise_errors.append(F.mse_loss(noise_hat[:, :length], noise[:, :length]))
+                clean_errors.append(F.mse_loss(clean_hat[:, :length], x[:, :length]) * self.config.scale**2)
+        return LevelLoss(torch.stack(noise_errors), torch.stack(clean_errors))
 
     def generate(
         self,
@@ -230,18 +224,20 @@ class DiffusionModel(Trainable):
         seed: int | torch.Generator = 0,
         progress: bool = False,
     ) -> Float[Tensor, "batch length"]:
-        """Sounds of ``length`` samples, one for each label where there are labels, in [-1, 1].
+        """Generate waveforms of ``length`` samples in [-1, 1], one per label if there are labels.
 
-        ``steps`` are every step of the schedule, or so many of `sashimi_lib.diffusion.samplers.grid`, or
-        those that are given. What goes beyond [-1, 1] is cut at the very end, not on the way. The same seed
-        gives the same sounds. Raises ValueError for a length or steps out of range, where a spectrogram is
-        missing, and as `denoise` does.
+        ``guidance`` is the scale of classifier-free guidance, see `denoise`. ``steps`` are all steps of the
+        schedule (None), n steps uniform in log-SNR (`sashimi_lib.diffusion.samplers.log_snr_steps`), or a
+        tensor of steps. The result is clipped to [-1, 1] once, after the last step. The same seed gives the
+        same waveforms. Raises ValueError for a length or steps out of range, for a vocoder, which needs
+        features, and as `denoise` does.
         """
         if length < 1:
             raise ValueError(f"length must be at least 1 sample, got {length}")
         shape = (batch_size if label is None else len(label), length)
-        denoise = partial(self._denoise, label=self._checked(label, shape[0]), guidance=guidance)
-        return self._synthesize(shape, denoise, sampler, self._path(steps), self.generator(seed), progress)
+        denoise = partial(self._denoise, label=self._validated_labels(label, shape[0]), guidance=guidance)
+        steps = resolve_steps(self.config.schedule, steps)
+        return self._sample(shape, denoise, sampler, steps, self.generator(seed), progress)
 
     def synthesize(
         self,
@@ -251,26 +247,27 @@ class DiffusionModel(Trainable):
         seed: int | torch.Generator = 0,
         progress: bool = False,
     ) -> Float[Tensor, "batch length"]:
-        """Sounds with these spectrograms, as `LogMel` makes them: ``hop`` samples a frame after the first.
+        """Synthesize waveforms from log-mel spectrograms of `LogMel`: ``hop (frames - 1)`` samples.
 
-        Otherwise as `generate`. Raises ValueError for features that are not finite, of another number of
-        bands or of fewer than two frames, and where the model follows no spectrogram.
+        The other arguments are those of `generate`. Raises ValueError for features that are not finite, of
+        another number of bands or of fewer than two frames, and for a model that is not mel-conditioned.
         """
         if self.log_mel is None:
-            raise ValueError("features must not be given: this model follows no spectrogram")
+            raise ValueError("features must not be given: this model is not mel-conditioned")
         mel = self.log_mel.config
         check_features(features, mel)
         length = (features.shape[1] - 1) * mel.hop
-        more = math.ceil(self._whole(length) / mel.hop) + 1 - features.shape[1]
-        features = F.pad(features, (0, 0, 0, more), value=-1.0).to(self.device)  # -1 is silence
+        padding = math.ceil(self._padded_length(length) / mel.hop) + 1 - features.shape[1]
+        features = F.pad(features, (0, 0, 0, padding), value=-1.0).to(self.device)  # -1 is silence
         denoise = partial(self._denoise, features=features)
         shape = (len(features), length)
-        return self._synthesize(shape, denoise, sampler, self._path(steps), self.generator(seed), progress)
+        steps = resolve_steps(self.config.schedule, steps)
+        return self._sample(shape, denoise, sampler, steps, self.generator(seed), progress)
 
     def inpaint(
         self,
         waveform: Float[Tensor, "batch length"],
-        known: Bool[Tensor, " length"],
+        known_mask: Bool[Tensor, " length"],
         label: Int[Tensor, " batch"] | None = None,
         guidance: float = 1.0,
         sampler: DiffusionSampler = ANCESTRAL,
@@ -279,98 +276,71 @@ class DiffusionModel(Trainable):
         seed: int | torch.Generator = 0,
         progress: bool = False,
     ) -> Float[Tensor, "batch length"]:
-        """These sounds with other samples in place of those that are not ``known``; the known ones stay as
-        they are, bit for bit.
+        """Generate the samples of ``waveform`` where ``known_mask`` is False; the known samples stay as they
+        are, bit for bit.
 
-        On the way, the known samples are put back at each step, as noisy as the step has them. With
-        ``resample`` above 1 each step is taken so many times, and undone by fresh noise in between: that
-        costs as many times more, and gap and surroundings agree better. On Gaussian sounds, where the best
-        is known, gaps are off by twice as much as they need be with 1, and by a sixth more with 10.
+        At each step the known samples of x are replaced by the waveform with the noise of that step. With
+        ``resample`` above 1 each step is repeated that many times, with a step of the forward process in
+        between: the cost grows in proportion, and gap and surroundings agree better. On Gaussian signals,
+        where the optimum is known, the error of the gap is twice the optimum with 1, a sixth more with 10.
 
-        Otherwise as `generate`. Raises ValueError for sounds that are none, for a mask that does not tell of
-        every sample, or of none that is unknown, and for a ``resample`` below 1.
+        The other arguments are those of `generate`. Raises ValueError for a waveform outside [-1, 1], for a
+        mask of another length or without a False, and for ``resample`` below 1.
 
         Chapter: 9. RePaint (Lugmayr et al., 2022), section 4.
         """
         check_waveform(waveform)
-        if known.shape != waveform.shape[1:] or known.dtype != torch.bool or bool(known.all()):
-            raise ValueError(
-                f"known must be a mask of {waveform.shape[1]} samples, not all of them known, got shape "
-                f"{tuple(known.shape)}, dtype {known.dtype}, {int(known.sum())} known"
-            )
-        generator = self.generator(seed)
-        given, mask = (self._padded(whole).to(self.device) for whole in (waveform / self.config.scale, known))
-
-        def constrain(x: Tensor, step: float) -> Tensor:
-            noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-            level = self.config.schedule.log_snr(torch.tensor(step))
-            return torch.where(mask, add_noise(given.to(x), noise, level), x)
-
-        denoise = partial(self._denoise, label=self._checked(label, len(waveform)), guidance=guidance)
-        path, shape = resampled(self._path(steps), resample), (len(waveform), waveform.shape[1])
-        x = self._synthesize(shape, denoise, sampler, path, generator, progress, constrain)
-        return torch.where(known.to(waveform.device), waveform, x.to(waveform))
+        check_known_mask(known_mask, waveform.shape[1])
+        generator, shape = self.generator(seed), (len(waveform), waveform.shape[1])
+        clean, mask = (self._pad(x).to(self.device) for x in (waveform / self.config.scale, known_mask))
+        constrain = replace_known(clean, mask, self.config.schedule, generator)
+        denoise = partial(self._denoise, label=self._validated_labels(label, shape[0]), guidance=guidance)
+        steps = repaint_steps(resolve_steps(self.config.schedule, steps), resample)
+        x = self._sample(shape, denoise, sampler, steps, generator, progress, constrain)
+        return torch.where(known_mask.to(waveform.device), waveform, x.to(waveform))
 
     def sample_audio(self, length: int, seed: int = 0) -> Float[Tensor, "batch length"]:
-        """A waveform that the model makes up, in 20 steps. Raises ValueError where it needs a spectrogram."""
+        """Generate a waveform in 20 steps. Raises ValueError for a vocoder, which needs features."""
         return self.generate(length, sampler=DPM_SOLVER, steps=20, seed=seed)
 
-    def _synthesize(
+    def _sample(
         self,
         shape: tuple[int, int],
-        denoise: Callable[..., tuple[Tensor, Tensor]],
+        denoise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         sampler: DiffusionSampler,
-        path: Tensor,
+        steps: Tensor,
         generator: torch.Generator,
         progress: bool,
         constrain: Constrain | None = None,
     ) -> Tensor:
-        """From noise to sounds of that shape; ``denoise(x, steps)`` is told all there is to tell."""
+        """Run a sampler from noise to waveforms of a given shape."""
         batch, length = shape
         weight = next(self.parameters())
-        start = torch.randn(
-            batch, self._whole(length), generator=generator, device=weight.device, dtype=weight.dtype
+        x = torch.randn(
+            batch, self._padded_length(length), generator=generator, device=weight.device, dtype=weight.dtype
         )
 
-        def at(x: Tensor, step: float) -> tuple[Tensor, Tensor]:
+        def denoise_at(x: Tensor, step: float) -> tuple[Tensor, Tensor]:
             return denoise(x, torch.full((batch,), step, dtype=torch.float64))
 
-        # Weights under weight norm are multiplied out once, kernels are made once: not at every step.
+        # Weight norm and the kernels are computed once, not at every step.
         with parametrize.cached(), cached_kernels(self):
-            x = sample(at, self.config.schedule, path, start, sampler, generator, constrain, progress)
+            x = sample(denoise_at, self.config.schedule, steps, x, sampler, generator, constrain, progress)
         return (self.config.scale * x[:, :length]).clamp(-1, 1)
 
-    def _path(self, steps: Steps) -> Tensor:
-        if steps is None:
-            return every_step(self.config.schedule)
-        return grid(self.config.schedule, steps) if isinstance(steps, int) else steps
-
-    def _whole(self, length: int) -> int:
-        """The next length that the network's frame divides."""
+    def _padded_length(self, length: int) -> int:
+        """Round up to the next multiple of the network's ``frame``."""
         return length + -length % self.backbone.frame
 
-    def _padded(self, x: Tensor) -> Tensor:
-        """Up to such a length, with silence, or with False."""
+    def _pad(self, x: Tensor) -> Tensor:
+        """Pad to `_padded_length` with zeros, or with False."""
         return F.pad(x, (0, -x.shape[-1] % self.backbone.frame))
 
     def _features(self, x: Tensor) -> Tensor | None:
-        """The spectrogram of sounds themselves, where the model is told one."""
+        """Compute the conditioning spectrogram of training waveforms, None for other models."""
         return None if self.log_mel is None else self.log_mel(x)
 
-    def _checked(self, label: Tensor | None, batch: int) -> Tensor | None:
-        """The labels, where the weights are. Raises ValueError unless there are none, or one of the classes
-        for each sound."""
-        self._check_labels_fit(label, batch)
-        n = self.config.backbone.n_classes
-        if label is not None and bool(((label < 0) | (label >= n)).any()):
-            raise ValueError(f"label must hold {batch} numbers in 0..{n - 1}, got {label.tolist()}")
+    def _validated_labels(self, label: Tensor | None, batch: int) -> Tensor | None:
+        """Return the labels on the model's device; see `check_labels`."""
+        check_labels(label, batch, self.config.backbone.n_classes)
         return None if label is None else label.to(self.device)
-
-    def _check_labels_fit(self, label: Tensor | None, batch: int) -> None:
-        """The same without a look at their values."""
-        if label is None:
-            return
-        if self.config.backbone.n_classes == 0:
-            raise ValueError("label must be None: this model knows no classes")
-        if label.shape != (batch,):
-            raise ValueError(f"label must hold {batch} numbers, got shape {tuple(label.shape)}")

@@ -1,11 +1,11 @@
-"""How noisy a sound is at each step: noise schedules.
+"""Noise schedules: the signal-to-noise ratio at each diffusion step (chapter 9).
 
-A sound at step s is ``x_s = alpha x_0 + sigma eps``, with ``alpha^2 + sigma^2 = 1``. All there is to know of
-a step is its signal-to-noise ratio ``alpha^2 / sigma^2``, and schedules give its logarithm. It falls from
-step 0, nearly clean, to the last one, nearly noise. Between whole steps there are all the others.
+The noisy signal at step t is ``x_t = alpha x_0 + sigma eps``, with ``alpha^2 + sigma^2 = 1``. A step is
+characterized by its signal-to-noise ratio ``alpha^2 / sigma^2``, and a schedule returns the logarithm of that
+ratio (log-SNR). It decreases from step 0, nearly clean, to the last step, nearly noise. Steps are continuous:
+fractions of a step are valid.
 
-Steps and schedules live on the CPU, in float64: they are a few numbers, and small differences of theirs
-matter.
+Steps and schedules stay on the CPU in float64: they are a few numbers, and small differences matter.
 """
 
 import math
@@ -22,23 +22,23 @@ from sashimi_lib.registry import register
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """``steps`` steps, from 0 to ``steps - 1``, of ever more noise.
+    """A noise schedule with ``steps`` whole steps, from 0 to ``steps - 1``, in order of increasing noise.
 
     Chapter: 9. Raises ValueError for fewer than two steps.
     """
 
-    steps: int = 200
+    steps: int = 200  # Diffusion steps.
 
     def __post_init__(self) -> None:
         at_least(self, 2, "steps")
 
     def log_snr(self, step: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """``log(alpha^2 / sigma^2)`` at steps, whole or not, in float64.
+        """Return ``log(alpha^2 / sigma^2)`` at whole or fractional steps, in float64.
 
         >>> LinearSchedule().log_snr(torch.tensor([0, 99.5, 199]))
         tensor([ 9.2102,  0.4031, -1.8818], dtype=torch.float64)
 
-        Raises ValueError for steps beyond the ends.
+        Raises ValueError for steps outside the schedule.
         """
         last = self.steps - 1
         if not bool(((step >= 0) & (step <= last)).all()):
@@ -47,40 +47,42 @@ class Schedule(ABC):
 
     @abstractmethod
     def _log_snr(self, step: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """`log_snr`, of steps in float64 that are known to be in range."""
+        """Compute `log_snr` for steps in float64 that have been validated."""
 
 
 class _Betas(Schedule):
-    """A schedule by the share of noise ``beta`` that each whole step mixes in: ``alpha^2`` is the product of
-    ``1 - beta`` up to it. In between, alpha is a straight line, as DiffWave's fast sampling has it."""
+    """A schedule defined by the variance ``beta`` of the noise that each whole step adds: ``alpha^2`` is the
+    cumulative product of ``1 - beta``. Between whole steps alpha is interpolated linearly, as in DiffWave's
+    fast sampling."""
 
     @abstractmethod
     def betas(self) -> Float[Tensor, " steps"]:
-        """The share of noise, as a variance, that each step mixes in; float64."""
+        """Return the variance of the noise that each step adds, in float64."""
 
     def _log_snr(self, step: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         alphas = (1 - self.betas()).cumprod(0).sqrt().to(step.device)
-        before = step.floor().long().clamp(max=self.steps - 2)
-        alpha = torch.lerp(alphas[before], alphas[before + 1], step - before)
+        left = step.floor().long().clamp(max=self.steps - 2)
+        alpha = torch.lerp(alphas[left], alphas[left + 1], step - left)
         return 2 * alpha.log() - torch.log1p(-alpha.square())
 
 
 @register
 @dataclass(frozen=True)
 class LinearSchedule(_Betas):
-    """Betas on a straight line, as DDPM, DiffWave and SaShiMi have them. The default is the published one for
-    unconditional sound, in 200 steps where DDPM had 1,000; the vocoder's is
-    ``LinearSchedule(50, beta_end=0.05)``.
+    """A schedule with linearly increasing betas, as in DDPM, DiffWave and SaShiMi.
+
+    The default is the published one for unconditional generation, with 200 steps instead of DDPM's 1,000; the
+    vocoder's is ``LinearSchedule(50, beta_end=0.05)``.
 
     >>> LinearSchedule().log_snr(torch.tensor([0, 99, 199])).sigmoid()  # alpha squared
     tensor([0.9999, 0.6025, 0.1322], dtype=torch.float64)
 
-    The last step is far from noise: its alpha is 0.36. Chapter: 9. DDPM paper (Ho et al., 2020), section 4.
-    Raises ValueError for betas outside (0, 1) or in falling order.
+    The last step is not pure noise: its alpha is 0.36. Chapter: 9. DDPM paper (Ho et al., 2020), section 4.
+    Raises ValueError for betas outside (0, 1) or in decreasing order.
     """
 
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    beta_start: float = 1e-4  # Noise variance of the first step.
+    beta_end: float = 0.02  # Noise variance of the last step.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,7 +93,7 @@ class LinearSchedule(_Betas):
             )
 
     def betas(self) -> Float[Tensor, " steps"]:
-        """``steps`` numbers from ``beta_start`` to ``beta_end``."""
+        """Return ``steps`` values from ``beta_start`` to ``beta_end``."""
         return torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64)
 
 
@@ -101,8 +103,10 @@ PUBLISHED = LinearSchedule()
 @register
 @dataclass(frozen=True)
 class CosineSchedule(_Betas):
-    """``alpha(t) = cos(pi/2 (t/T + offset) / (1 + offset)) / cos(pi/2 offset / (1 + offset))`` after t of T
-    steps. No beta is above 0.999, so that the last step keeps a trace of the sound.
+    """A schedule whose alpha is a quarter of a cosine.
+
+    ``alpha(t) = cos(pi/2 (t/T + offset) / (1 + offset)) / cos(pi/2 offset / (1 + offset))`` after t of T
+    steps. Betas are clipped to 0.999, so that alpha stays positive at the last step.
 
     >>> CosineSchedule().log_snr(torch.tensor([0, 99, 199])).sigmoid()
     tensor([9.9975e-01, 4.9384e-01, 6.0...e-08], dtype=torch.float64)
@@ -110,7 +114,7 @@ class CosineSchedule(_Betas):
     Chapter: 9. Nichol and Dhariwal (2021), section 3.2. Raises ValueError for an offset outside [0, 1).
     """
 
-    offset: float = 0.008
+    offset: float = 0.008  # Offset of the cosine, which keeps the first steps from being too small.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,28 +122,28 @@ class CosineSchedule(_Betas):
             raise ValueError(f"offset must lie in [0, 1), got {self.offset}")
 
     def betas(self) -> Float[Tensor, " steps"]:
-        """The share of noise that each step mixes in, at most 0.999."""
-        done = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
-        squared = torch.cos(math.pi / 2 * (done + self.offset) / (1 + self.offset)).square()
+        """Return the variance of the noise that each step adds, at most 0.999."""
+        time = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
+        squared = torch.cos(math.pi / 2 * (time + self.offset) / (1 + self.offset)).square()
         return (1 - squared[1:] / squared[:-1]).clamp(max=0.999)
 
 
 @register
 @dataclass(frozen=True)
 class LogSNRSchedule(Schedule):
-    """The logarithm of the signal-to-noise ratio falls on a straight line from ``highest`` to ``lowest``.
+    """A schedule whose log-SNR decreases linearly from ``highest`` to ``lowest``.
 
-    The default goes from noise of 1/400, which a quiet recording still has the better of, to sound of 1/55,
-    which nobody finds in the noise.
+    The default goes from sigma 1/400, below the level of a quiet recording, to alpha 1/55, where the signal
+    is lost in the noise.
 
     >>> LogSNRSchedule().log_snr(torch.tensor([0, 99.5, 199]))
     tensor([12.,  2., -8.], dtype=torch.float64)
 
-    Chapter: 9. Raises ValueError unless both are finite and in falling order.
+    Chapter: 9. Raises ValueError unless both are finite and ``lowest`` is below ``highest``.
     """
 
-    highest: float = 12.0
-    lowest: float = -8.0
+    highest: float = 12.0  # Log signal-to-noise ratio of the first step.
+    lowest: float = -8.0  # Log signal-to-noise ratio of the last step.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,7 +159,7 @@ class LogSNRSchedule(Schedule):
 def alpha_sigma(
     log_snr: Float[Tensor, "*batch"],
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-    """How much sound and how much noise: ``alpha = sqrt(sigmoid(log_snr))``, ``sigma =
+    """Return the amplitudes of signal and noise: ``alpha = sqrt(sigmoid(log_snr))`` and ``sigma =
     sqrt(sigmoid(-log_snr))``.
 
     >>> alpha_sigma(torch.tensor(0.0))
@@ -169,23 +173,25 @@ def alpha_sigma(
 def add_noise(
     x: Float[Tensor, "batch length"], noise: Float[Tensor, "batch length"], log_snr: Float[Tensor, "*levels"]
 ) -> Float[Tensor, "batch length"]:
-    """``alpha x + sigma noise``, at one level for the whole batch or at one for each sound.
+    """Return ``alpha x + sigma noise``, with one noise level for the whole batch or one per sequence.
 
     >>> add_noise(torch.ones(1, 2), torch.tensor([[0.0, 1.0]]), torch.tensor([0.0]))
     tensor([[0.7071, 1.4142]])
 
     Chapter: 9. DDPM paper, equation 4.
     """
-    alpha, sigma = (beside(c, x) for c in alpha_sigma(log_snr))
+    alpha, sigma = (broadcast_over_time(c, x) for c in alpha_sigma(log_snr))
     return alpha * x + sigma * noise
 
 
-def beside(
+def broadcast_over_time(
     coefficient: Float[Tensor, "*levels"], x: Float[Tensor, "batch length"]
 ) -> Float[Tensor, "*levels 1"]:
-    """A coefficient as a factor of sounds, on their device and in their precision. Nobody waits for the copy.
+    """Reshape coefficients to broadcast over the samples of ``x``, with its device and dtype.
 
-    >>> beside(torch.tensor([0.5, 1.0], dtype=torch.float64), torch.zeros(2, 4))
+    The copy to the device is asynchronous.
+
+    >>> broadcast_over_time(torch.tensor([0.5, 1.0], dtype=torch.float64), torch.zeros(2, 4))
     tensor([[0.5000],
             [1.0000]])
 
@@ -194,27 +200,26 @@ def beside(
     return coefficient[..., None].to(x, non_blocking=True)
 
 
-def step_of(schedule: Schedule, log_snr: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """The step, seldom a whole one, at which a schedule has that log-SNR: the inverse of
-    `Schedule.log_snr`.
+def step_at_log_snr(schedule: Schedule, log_snr: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """Return the fractional step at which a schedule has a given log-SNR: the inverse of `Schedule.log_snr`.
 
-    >>> step_of(LinearSchedule(), torch.tensor(0.375786).logit())
+    >>> step_at_log_snr(LinearSchedule(), torch.tensor(0.375786).logit())
     tensor(138.0839, dtype=torch.float64)
 
-    By bisection, to nine decimals, for any schedule. Chapter: 9. Raises ValueError for what is beyond
-    the schedule's ends.
+    Bisection, to nine decimals, for any schedule. Chapter: 9. Raises ValueError for a log-SNR outside the
+    schedule's range.
     """
-    wanted = log_snr.double()
+    log_snrs = log_snr.double()
     last = float(schedule.steps - 1)
     highest, lowest = schedule.log_snr(torch.tensor([0, last])).tolist()
-    slack = 1e-6  # the ends themselves, after some rounding
-    if not bool(((wanted >= lowest - slack) & (wanted <= highest + slack)).all()):
+    tolerance = 1e-6  # the ends themselves, up to rounding
+    if not bool(((log_snrs >= lowest - tolerance) & (log_snrs <= highest + tolerance)).all()):
         raise ValueError(
             f"log_snr must lie in the schedule's range, {lowest:.4f} to {highest:.4f}, got {log_snr.tolist()}"
         )
-    low, high = torch.zeros_like(wanted), torch.full_like(wanted, last)
+    low, high = torch.zeros_like(log_snrs), torch.full_like(log_snrs, last)
     for _ in range(64):
         middle = (low + high) / 2
-        noisier = schedule.log_snr(middle) < wanted
+        noisier = schedule.log_snr(middle) < log_snrs
         low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
     return low.round(decimals=9)

@@ -1,8 +1,8 @@
-"""Sliders that work on a static page: every state is drawn ahead of time, the browser picks one.
+"""Sliders that work on a static page: all states are rendered in advance, and the browser shows one.
 
-No kernel is needed (ipywidgets 8: the slider is linked to a Stack on the client). With ipywidgets 7, which
-has no Stack (Colab), the same call falls back on the live kernel. A page is a string of HTML, so it may hold
-a figure, a player, or both.
+No kernel is needed with ipywidgets 8, where the slider is linked to a Stack on the client. ipywidgets 7
+(Colab) has no Stack; there the same call uses the live kernel. A page is an HTML string, for example a
+figure, an audio player, or both.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from sashimi_lib.display.players import image_html
 
 
 def figure_html(figure: Figure, alt: str) -> str:
-    """A matplotlib figure as HTML for one page of a `stepper`; closes it, so that it is not shown twice.
+    """Convert a matplotlib figure to HTML for a page of a `stepper`, and close it.
 
-    ``alt`` says in words what it shows. Raises ValueError when that is missing.
+    ``alt`` is the text alternative of the figure. Raises ValueError if it is empty.
 
     >>> figure_html(plt.figure(figsize=(1, 1)), "nothing")[:18]
     '<img alt="nothing"'
@@ -32,11 +32,10 @@ def figure_html(figure: Figure, alt: str) -> str:
 def stepper(
     pages: Sequence[str], labels: Sequence[str], description: str = "", play: bool = False, start: int = 0
 ) -> W.VBox:
-    """A slider that shows one of ``pages`` (HTML strings), its position named by ``labels``.
+    """Create a slider that selects one of ``pages`` (HTML strings); ``labels`` are its positions.
 
-    ``start`` is the page seen first: choose the one that tells the story untouched. ``play`` adds a play
-    button. Raises ValueError for no pages, another number of labels, equal labels, or a ``start`` that does
-    not exist.
+    ``start`` is the index of the page shown first. ``play`` adds a play button. Raises ValueError for no
+    pages, a different number of labels, duplicate labels, or a ``start`` out of range.
 
     >>> box = stepper(["<p>one</p>", "<p>two</p>"], ["1", "2"], "step", start=1)
     >>> box.children[0].children[0].index
@@ -57,9 +56,9 @@ def grid_stepper(
     descriptions: tuple[str, str] = ("", ""),
     start: tuple[int, int] = (0, 0),
 ) -> W.VBox:
-    """Two sliders for a table of ``pages``: the first picks the row, the second the column.
+    """Create two sliders for a table of ``pages``: the first selects the row, the second the column.
 
-    Raises ValueError for an uneven table or labels that do not fit it.
+    Raises ValueError for rows of different lengths, and as `stepper` does.
 
     >>> box = grid_stepper([["a", "b"], ["c", "d"]], ["1", "2"], ["x", "y"], ("row", "column"))
     >>> len(box.children)
@@ -68,8 +67,8 @@ def grid_stepper(
     Chapter: all.
     """
     _check(len(pages), row_labels, start[0], "pages")
-    for number, row in enumerate(pages):
-        _check(len(row), column_labels, start[1], f"pages[{number}]")
+    for index, row in enumerate(pages):
+        _check(len(row), column_labels, start[1], f"pages[{index}]")
     row_control = _slider(row_labels, descriptions[0], start[0])
     column_control = _slider(column_labels, descriptions[1], start[1])
     if hasattr(W, "Stack"):
@@ -90,16 +89,16 @@ def _check(count: int, labels: Sequence[str], start: int, name: str) -> None:
     if count == 0:
         raise ValueError(f"{name} must hold at least one page, got none")
     if len(labels) != count:
-        raise ValueError(f"labels must be one a page: {name} has {count}, got {len(labels)} labels")
+        raise ValueError(f"labels must be one per page: {name} has {count}, got {len(labels)} labels")
     if len(set(labels)) != count:
-        raise ValueError(f"labels must differ from each other, got {list(labels)}")
+        raise ValueError(f"labels must be unique, got {list(labels)}")
     if not 0 <= start < count:
-        raise ValueError(f"start must be a page from 0 to {count - 1}, got {start}")
+        raise ValueError(f"start must be a page index from 0 to {count - 1}, got {start}")
 
 
 def _slider(labels: Sequence[str], description: str, start: int) -> W.SelectionSlider:
     return W.SelectionSlider(
-        options=[(label, number) for number, label in enumerate(labels)],
+        options=[(label, index) for index, label in enumerate(labels)],
         index=start,
         description=description,
         style={"description_width": "initial"},
@@ -117,7 +116,7 @@ def _controls(control: W.SelectionSlider, count: int, start: int, play: bool) ->
 
 
 def _page(html: str) -> W.HTML:
-    """One page, as wide as the text around it, so that cards on it stand side by side where there is room."""
+    """Create a page as wide as the text, so that cards are side by side if there is room."""
     return W.HTML(html, layout=W.Layout(width="100%"))
 
 

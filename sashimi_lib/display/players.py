@@ -1,8 +1,7 @@
-"""Sounds in a notebook: `listen` puts a waveform, its spectrogram and an audio player on one card.
+"""Audio players for notebooks: `listen` shows a waveform, its spectrogram and an audio element on one card.
 
-The player plays the clip at the loudness it has and says how loud that is; `IPython.display.Audio` would
-stretch every clip to full scale and so hide what a model gets wrong. Cards hold no random ids: the same clip
-gives the same HTML.
+Clips are played at their own level, which the card states; `IPython.display.Audio` normalizes every clip to
+full scale and so hides errors of a model. The HTML is deterministic, without random ids.
 """
 
 import base64
@@ -20,12 +19,12 @@ from torch import Tensor
 from sashimi_lib.audio import MP3_RATES, check_sample_rate, check_waveform, encode_bytes, resample, rms_db
 from sashimi_lib.display.plots import plot_spectrogram, plot_waveform, style_context
 
-GUARD_DB = -12.0  # above any recorded clip of the book, below what hurts in headphones
+GUARD_DB = -12.0  # dBFS, maximum playback level: above all clips of the book, safe for headphones
 
 
 @dataclass(frozen=True)
 class Player:
-    """One card, or several side by side, as HTML. What a notebook shows is ``_repr_html_``."""
+    """One or several cards side by side as HTML, displayed by a notebook."""
 
     name: str
     html: str
@@ -46,11 +45,11 @@ def listen(
     lossless: bool = False,
     guard_db: float | int = GUARD_DB,
 ) -> Player:
-    """A card with picture and player; with ``reference``, the real clip on a card beside it.
+    """Create a card with figure and audio player; with ``reference``, another card for the real clip.
 
-    MP3, or FLAC with ``lossless`` (where the artefacts are the lesson). Values beyond [-1, 1] are clipped, a
-    clip louder than ``guard_db`` dBFS (RMS) is turned down to it, and the card says both. Raises ValueError
-    for NaN, infinite or empty audio, for more than one channel, and for a bad rate.
+    Audio is encoded as MP3, or as FLAC with ``lossless``. Values outside [-1, 1] are clipped, and clips above
+    ``guard_db`` dBFS (RMS) are attenuated to it; the card states both. Raises ValueError for NaN, infinite or
+    empty audio, for several channels, and for an invalid sample rate.
 
     >>> listen(torch.zeros(8000), 8000, "silence")
     Player(silence, 1.00 s)
@@ -69,9 +68,9 @@ def listen_many(
     lossless: bool = False,
     guard_db: float | int = GUARD_DB,
 ) -> Player:
-    """Several clips side by side, titles as keys; ``sample_rate`` is one for all or one a title.
+    """Create a card for each clip; keys are titles, and ``sample_rate`` is one for all or one per title.
 
-    Raises what `listen` raises, naming the clip; and ValueError for no clips.
+    Raises as `listen` does, naming the clip, and ValueError for no clips.
 
     >>> listen_many({"a": torch.zeros(800), "b": torch.zeros(1600)}, 8000)
     Player(a, 0.10 s; b, 0.20 s)
@@ -85,7 +84,7 @@ def listen_many(
         rate = sample_rate.get(title, 0) if isinstance(sample_rate, Mapping) else sample_rate
         cards.append(_card(waveform, rate, title, lossless, guard_db))
         names.append(f"{title}, {len(waveform) / rate:.2f} s")
-    columns = "repeat(auto-fit,minmax(min(100%,15rem),1fr))"  # as many as fit, all of one width
+    columns = "repeat(auto-fit,minmax(min(100%,15rem),1fr))"  # as many columns as fit, of equal width
     style = f"display:grid;grid-template-columns:{columns};gap:1rem"
     return Player("; ".join(names), f'<div style="{style}">{"".join(cards)}</div>')
 
@@ -107,15 +106,15 @@ def _card(waveform: Tensor, sample_rate: int, title: str, lossless: bool, guard_
 
 
 def _guard(waveform: Tensor, title: str, guard_db: float | int) -> tuple[Tensor, list[str]]:
-    """The clip as it may be played, and what to say about it."""
+    """Clip and attenuate a waveform for playback; return it with notes about its level and these changes."""
     name = f"waveform {title!r}"
     if not isinstance(waveform, Tensor) or waveform.ndim != 1:
-        raise ValueError(f"{name} must be one clip, a tensor of shape (L,), got {_what(waveform)}")
+        raise ValueError(f"{name} must be one clip, a tensor of shape (L,), got {_describe(waveform)}")
     if waveform.is_floating_point() and waveform.numel() and torch.isfinite(waveform).all():
         beyond = float((waveform.detach().abs() > 1).float().mean())
         safe = waveform.detach().cpu().float().clamp(-1, 1)
     else:
-        beyond, safe = 0.0, waveform  # the check below says what is wrong with it
+        beyond, safe = 0.0, waveform  # the check below raises
     check_waveform(safe, name)
     level = rms_db(safe)
     notes = ["silence" if level < -120 else f"{level:.1f} dBFS"]
@@ -127,16 +126,16 @@ def _guard(waveform: Tensor, title: str, guard_db: float | int) -> tuple[Tensor,
     return safe, notes
 
 
-def _what(value: object) -> str:
+def _describe(value: object) -> str:
     return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def audio_html(waveform: Float[Tensor, " length"], sample_rate: int, lossless: bool = False) -> str:
-    """An ``<audio>`` element that carries its sound with it.
+    """Create an ``<audio>`` element with embedded audio data.
 
-    Browsers play any rate, MP3 knows nine: other rates are resampled up to the next of them. Clips under a
-    tenth of a second go as FLAC in any case, because an MP3 frame is about that long. Raises ValueError for
-    bad audio.
+    MP3 supports nine sample rates; other rates are resampled to the next higher one. Clips shorter than a
+    tenth of a second are always encoded as FLAC, because an MP3 frame is about that long. Raises ValueError
+    for invalid audio.
 
     >>> audio_html(torch.zeros(8000), 8000)[:38]
     '<audio controls preload="metadata" src'
@@ -146,19 +145,18 @@ def audio_html(waveform: Float[Tensor, " length"], sample_rate: int, lossless: b
     check_waveform(waveform)
     lossless = lossless or len(waveform) < 0.1 * sample_rate
     if sample_rate < MP3_RATES[0] or (sample_rate not in MP3_RATES and not lossless):
-        playable = next((rate for rate in MP3_RATES if rate >= sample_rate), MP3_RATES[-1])
-        waveform, sample_rate = resample(waveform, sample_rate, playable), playable
+        supported = next((rate for rate in MP3_RATES if rate >= sample_rate), MP3_RATES[-1])
+        waveform, sample_rate = resample(waveform, sample_rate, supported), supported
     data = encode_bytes(waveform, sample_rate, "flac" if lossless else "mp3")
-    kind = "audio/flac" if lossless else "audio/mpeg"
-    source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    media_type = "audio/flac" if lossless else "audio/mpeg"
+    source = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
     return f'<audio controls preload="metadata" src="{source}" style="width:20rem;max-width:100%"></audio>'
 
 
 def image_html(figure: Figure, alt: str, style: str = "width:100%;height:auto") -> str:
-    """A figure as an ``<img>`` that carries its picture (WebP) with it.
+    """Convert a figure to an ``<img>`` element with embedded data (WebP).
 
-    ``alt`` says in words what it shows, for readers who cannot see it.
-    Raises ValueError without an ``alt`` text.
+    ``alt`` is the text alternative of the figure. Raises ValueError if it is empty.
 
     >>> image_html(Figure(figsize=(1, 1)), "an empty figure")[:24]
     '<img alt="an empty figur'
@@ -166,7 +164,7 @@ def image_html(figure: Figure, alt: str, style: str = "width:100%;height:auto") 
     Chapter: all.
     """
     if not alt.strip():
-        raise ValueError("alt must say in words what the figure shows, got an empty text")
+        raise ValueError("alt must describe the figure, got an empty text")
     buffer = io.BytesIO()
     with style_context():
         figure.savefig(buffer, format="png")

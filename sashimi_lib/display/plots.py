@@ -1,8 +1,7 @@
-"""The book's one figure style, and the four pictures it draws again and again.
+"""The figure style of the book, and plots of waveforms, spectrograms, eigenvalues and kernels.
 
-Colours are those of Okabe and Ito, which stay apart for colour-blind readers; where a difference matters,
-shape or text carries it too. Fonts are large enough to be read when a page shrinks a figure to the width of
-a phone.
+The colors are those of Okabe and Ito, which color-blind readers can distinguish; important differences are
+also shown by shape or text. Fonts remain legible when a figure is scaled to the width of a phone.
 """
 
 import io
@@ -34,14 +33,14 @@ COLORS = {
     "grey": "#888888",
 }
 
-STYLE: Any = {  # a dict; matplotlib's types want each key as a literal
+STYLE: Any = {  # a dict; matplotlib's types require literal keys
     "figure.figsize": (6.0, 3.0),
     "figure.dpi": 110,
     "savefig.dpi": 110,
-    "figure.facecolor": "white",  # white on dark pages too: the colours were chosen on white
+    "figure.facecolor": "white",  # on dark pages too: the colors were chosen for white
     "savefig.facecolor": "white",
     "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so figures are the same everywhere
     "font.size": 12,
     "axes.titlesize": 12,
     "axes.labelsize": 12,
@@ -62,9 +61,9 @@ STYLE: Any = {  # a dict; matplotlib's types want each key as a literal
 
 
 def use_style() -> None:
-    """Draw every figure that follows in the book's style. Call once, in a chapter's first cell.
+    """Set the book's style for all figures. Call once, in the first cell of a chapter.
 
-    In a notebook it also makes the figures' files small, a third of their size, by a palette of 128 colours.
+    In a notebook, figures are also reduced to a palette of 128 colors, a third of the file size.
 
     >>> use_style()
 
@@ -73,12 +72,12 @@ def use_style() -> None:
     mpl.rcParams.update(STYLE)
     shell = get_ipython()
     if shell is not None:
-        plt.switch_backend(mpl.get_backend())  # load it now: loading undoes the next line
+        plt.switch_backend(mpl.get_backend())  # loading it later would undo the next line
         shell.display_formatter.formatters["image/png"].for_type(Figure, small_png)
 
 
 def small_png(figure: Figure) -> bytes:
-    """A figure as PNG of at most 128 colours: sharp lines, and little to load.
+    """Render a figure as a PNG of at most 128 colors.
 
     >>> small_png(Figure(figsize=(1, 1)))[1:4]
     b'PNG'
@@ -94,7 +93,7 @@ def small_png(figure: Figure) -> bytes:
 
 
 def style_context() -> AbstractContextManager[None]:
-    """The book's style for one ``with`` block only, whatever the reader has set elsewhere.
+    """Return a context manager that applies the book's style inside a ``with`` block.
 
     >>> with style_context():
     ...     mpl.rcParams["figure.facecolor"]
@@ -106,7 +105,7 @@ def style_context() -> AbstractContextManager[None]:
 
 
 def _envelope(x: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Position, minimum and maximum of ``points`` equal stretches: a long waveform from afar."""
+    """Return start, minimum and maximum of ``points`` equal segments of a waveform."""
     edges = np.linspace(0, len(x), points + 1).astype(int)[:-1]
     return edges, np.minimum.reduceat(x, edges), np.maximum.reduceat(x, edges)
 
@@ -118,9 +117,9 @@ def plot_waveform(
     color: str = COLORS["blue"],
     label: str | None = None,
 ) -> Axes:
-    """Amplitude over seconds; above 4,000 samples its outline (least and greatest values).
+    """Plot amplitude over time in seconds; above 4,000 samples, the envelope (minimum and maximum).
 
-    Raises ValueError for audio that `audio.check_waveform` refuses, or that is not one clip.
+    Raises ValueError as `sashimi_lib.audio.check_waveform` does, and for several channels.
 
     >>> import torch
     >>> ax = plot_waveform(torch.zeros(100), 8000)
@@ -152,10 +151,11 @@ def plot_spectrogram(
     db_range: tuple[float | int, float | int] = (-100.0, -20.0),
     colorbar: bool = False,
 ) -> Axes:
-    """Frequency over time; brightness is loudness in dB, 0 dB being a full-scale sine.
+    """Plot a spectrogram; the color is the level in dB relative to a full-scale sine.
 
-    The scale is the same for every clip, so that a quiet clip looks quiet. ``window_seconds`` trades time for
-    frequency. Raises ValueError for audio that `audio.check_waveform` refuses, or that is not one clip.
+    The color scale is fixed, so that clips are comparable. ``window_seconds`` trades resolution in time for
+    resolution in frequency. Raises ValueError as `sashimi_lib.audio.check_waveform` does, and for several
+    channels.
 
     >>> import torch
     >>> plot_spectrogram(torch.zeros(4000), 8000).get_ylabel()
@@ -192,10 +192,10 @@ def plot_eigenvalues(
     color: str = COLORS["blue"],
     label: str | None = None,
 ) -> Axes:
-    """Eigenvalues in the complex plane, with the region where a state grows for ever shaded.
+    """Plot eigenvalues in the complex plane, with the unstable region shaded.
 
-    Continuous time: growth lies right of the imaginary axis. ``discrete``: outside the unit circle. Stable
-    ones are dots, unstable ones crosses in another colour. Raises ValueError for NaN, infinite, or no
+    It is the right half plane in continuous time, and the outside of the unit circle if ``discrete``. Stable
+    eigenvalues are dots, unstable ones crosses in another color. Raises ValueError for NaN, infinite, or no
     eigenvalues.
 
     >>> import torch
@@ -208,7 +208,8 @@ def plot_eigenvalues(
     z = np.atleast_1d(eigenvalues.detach().cpu().numpy()).ravel()
     if z.size == 0 or not np.isfinite(z).all():
         raise ValueError(
-            f"eigenvalues must be finite, at least one, got {z.size} of which {np.sum(~np.isfinite(z))} not"
+            f"eigenvalues must be finite and at least one, got {z.size}, of which "
+            f"{np.sum(~np.isfinite(z))} are not finite"
         )
     ax = plt.subplots(figsize=(5, 4))[1] if ax is None else ax
     if discrete:
@@ -230,8 +231,8 @@ def plot_eigenvalues(
 
 
 def _unit_disc(ax: Axes, z: np.ndarray) -> None:
-    reach = 1.15 * max(1.0, float(np.abs(z).max()))
-    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", facecolor="#fbe9e0")
+    limit = 1.15 * max(1.0, float(np.abs(z).max()))
+    ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", facecolor="#fbe9e0")
     ax.add_patch(Circle((0, 0), 1, facecolor="white", edgecolor=COLORS["black"], linewidth=1.2, zorder=0.5))
 
 
@@ -249,9 +250,9 @@ def plot_kernel(
     seconds_per_step: float | int | None = None,
     label: str | None = None,
 ) -> Axes:
-    """A convolution kernel over steps (or seconds): what one sample, long ago, still contributes now.
+    """Plot a convolution kernel over time steps, or over seconds if ``seconds_per_step`` is given.
 
-    Several channels are drawn on top of each other. Raises ValueError for an empty or non-finite kernel.
+    Several channels are drawn as several lines. Raises ValueError for an empty or non-finite kernel.
 
     >>> import torch
     >>> plot_kernel(torch.ones(8)).get_xlabel()

@@ -1,4 +1,6 @@
-"""The subscale ordering drawn: when each sample is made, and what one of them may hear (chapter 8)."""
+"""Plot the subscale ordering: generation step of each sample, and the context of one (chapter 8)."""
+
+from typing import Any
 
 from jaxtyping import Bool, Int
 from matplotlib import pyplot as plt
@@ -8,22 +10,25 @@ from torch import Tensor
 
 from sashimi_lib.display.plots import COLORS
 
+CONTEXT_COLOR = "#bfe0f5"
+GRID_COLOR = "#c8c8c8"
+
 
 def plot_subscale(
-    generation_order: Int[Tensor, "factor places"],
-    context_mask: Bool[Tensor, "factor places"],
+    generation_order: Int[Tensor, "factor length"],
+    context_mask: Bool[Tensor, "factor length"],
     sample: tuple[int, int],
     ax: Axes | None = None,
 ) -> Axes:
-    """Sub-sequences as rows, their places as columns; the number in a cell is the tick that makes it.
+    """Plot sub-sequences as rows and positions as columns; the number in a cell is its generation step.
 
-    The one ``sample``, (s, i), is in inverse; what it may hear is blue and bold, what is made in the same
-    tick has a thick frame. In time the samples follow each other down a column, then down the next one.
-    Raises ValueError for masks of another shape than the ticks, and for a sample that is not among them.
+    The highlighted ``sample`` is (s, i); its context is blue and bold, and samples generated in the same step
+    have a thick frame. In time order, samples run down a column, then down the next one. Raises ValueError
+    for a mask of another shape than ``generation_order``, and for a sample out of range.
 
     >>> import torch
-    >>> generation_order, context_mask = torch.tensor([[0, 1], [1, 2]]), torch.tensor([[True, False], [False, False]])
-    >>> ax = plot_subscale(generation_order, context_mask, sample=(1, 0))
+    >>> order, mask = torch.tensor([[0, 1], [1, 2]]), torch.tensor([[True, False], [False, False]])
+    >>> ax = plot_subscale(order, mask, sample=(1, 0))
     >>> [text.get_text() for text in ax.texts]
     ['0', '1', '1', '2']
 
@@ -32,7 +37,8 @@ def plot_subscale(
     factor, positions = generation_order.shape
     if context_mask.shape != generation_order.shape:
         raise ValueError(
-            f"context_mask must have the shape of ticks, {factor, positions}, got {tuple(context_mask.shape)}"
+            f"context_mask must have the shape of generation_order, {factor, positions}, got "
+            f"{tuple(context_mask.shape)}"
         )
     s, i = sample
     if not (0 <= s < factor and 0 <= i < positions):
@@ -41,25 +47,35 @@ def plot_subscale(
         ax = plt.subplots(figsize=(6.0, 1.5 + 0.4 * factor))[1]
     for z in range(factor):
         for k in range(positions):
-            here, hears = (z, k) == sample, bool(context_mask[z, k])
-            fill = COLORS["vermillion"] if here else "#bfe0f5" if hears else "white"
-            ax.add_patch(Rectangle((k - 0.5, z - 0.5), 1, 1, facecolor=fill, edgecolor="#c8c8c8"))
-            ink = "white" if here else COLORS["black"] if hears else "#666666"
-            weight = "bold" if here or hears else "normal"
-            ax.text(
-                k, z, str(int(generation_order[z, k])), ha="center", va="center", color=ink, weight=weight
-            )
+            _draw_cell(ax, z, k, int(generation_order[z, k]), (z, k) == sample, bool(context_mask[z, k]))
     for z, k in (generation_order == generation_order[s, i]).nonzero().tolist():
-        frame = Rectangle(
-            (k - 0.46, z - 0.46), 0.92, 0.92, fill=False, edgecolor=COLORS["black"], linewidth=2.2
-        )
+        frame = _cell(z, k, 0.92, fill=False, edgecolor=COLORS["black"], linewidth=2.2)
         ax.add_patch(frame).set_zorder(2)
+    _style_axes(ax, factor, positions)
+    return ax
+
+
+def _cell(row: int, column: int, size: float, **style: Any) -> Rectangle:
+    """Return a square of one cell, centered on it."""
+    return Rectangle((column - size / 2, row - size / 2), size, size, **style)
+
+
+def _draw_cell(ax: Axes, row: int, column: int, step: int, is_sample: bool, in_context: bool) -> None:
+    fill = COLORS["vermillion"] if is_sample else CONTEXT_COLOR if in_context else "white"
+    ax.add_patch(_cell(row, column, 1.0, facecolor=fill, edgecolor=GRID_COLOR))
+    color = "white" if is_sample else COLORS["black"] if in_context else "#666666"
+    weight = "bold" if is_sample or in_context else "normal"
+    ax.text(column, row, str(step), ha="center", va="center", color=color, weight=weight)
+
+
+def _style_axes(ax: Axes, factor: int, positions: int) -> None:
+    """Set ticks, labels and legend."""
     ax.set(
         xlim=(-0.52, positions - 0.48),
         ylim=(factor - 0.48, -0.52),
         xticks=range(positions),
         yticks=range(factor),
-        xlabel=f"place i  (sample t = {factor} i + s)",
+        xlabel=f"position i  (sample t = {factor} i + s)",
         ylabel="sub-sequence s",
     )
     ax.grid(False)
@@ -68,12 +84,11 @@ def plot_subscale(
     ax.legend(
         handles=[
             Patch(facecolor=COLORS["vermillion"], label="this sample"),
-            Patch(facecolor="#bfe0f5", edgecolor="#c8c8c8", label="it may hear"),
-            Patch(fill=False, edgecolor=COLORS["black"], linewidth=2.2, label="same tick"),
+            Patch(facecolor=CONTEXT_COLOR, edgecolor=GRID_COLOR, label="its context"),
+            Patch(fill=False, edgecolor=COLORS["black"], linewidth=2.2, label="same step"),
         ],
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
         ncols=3,
         columnspacing=1.2,
     )
-    return ax

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sashimi_lib.audio.mel import LogMel, LogMelConfig
+from sashimi_lib.checks import check_parameters
 from sashimi_lib.ssm.precision import cudnn_as_matmul
 from sashimi_lib.storage.tensor_file import read_tensors, write_tensors
-from sashimi_lib.training.finite_checks import check_parameters
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "judges" / "digits.safetensors"
 KIND = "classifier 1"

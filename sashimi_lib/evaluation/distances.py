@@ -4,10 +4,12 @@ Three questions, from the most to the least that is asked of a model:
 
 - `frechet`: are sounds as varied, and varied in the same ways, as a listener's features of them tell;
 - `spectrum_distance`: is their average spectrum that of real sounds;
-- `stft_distance`: is this sound that sound, for a vocoder, which is told what to say.
+- `stft_distance`: is this sound that sound, for a vocoder, which is conditioned on its spectrogram.
 
-All are 0 where there is nothing to be heard apart, and none is a likelihood.
+All are 0 for sounds that cannot be told apart, and none is a likelihood.
 """
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -17,6 +19,7 @@ from sashimi_lib.audio import check_waveform
 from sashimi_lib.audio.mel import LogMel, LogMelConfig
 
 LONGEST = 2048  # samples of the longest transform of `stft_distance`
+Sounds = Tensor | Sequence[Tensor]  # waveforms: a batch (n, length), or (length,) of different lengths
 
 
 def frechet(a: Float[Tensor, "n d"], b: Float[Tensor, "m e"]) -> float:
@@ -58,23 +61,28 @@ def _centred(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def spectrum_distance(
-    generated: Float[Tensor, "n length"], real: Float[Tensor, "m other_length"], mel: LogMelConfig
-) -> float:
+def spectrum_distance(generated: Sounds, real: Sounds, mel: LogMelConfig) -> float:
     """How far the average log-mel spectrum of all frames is from that of real sounds, in dB.
 
-    It is the root of the mean square over the bands, each sound heard as `LogMel` hears it.
+    It is the root of the mean square over the bands. Sounds are a batch, or waveforms of different lengths.
 
     >>> real = 0.5 * torch.randn(4, 4_000).clamp(-1, 1)
     >>> mel = LogMelConfig(8_000, n_mels=20, hop=100, window=400)
     >>> round(spectrum_distance(0.1 * real, real, mel), 2)
     20.0
 
-    Chapter: 9. Raises ValueError and ImportError as `LogMel` does.
+    Chapter: 9. Raises ValueError for no sounds; and ValueError and ImportError as `LogMel` does.
     """
-    hear = LogMel(mel).to(real.device)
-    apart = hear(generated).double().mean(dim=(0, 1)) - hear(real).double().mean(dim=(0, 1))
-    return 40 * float(apart.square().mean().sqrt())  # 40 dB to one of LogMel's units
+    for name, sounds in (("generated", generated), ("real", real)):
+        if len(sounds) == 0:
+            raise ValueError(f"{name} must hold at least one sound, got none")
+    difference = _mean_spectrum(generated, mel) - _mean_spectrum(real, mel)
+    return 40 * float(difference.square().mean().sqrt())  # 40 dB to one of LogMel's units
+
+
+def _mean_spectrum(sounds: Sounds, mel: LogMelConfig) -> Float[Tensor, " n_mels"]:
+    log_mel = LogMel(mel).to(sounds[0].device)
+    return torch.cat([log_mel(sound[None])[0].double() for sound in sounds]).mean(dim=0).cpu()
 
 
 @torch.no_grad()
@@ -98,7 +106,7 @@ def stft_distance(
     try:
         from auraloss.freq import MultiResolutionSTFTLoss
     except ImportError as error:
-        raise ImportError("auraloss is missing: pip install sashimi_lib[vocoder]") from error
+        raise ImportError('auraloss is missing: pip install "sashimi_lib[vocoder]"') from error
     check_waveform(generated, "generated")
     check_waveform(real, "real")
     if real.shape[1] <= LONGEST // 2:

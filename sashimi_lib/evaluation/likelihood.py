@@ -17,8 +17,8 @@ from scipy import stats
 from torch import Tensor
 
 from sashimi_lib.audio.quantizers import check_codes
+from sashimi_lib.evaluation.losses import EVAL_CHUNK, per_sequence_loss
 from sashimi_lib.models.autoregressive import DiscreteAudioModel
-from sashimi_lib.training.validation import AT_ONCE, losses
 
 FEWEST = 5  # recordings: of fewer no interval is given
 Clips = Tensor | Sequence[Tensor]  # codes (L,), a batch (B, L), or clips (L,) of different lengths
@@ -103,13 +103,13 @@ def bigram_bits(train: Clips, test: Clips, levels: int = 256) -> float:
 
 
 def clip_bits(
-    model: DiscreteAudioModel, clips: Clips, batch_size: int = 8, frame: int = AT_ONCE
+    model: DiscreteAudioModel, clips: Clips, batch_size: int = 8, frame: int = EVAL_CHUNK
 ) -> Float[Tensor, " clips"]:
-    """Bits per sample of each clip under a model, each heard from silence, whatever its length.
+    """Bits per sample of each clip under a model, each from silence, whatever its length.
 
     Codes of a clip are (L,), or (L, 2) under the coarse-fine quantizer. They go through as in
-    `sashimi_lib.training.validation.losses`, ``batch_size`` clips at a time, in pieces of ``frame`` samples.
-    float64, on the CPU. Raises ValueError for no clips, and for codes that the model does not have.
+    `sashimi_lib.evaluation.losses.per_sequence_loss`, ``batch_size`` clips at a time, in chunks of ``frame``
+    samples. float64, on the CPU. Raises ValueError for no clips, and for codes that the model does not have.
 
     >>> from sashimi_lib.models.audio_lm import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
@@ -124,7 +124,7 @@ def clip_bits(
         raise ValueError("clips must hold at least one clip, got none")
     for number, clip in enumerate(clips):
         model.quantizer.check(clip, f"clips[{number}]")
-    return losses(model, [clip.long() for clip in clips], batch_size, frame)
+    return per_sequence_loss(model, [clip.long() for clip in clips], batch_size, frame)
 
 
 class ConfidenceInterval(NamedTuple):

@@ -1,7 +1,7 @@
-"""What a diffusion model asks of its network, and how a network is told what to do (chapter 9).
+"""The interface of denoising networks, and the modules that embed their conditioning (chapter 9).
 
-A `Denoiser` hears a noisy waveform and says what is noise in it. It is told how noisy that is, and perhaps
-which word it is or which spectrogram it has.
+A `Denoiser` maps a noisy waveform to an estimate of its noise. It is conditioned on the diffusion step, and
+optionally on a class label or on a mel spectrogram.
 """
 
 import math
@@ -19,16 +19,14 @@ from sashimi_lib.checks import at_least
 
 @dataclass(frozen=True, kw_only=True)
 class ConditioningConfig:
-    """What a denoiser is told, the same for every kind of network.
+    """The conditioning of a denoiser, the same for every kind of network.
 
-    ``d_step`` are the widths on the way of the step: its sines and cosines, a hidden layer, and what every
-    block is told. ``n_classes`` is the number of classes that sounds come in, 0 where there are none; ``mel``
-    is the kind of spectrogram that is to be followed, None where there is none.
+    The embedding of the diffusion step has three widths: sines and cosines, a hidden layer, the output.
     """
 
-    d_step: tuple[int, int, int] = (128, 512, 512)
-    n_classes: int = 0
-    mel: LogMelConfig | None = None
+    d_step: tuple[int, int, int] = (128, 512, 512)  # Widths of the embedding of the diffusion step.
+    n_classes: int = 0  # Classes of a class-conditional model; 0: unconditional.
+    mel: LogMelConfig | None = None  # Spectrogram that a vocoder is conditioned on; None: no vocoder.
 
     def __post_init__(self) -> None:
         at_least(self, 1, "d_step")
@@ -41,20 +39,19 @@ class ConditioningConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserConfig(ConditioningConfig, ABC):
-    """The shape of a denoiser: a frozen dataclass of plain values, registered with
+    """The configuration of a denoiser: a frozen dataclass of plain values, registered with
     `sashimi_lib.registry.register` so that files can name it."""
 
     @abstractmethod
     def build(self) -> "Denoiser":
-        """A new denoiser of this shape, which keeps it as its ``config``."""
+        """Build a new denoiser with this configuration as its ``config``."""
 
 
 class Denoiser(nn.Module, ABC):
-    """A network from noisy waveforms to what is asked of them: their noise, or their velocity.
+    """A network that maps noisy waveforms to an estimate of their noise or their velocity.
 
-    ``frame`` is what the length of a waveform must be a multiple of. ``step`` counts in the noise schedule's
-    steps from 0, nearly clean, and need not be whole. Without a ``label`` a model of classes is told that the
-    class is not known.
+    The length of a waveform must be a multiple of ``frame``. ``step`` is a step of the noise schedule, from
+    0, nearly clean; it may be fractional. A class-conditional model without a ``label`` is unconditional.
     """
 
     config: ConditioningConfig
@@ -68,12 +65,16 @@ class Denoiser(nn.Module, ABC):
         label: Int[Tensor, " batch"] | None = None,
         features: Float[Tensor, "batch frames n_mels"] | None = None,
     ) -> Float[Tensor, "batch length"]:
-        """One number for each sample. Raises ValueError for a length that ``frame`` does not divide, and
-        where it is told what it has no ear for."""
+        """Return one value per sample.
+
+        Raises ValueError for a length that is not a multiple of ``frame``, for a label or features that the
+        model is not conditioned on, and for missing features.
+        """
 
 
 def step_embedding(step: Float[Tensor, " batch"], dim: int) -> Float[Tensor, "batch dim"]:
-    """``sin(step w_i), cos(step w_i)`` for ``dim / 2`` frequencies w from 1 down to 1/10000.
+    """Return the sinusoidal embedding ``sin(step w_i), cos(step w_i)`` for ``dim / 2`` frequencies w from 1
+    down to 1/10000.
 
     >>> step_embedding(torch.tensor([0.0]), 4)
     tensor([[0., 0., 1., 1.]])
@@ -87,14 +88,15 @@ def step_embedding(step: Float[Tensor, " batch"], dim: int) -> Float[Tensor, "ba
 
 
 class ConditioningEmbedding(nn.Module):
-    """The step, and the class where there are classes, as one vector for every block.
+    """Embed the step, and the class label if there are classes, in one vector for all blocks.
 
     >>> conditioning = ConditioningEmbedding(ConditioningConfig(d_step=(8, 16, 12), n_classes=10))
     >>> conditioning(torch.tensor([0.0, 99.5]), torch.tensor([3, 7])).shape
     torch.Size([2, 12])
 
-    Chapter: 9. Raises ValueError for labels where there are no classes, and for labels out of range that are
-    on the CPU: on a GPU every step would wait for the check, which `sashimi_lib.diffusion.model` makes once.
+    Chapter: 9. Raises ValueError for labels of a model without classes, and for labels out of range if they
+    are on the CPU: on a GPU every step would synchronize for the check, and
+    `sashimi_lib.diffusion.guidance.check_labels` makes it once.
     """
 
     def __init__(self, config: ConditioningConfig) -> None:
@@ -102,18 +104,18 @@ class ConditioningEmbedding(nn.Module):
         self.config = config
         dim, hidden, out = config.d_step
         self.hidden, self.out = nn.Linear(dim, hidden), nn.Linear(hidden, out)
-        # One row more than there are classes: "not known".
+        # The last row embeds the null label, for unconditional estimates.
         self.classes = nn.Embedding(config.n_classes + 1, out) if config.n_classes else None
 
     def forward(
         self, step: Float[Tensor, " batch"], label: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch d_told"]:
-        """Steps and labels (batch,) -> (batch, d_told)."""
-        waves = step_embedding(step, self.config.d_step[0]).to(self.hidden.weight.dtype)
-        conditioning = F.silu(self.out(F.silu(self.hidden(waves))))
+    ) -> Float[Tensor, "batch d_conditioning"]:
+        """Map steps and labels (batch,) to (batch, d_conditioning)."""
+        sinusoids = step_embedding(step, self.config.d_step[0]).to(self.hidden.weight.dtype)
+        conditioning = F.silu(self.out(F.silu(self.hidden(sinusoids))))
         if self.classes is None:
             if label is not None:
-                raise ValueError("label must be None: this model knows no classes")
+                raise ValueError("label must be None: this model has no classes")
             return conditioning
         n = self.config.n_classes
         if label is None:
@@ -123,12 +125,12 @@ class ConditioningEmbedding(nn.Module):
         return conditioning + self.classes(label)
 
 
-def _stretch(factor: int) -> nn.ConvTranspose2d:
-    """``factor`` samples for one, that lie on straight lines until training moves them.
+def _upsampling_layer(factor: int) -> nn.ConvTranspose2d:
+    """A transposed convolution that upsamples time by ``factor``, initialized to linear interpolation.
 
-    A random start would let a fiftieth of a spectrogram's contrast through, and takes longer to train.
+    A random initialization would pass a fiftieth of a spectrogram's contrast, and takes longer to train.
     """
-    taps = 2 * factor - factor % 2  # as many as centre what comes out on what went in
+    taps = 2 * factor - factor % 2  # so that the output is centered on the input
     layer = nn.ConvTranspose2d(1, 1, (3, taps), stride=(1, factor), padding=(1, factor // 2))
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -138,28 +140,28 @@ def _stretch(factor: int) -> nn.ConvTranspose2d:
 
 
 class ConditioningUpsampler(nn.Module):
-    """Frames of a spectrogram, stretched to one a sample by two transposed convolutions over time and pitch.
+    """Upsample a spectrogram to one frame per sample by two transposed convolutions over time and frequency.
 
     >>> mel = LogMelConfig(8_000, n_mels=20, hop=100, window=400)
     >>> ConditioningUpsampler(mel)(torch.zeros(2, 11, 20), length=950).shape
     torch.Size([2, 950, 20])
 
-    Frame k is centred on sample ``k hop``, and at first straight lines run from frame to frame. The first
-    convolution stretches by the largest factor of the hop that is no larger than its root, the second by the
-    rest. Chapter: 9. DiffWave paper, section 3.2. Raises ValueError for frames of another number of bands, or
-    too few for the length.
+    Frame k is centered on sample ``k hop``; the initial weights interpolate linearly between frames. The
+    first convolution upsamples by the largest divisor of the hop that does not exceed its square root, the
+    second by the quotient. Chapter: 9. DiffWave paper, section 3.2. Raises ValueError for another number of
+    bands, and for too few frames for the length.
     """
 
     def __init__(self, mel: LogMelConfig) -> None:
         super().__init__()
         self.mel = mel
         first = max(d for d in range(1, math.isqrt(mel.hop) + 1) if mel.hop % d == 0)
-        self.stretch = nn.ModuleList(_stretch(factor) for factor in (first, mel.hop // first))
+        self.stretch = nn.ModuleList(_upsampling_layer(factor) for factor in (first, mel.hop // first))
 
     def forward(
         self, features: Float[Tensor, "batch frames n_mels"], length: int
     ) -> Float[Tensor, "batch length n_mels"]:
-        """(batch, frames, n_mels) -> (batch, length, n_mels)."""
+        """Map (batch, frames, n_mels) to (batch, length, n_mels)."""
         hop, n_mels = self.mel.hop, self.mel.n_mels
         if features.shape[2] != n_mels or features.shape[1] * hop - hop // 2 < length:
             raise ValueError(
@@ -169,20 +171,23 @@ class ConditioningUpsampler(nn.Module):
         x = features.mT[:, None]
         for layer in self.stretch:
             x = F.leaky_relu(layer(x), 0.4)
-        return x[:, 0, :, hop // 2 : hop // 2 + length].mT.to(features.dtype)  # slower tiers hear means of it
+        # In the input's dtype also under autocast: slower tiers take means of it.
+        return x[:, 0, :, hop // 2 : hop // 2 + length].mT.to(features.dtype)
 
 
 def upsample_conditioning(
-    frames: ConditioningUpsampler | None, features: Float[Tensor, "batch frames n_mels"] | None, length: int
+    upsampler: ConditioningUpsampler | None,
+    features: Float[Tensor, "batch frames n_mels"] | None,
+    length: int,
 ) -> Float[Tensor, "batch length n_mels"] | None:
-    """What a denoiser hears of its features: None where it has no ``frames`` to hear them by.
+    """Upsample the features of a mel-conditioned denoiser; return None for one without an ``upsampler``.
 
-    Raises ValueError for features that are missing, and for features where there should be none.
+    Raises ValueError for missing features, and for features of a model that is not mel-conditioned.
     """
-    if frames is None:
+    if upsampler is None:
         if features is not None:
-            raise ValueError("features must be None: this model follows no spectrogram")
+            raise ValueError("features must be None: this model is not mel-conditioned")
         return None
     if features is None:
-        raise ValueError("features must be given: this model follows a spectrogram, which is missing")
-    return frames(features, length)
+        raise ValueError("features must be given: this model is mel-conditioned")
+    return upsampler(features, length)

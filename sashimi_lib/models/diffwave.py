@@ -1,6 +1,6 @@
-"""DiffWave: a WaveNet that hears both ways, the backbone that SaShiMi is measured against (chapter 9).
+"""DiffWave: a bidirectional WaveNet, the baseline of SaShiMi for diffusion (chapter 9).
 
-It is a convolutional network throughout, and so keeps channels before time, as convolutions want them.
+Activations are (batch, channels, length), the layout of convolutions.
 """
 
 import math
@@ -25,56 +25,56 @@ from sashimi_lib.registry import register
 @register
 @dataclass(frozen=True, kw_only=True)
 class DiffWaveConfig(DenoiserConfig):
-    """The shape of a DiffWave; the defaults are the paper's, 24.1M parameters.
+    """The configuration of a DiffWave; the defaults are the paper's, 24.1M parameters.
 
-    Dilations run 1, 2, 4 ... and start again after every ``cycle`` layers. ``DiffWaveConfig(d_residual=128,
-    n_layers=30, cycle=10)`` is the paper's small one, 6.8M parameters. Raises ValueError for a setting below
-    1.
+    Dilations run 1, 2, 4 ... and start again after every cycle. The paper's small one, 6.8M parameters, has
+    128 channels in the residual stream, and 30 layers in cycles of 10.
 
     >>> DiffWaveConfig().receptive_field
     24571
     """
 
-    d_residual: int = 256
-    d_skip: int = 256
-    n_layers: int = 36
-    cycle: int = 12
+    d_residual: int = 256  # Channels of the residual stream.
+    d_skip: int = 256  # Channels of the skip connections.
+    n_layers: int = 36  # Dilated layers.
+    cycle: int = 12  # Layers after which dilations start again at 1.
 
     def __post_init__(self) -> None:
+        """Raise ValueError for a setting below 1."""
         super().__post_init__()
         at_least(self, 1, "d_residual", "d_skip", "n_layers", "cycle")
 
     @property
     def dilations(self) -> tuple[int, ...]:
-        """How far each layer looks to both sides, in samples."""
+        """The dilation of each layer, in samples."""
         return tuple(2 ** (n % self.cycle) for n in range(self.n_layers))
 
     @property
     def receptive_field(self) -> int:
-        """How many samples one output hears, its own and as many on either side: ``1 + 2 sum(dilations)``."""
+        """The receptive field of an output, in samples: ``1 + 2 sum(dilations)``, centered on it."""
         return 1 + 2 * sum(self.dilations)
 
     def build(self) -> "DiffWave":
-        """A new `DiffWave`."""
+        """Build a new `DiffWave`."""
         return DiffWave(self)
 
 
 def _conv(d_in: int, d_out: int, dilation: int | None = None) -> nn.Module:
-    """A convolution of one tap, or of three ``dilation`` apart; weight-normed."""
+    """A weight-normalized convolution with kernel size 1, or 3 with a ``dilation``."""
     taps = 1 if dilation is None else 3
     conv = nn.Conv1d(d_in, d_out, taps, dilation=dilation or 1, padding=dilation or 0)
-    # Before the weight norm, which would undo it: in the published code it comes after, so that PyTorch's own
-    # start stays, smaller by a factor of sqrt(6). In 160 steps of a small model the loss came to 0.13 this
-    # way, to 0.16 that way.
+    # Before the weight norm, which would undo it. The published code initializes after it, without effect,
+    # and so keeps PyTorch's default, smaller by a factor of sqrt(6). In 160 steps of a small model the loss
+    # came to 0.13 with this initialization, and to 0.16 with that one.
     nn.init.kaiming_normal_(conv.weight)
     return weight_norm(conv)
 
 
 class DilatedLayer(nn.Module):
-    """``z = tanh(a) sigmoid(b)`` with ``[a, b] = conv(x + conditioning)``, then on to ``(x + R z) sqrt(1/2)``.
+    """A gated dilated convolution with a residual and a skip output.
 
-    Beside that it gives ``S z``, what it adds to the sum of all layers. Frames of a spectrogram are mapped to
-    a and b too, and added there.
+    ``z = tanh(a) sigmoid(b)`` with ``[a, b] = conv(x + conditioning)``. The residual output is ``(x + R z)
+    sqrt(1/2)``, the skip output ``S z``. Upsampled features are projected and added to a and b.
 
     >>> import torch
     >>> layer = DilatedLayer(DiffWaveConfig(d_residual=4, d_skip=3, n_layers=1), dilation=2)
@@ -94,38 +94,40 @@ class DilatedLayer(nn.Module):
         self.conditioning = nn.Linear(config.d_step[-1], d)
         self.gates = _conv(d, 2 * d, dilation)
         self.frames = _conv(config.mel.n_mels, 2 * d) if config.mel else None
-        # R and S as one map. Weight norm goes row by row, so that this is the same as one of each.
+        # R and S in one convolution: weight norm is per row, so the result is that of two.
         self.out = _conv(d, d + config.d_skip)
 
     def forward(
         self,
         x: Float[Tensor, "batch d_residual length"],
-        conditioning: Float[Tensor, "batch d_told"],
-        frames: Float[Tensor, "batch length n_mels"] | None = None,
+        conditioning: Float[Tensor, "batch d_conditioning"],
+        features: Float[Tensor, "batch length n_mels"] | None = None,
     ) -> tuple[Float[Tensor, "batch d_residual length"], Float[Tensor, "batch d_skip length"]]:
-        """The next layer's input, and the skip."""
+        """Return the input of the next layer, and the skip output."""
         h = self.gates(x + self.conditioning(conditioning)[..., None])
-        if self.frames is not None and frames is not None:
-            h = h + self.frames(frames.mT)
+        if self.frames is not None and features is not None:
+            h = h + self.frames(features.mT)
         filtered, gate = h.chunk(2, dim=1)
-        out = self.out(filtered.tanh() * gate.sigmoid()).to(x.dtype)  # both sums in full, also under autocast
+        out = self.out(filtered.tanh() * gate.sigmoid()).to(x.dtype)  # both sums in full precision
         residual, skip = out.split(self.widths, dim=1)
         return (x + residual) * math.sqrt(1 / 2), skip
 
 
 class DiffWave(Denoiser):
-    """All layers in turn; of the sum of their skips two convolutions make the answer, which begins at zero.
+    """The DiffWave network: dilated layers, and two convolutions of the sum of their skip outputs.
 
     >>> import torch
     >>> net = DiffWave(DiffWaveConfig(d_residual=8, d_skip=8, n_layers=4, cycle=4))
     >>> net(torch.randn(2, 100), step=torch.tensor([0.0, 99.5])).shape
     torch.Size([2, 100])
 
-    Beyond both ends of a waveform every layer hears zeros. The residual map of the last layer has no
-    influence on the output; the published model has it and counts it, so this one does too.
+    The last convolution is initialized to zero, and so is the output. Every layer is zero-padded at both
+    ends. The residual output of the last layer is unused; the published model has its weights and counts
+    them, and so does this one.
 
     Chapter: 9. DiffWave paper (Kong et al., 2021), section 3. Raises ValueError for an empty waveform, for
-    labels out of range or unasked for, and for features unasked for, missing or too few.
+    labels out of range or of a model without classes, and for features that are missing, too few, or of a
+    model that is not mel-conditioned.
     """
 
     def __init__(self, config: DiffWaveConfig = DiffWaveConfig()) -> None:
@@ -147,16 +149,14 @@ class DiffWave(Denoiser):
         label: Int[Tensor, " batch"] | None = None,
         features: Float[Tensor, "batch frames n_mels"] | None = None,
     ) -> Float[Tensor, "batch length"]:
-        """One number for each sample."""
+        """Return one value per sample."""
         length = x.shape[1]
         if not length:
             raise ValueError(f"x must hold at least one sample, got shape {tuple(x.shape)}")
-        conditioning, frames = (
-            self.conditioning(step, label),
-            upsample_conditioning(self.frames, features, length),
-        )
+        conditioning = self.conditioning(step, label)
+        upsampled = upsample_conditioning(self.frames, features, length)
         h, skips = F.relu(self.start(x[:, None]).to(x.dtype)), x.new_zeros(())
         for layer in self.layers:
-            h, skip = layer(h, conditioning, frames)
+            h, skip = layer(h, conditioning, upsampled)
             skips = skips + skip
         return self.end(skips * math.sqrt(1 / len(self.layers)))[:, 0]

@@ -17,12 +17,12 @@ from sashimi_lib.ssm.s4 import PAPER_SSM, SSMConfig
 class IsotropicConfig(BackboneConfig):
     """Configuration of an `IsotropicS4`; the defaults are the paper's 8-layer model (table 5)."""
 
-    d_model: int = 256
-    n_layers: int = 8
-    ff: int = 4
-    glu: bool = True
-    norm: Norm = "scalar"
-    ssm: SSMConfig = PAPER_SSM
+    d_model: int = 256  # Channels of all layers.
+    n_layers: int = 8  # Pairs of S4 and feed-forward blocks.
+    ff: int = 4  # Width of feed-forward blocks as a multiple of the channels.
+    glu: bool = True  # Gated linear unit after each S4.
+    norm: Norm = "scalar"  # Normalization of each block.
+    ssm: SSMConfig = PAPER_SSM  # State spaces of the S4 layers.
 
     def __post_init__(self) -> None:
         at_least(self, 1, "d_model", "n_layers", "ff")

@@ -30,14 +30,15 @@ from sashimi_lib.ssm.precision import autocast_off
 class SampleRNNConfig(BackboneConfig):
     """Configuration of a SampleRNN; the defaults are the SaShiMi paper's 3-tier model, 35.03M parameters.
 
-    ``frame_sizes`` go from fast to slow: (8, 2, 2) are tiers with frames of 8, 16 and 32 samples. Each tier
-    has ``n_rnn`` stacked GRU layers. The paper's 2-tier model is ``SampleRNNConfig((16, 4), 2)``.
+    Frame sizes go from fast to slow: 8, 2, 2 are tiers whose frames have 8, 16 and 32 samples. The paper's
+    2-tier model has 16, 4 and two GRU layers.
     """
 
+    # Samples per frame of the fastest tier, then the factor of each slower one.
     frame_sizes: tuple[int, ...] = (8, 2, 2)
-    n_rnn: int = 1
-    d_hidden: int = 1024
-    d_embedding: int = 256
+    n_rnn: int = 1  # GRU layers per tier.
+    d_hidden: int = 1024  # Hidden units of each GRU.
+    d_embedding: int = 256  # Channels of the embedding of a sample.
 
     def __post_init__(self) -> None:
         if not self.frame_sizes:

@@ -30,22 +30,20 @@ class SaShiMiConfig(BackboneConfig):
     """Configuration of a SaShiMi; the defaults are the paper's 8-layer model, 4.05M parameters with 256
     levels.
 
-    ``pool`` and ``expand`` are the factors by which each tier is slower and wider than the one above.
-    ``unet`` adds blocks before each pooling, and a skip connection from each of them to its mirror image.
-    ``bidirectional`` gives every S4 layer a two-sided kernel and changes nothing else: a published variant
-    for comparison, which cannot generate. For diffusion see `sashimi_lib.models.sashimi_unet`.
+    The bidirectional form is a published variant for comparison; it cannot generate. For diffusion see
+    `sashimi_lib.models.sashimi_unet`.
     """
 
-    d_model: int = 64
-    n_layers: int = 8
-    pool: tuple[int, ...] = (4, 4)
-    expand: int = 2
-    ff: int = 2
-    glu: bool = False
-    unet: bool = False
-    bidirectional: bool = False
-    norm: Norm = "scalar"
-    ssm: SSMConfig = PAPER_SSM
+    d_model: int = 64  # Channels of the top tier.
+    n_layers: int = 8  # Pairs of S4 and feed-forward blocks per tier.
+    pool: tuple[int, ...] = (4, 4)  # Pooling factor of each lower tier.
+    expand: int = 2  # Factor of channels from a tier to the one below.
+    ff: int = 2  # Width of feed-forward blocks as a multiple of the channels.
+    glu: bool = False  # Gated linear unit after each S4.
+    unet: bool = False  # U-Net: blocks before pooling too, and skip connections around them.
+    bidirectional: bool = False  # Two-sided S4 kernels, not causal; needs --model.unet.
+    norm: Norm = "scalar"  # Normalization of each block.
+    ssm: SSMConfig = PAPER_SSM  # State spaces of the S4 layers.
 
     def __post_init__(self) -> None:
         at_least(self, 1, "d_model", "n_layers", "expand", "ff")

@@ -1,5 +1,5 @@
-"""SaShiMi for diffusion: a U-Net of state spaces that hear the future too, told how noisy the sound is
-(chapter 9; SaShiMi paper, sections 4.3 and 5.3).
+"""SaShiMi for diffusion: a U-Net of bidirectional state spaces, conditioned on the diffusion step (chapter 9;
+SaShiMi paper, sections 4.3 and 5.3).
 """
 
 import math
@@ -23,36 +23,34 @@ from sashimi_lib.models.sashimi import SaShiMiConfig
 from sashimi_lib.registry import register
 from sashimi_lib.ssm.s4 import S4, Directions, Form, SSMConfig
 
-FREE_SSM = SSMConfig(tied=False)  # all trains, each channel has its own: the published code after the paper
-# The code of the paper: of each channel's own matrix Lambda + p q*, q alone trains.
+FREE_SSM = SSMConfig(tied=False)  # all parameters train, per channel: the published code after the paper
+# The code of the paper: of each channel's matrix Lambda + p q*, only q trains.
 PAPER_SSM = SSMConfig(form=Form.UNCONSTRAINED, tied=False, frozen=("Lambda", "p", "B", "log_dt"))
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class SaShiMiUNetConfig(DenoiserConfig):
-    """The shape of a SaShiMi for diffusion; the defaults are the published code's, 23.5M parameters.
+    """The configuration of a SaShiMi for diffusion; the defaults are the published code's, 23.5M parameters.
 
-    ``d_model`` to ``ff`` mean what they mean in `sashimi_lib.models.sashimi.SaShiMiConfig`, and raise what
-    they raise there. ``directions`` says what each `sashimi_lib.ssm.s4.S4` hears, ``glu`` whether it ends in
-    a gate.
+    Tiers are those of the autoregressive SaShiMi, with blocks on the way down too.
     """
 
-    d_model: int = 128
-    n_layers: int = 6
-    pool: tuple[int, ...] = (4, 4)
-    expand: int = 2
-    ff: int = 2
-    glu: bool = True
-    directions: Directions = "two-sided"
-    ssm: SSMConfig = FREE_SSM
+    d_model: int = 128  # Channels of the top tier.
+    n_layers: int = 6  # Blocks per tier and direction.
+    pool: tuple[int, ...] = (4, 4)  # Pooling factor of each lower tier.
+    expand: int = 2  # Factor of channels from a tier to the one below.
+    ff: int = 2  # Width of feed-forward blocks as a multiple of the channels.
+    glu: bool = True  # Gated linear unit after each S4.
+    directions: Directions = "two-sided"  # Direction of each S4: causal, two-sided, or both concatenated.
+    ssm: SSMConfig = FREE_SSM  # State spaces of the S4 layers.
 
     def __post_init__(self) -> None:
         super().__post_init__()
         SaShiMiConfig(self.d_model, self.n_layers, self.pool, self.expand, self.ff)  # checks them
 
     def build(self) -> "SaShiMiUNet":
-        """A new `SaShiMiUNet`."""
+        """Build a new `SaShiMiUNet`."""
         return SaShiMiUNet(self)
 
 
@@ -62,9 +60,10 @@ PAPER_UNET_SMALL = replace(PAPER_UNET, d_model=64)
 
 
 class UNetBlock(nn.Module):
-    """``u = x + S4(norm(x) + conditioning) + frames``, then the feed-forward block ``u + W2 gelu(W1 norm(u))``.
+    """A residual S4 block with conditioning, and a feed-forward block.
 
-    What it is told, and the frames of a spectrogram, come through a linear map of the block's own.
+    ``u = x + S4(norm(x) + conditioning) + features``, then ``u + W2 gelu(W1 norm(u))``. Each block has a
+    linear projection for the conditioning vector, and one for the upsampled features.
 
     >>> import torch
     >>> block = UNetBlock(4, SaShiMiUNetConfig())
@@ -87,18 +86,18 @@ class UNetBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch length H"],
-        conditioning: Float[Tensor, "batch d_told"],
-        frames: Float[Tensor, "batch length n_mels"] | None = None,
+        conditioning: Float[Tensor, "batch d_conditioning"],
+        features: Float[Tensor, "batch length n_mels"] | None = None,
     ) -> Float[Tensor, "batch length H"]:
-        """All samples at once."""
+        """Apply the block to a whole sequence."""
         y, _ = self.layer(self.norm(x) + self.conditioning(conditioning)[:, None])
         if self.frames is not None:
-            y = y + self.frames(frames)
+            y = y + self.frames(features)
         return self.feed_forward(x + y)[0]
 
 
 class UNetCenter(nn.Module):
-    """The slowest tier: ``x + blocks(x)``."""
+    """The slowest tier of the U-Net: ``x + blocks(x)``."""
 
     def __init__(self, width: int, config: SaShiMiUNetConfig) -> None:
         super().__init__()
@@ -107,21 +106,21 @@ class UNetCenter(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch length H"],
-        conditioning: Float[Tensor, "batch d_told"],
-        frames: Float[Tensor, "batch length n_mels"] | None,
+        conditioning: Float[Tensor, "batch d_conditioning"],
+        features: Float[Tensor, "batch length n_mels"] | None,
     ) -> Float[Tensor, "batch length H"]:
-        """All samples at once."""
+        """Apply the blocks to a whole sequence."""
         y = x
         for block in self.blocks:
-            y = block(y, conditioning, frames)
+            y = block(y, conditioning, features)
         return x + y
 
 
 class UNetStage(nn.Module):
-    """Blocks, the slower tiers, and blocks again; a skip from before each part to after its mirror image.
+    """A tier of the U-Net: blocks, the slower tiers, and blocks, with symmetric skip connections.
 
-    No shift: what comes of a frame is heard at once, since nothing here keeps a sample from those that follow
-    it. A slower tier hears of a spectrogram the mean over each of its frames.
+    Unlike the autoregressive SaShiMi it does not shift upsampled frames, because it need not be causal.
+    Slower tiers are conditioned on the mean of the features over each of their frames.
 
     Chapter: 9.
     """
@@ -140,31 +139,33 @@ class UNetStage(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch length H"],
-        conditioning: Float[Tensor, "batch d_told"],
-        frames: Float[Tensor, "batch length n_mels"] | None,
+        conditioning: Float[Tensor, "batch d_conditioning"],
+        features: Float[Tensor, "batch length n_mels"] | None,
     ) -> Float[Tensor, "batch length H"]:
-        """All samples at once."""
+        """Apply the tier to a whole sequence."""
         skips = [x]
         for block in self.before:
-            x = block(x, conditioning, frames)
+            x = block(x, conditioning, features)
             skips.append(x)
-        slow = None if frames is None else frames.unflatten(1, (-1, self.down.pool)).mean(2)
+        slow = None if features is None else features.unflatten(1, (-1, self.down.pool)).mean(2)
         x = self.up(self.slower(self.down(x), conditioning, slow)) + skips.pop()
         for block in self.after:
-            x = block(x, conditioning, frames) + skips.pop()
+            x = block(x, conditioning, features) + skips.pop()
         return x
 
 
 class SaShiMiUNet(Denoiser):
-    """One channel to ``d_model``, the tiers, and back to one channel, which begins at zero.
+    """The SaShiMi network for diffusion: input projection, U-Net, and an output projection initialized to
+    zero.
 
     >>> import torch
     >>> net = SaShiMiUNet(SaShiMiUNetConfig(d_model=4, n_layers=1))
     >>> net(torch.randn(2, 32), step=torch.tensor([0.0, 99.5]))
     tensor([[0., 0., ..., 0., 0.]], grad_fn=...)
 
-    Chapter: 9. Raises ValueError for a length that ``frame`` does not divide or that is 0, for labels out of
-    range or unasked for, and for features unasked for, missing or too few.
+    Chapter: 9. Raises ValueError for a length that is 0 or not a multiple of ``frame``, for labels out of
+    range or of a model without classes, and for features that are missing, too few, or of a model that is
+    not mel-conditioned.
     """
 
     def __init__(self, config: SaShiMiUNetConfig = SaShiMiUNetConfig()) -> None:
@@ -173,8 +174,8 @@ class SaShiMiUNet(Denoiser):
         self.frame = math.prod(config.pool)
         self.conditioning = ConditioningEmbedding(config)
         self.frames = ConditioningUpsampler(config.mel) if config.mel else None
-        # Maps start as PyTorch starts them. The published code asks for larger ones, but after the weight
-        # norm, where that has no effect; asked for before it, a short run gained nothing.
+        # PyTorch's default initialization. The published code sets a larger one, but after the weight norm,
+        # where it has no effect; before the weight norm it did not improve a short run.
         self.start = weight_norm(nn.Linear(1, config.d_model))
         self.tiers = UNetStage(config)
         self.norm = ScalarNorm()
@@ -190,16 +191,14 @@ class SaShiMiUNet(Denoiser):
         label: Int[Tensor, " batch"] | None = None,
         features: Float[Tensor, "batch frames n_mels"] | None = None,
     ) -> Float[Tensor, "batch length"]:
-        """One number for each sample."""
+        """Return one value per sample."""
         length = x.shape[1]
         if not length or length % self.frame:
             raise ValueError(f"x must have a length that {self.frame} divides, got {length} samples")
-        conditioning, frames = (
-            self.conditioning(step, label),
-            upsample_conditioning(self.frames, features, length),
-        )
+        conditioning = self.conditioning(step, label)
+        upsampled = upsample_conditioning(self.frames, features, length)
         start = self.start(x[..., None]).to(x.dtype)  # the residual stream, which autocast must not round
-        y = self.tiers(F.relu(start), conditioning, frames)
+        y = self.tiers(F.relu(start), conditioning, upsampled)
         return self.out(F.relu(self.hidden(self.norm(y))))[..., 0]
 
 

@@ -45,17 +45,6 @@ def concat_states(states: Sequence[Any]) -> Any:
     return map_state(lambda *parts: torch.cat(parts) if parts[0].ndim else parts[0], *states)
 
 
-def shard(size: int, index: int, count: int) -> slice:
-    """Return shard ``index`` of ``count`` shards of ``size`` items, of sizes as equal as possible.
-
-    >>> [list(range(5))[shard(5, index, count=2)] for index in (0, 1)]
-    [[0, 1], [2, 3, 4]]
-
-    Chapter: 10.
-    """
-    return slice(index * size // count, (index + 1) * size // count)
-
-
 def flatten_state(state: State) -> list[Tensor]:
     """Return the tensors of a state as a list, in order.
 

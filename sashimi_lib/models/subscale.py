@@ -34,23 +34,21 @@ from sashimi_lib.ssm.precision import cudnn_as_matmul
 @register
 @dataclass(frozen=True)
 class SubscaleConfig:
-    """Configuration of a subscale WaveRNN; 1024 units, 16 sub-sequences and a lookahead of 64 are the
-    paper's.
+    """Configuration of a subscale WaveRNN; the hidden units, sub-sequences and lookahead are the paper's.
 
-    ``factor`` is B and ``lookahead`` is F. The CNN has ``layers`` layers of width ``d_conditioning``, and a
-    receptive field of ``context + 1`` positions, of which the last is F ahead. The paper does not give its
-    depth and width.
+    The paper does not give the depth and width of the CNN. Its receptive field is ``context + 1`` positions, of
+    which the last is ``lookahead`` ahead.
 
     >>> SubscaleConfig().context
     255
     """
 
-    d_hidden: int = 1024
-    factor: int = 16
-    lookahead: int = 64
-    d_conditioning: int = 128
-    layers: int = 8
-    levels: int = 256
+    d_hidden: int = 1024  # Hidden units of the WaveRNN.
+    factor: int = 16  # Sub-sequences, B in the paper.
+    lookahead: int = 64  # Lookahead in positions, F in the paper.
+    d_conditioning: int = 128  # Channels of the conditioning CNN.
+    layers: int = 8  # Layers of the conditioning CNN.
+    levels: int = 256  # Values of each of the two bytes of a sample.
 
     def __post_init__(self) -> None:
         at_least(self, 1, "factor", "d_conditioning", "layers")

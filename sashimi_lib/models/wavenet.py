@@ -27,19 +27,19 @@ class WaveNetConfig(BackboneConfig):
     """Configuration of a WaveNet; the defaults are the paper's WaveNet-1024, 4.24M parameters with 256
     levels.
 
-    Dilations are 1, 2, 4 ... over the ``layers`` of a stack, and start again at 1 in each of the ``stacks``.
+    Dilations are 1, 2, 4 ... over the layers of a stack, and start again at 1 in each stack.
 
     >>> WaveNetConfig().receptive_field
     4093
     """
 
-    stacks: int = 4
-    layers: int = 10
-    d_residual: int = 64
-    d_dilation: int = 64
-    d_skip: int = 1024
-    d_end: int = 512
-    d_model: int = 256
+    stacks: int = 4  # Stacks of layers, each of which starts at dilation 1.
+    layers: int = 10  # Layers of a stack; the dilation doubles with each.
+    d_residual: int = 64  # Channels of the residual stream.
+    d_dilation: int = 64  # Channels of the gated dilated convolutions.
+    d_skip: int = 1024  # Channels of the skip connections.
+    d_end: int = 512  # Channels of the hidden layer before the output.
+    d_model: int = 256  # Channels of the input embedding and of the output.
 
     def __post_init__(self) -> None:
         at_least(self, 1, *vars(self))

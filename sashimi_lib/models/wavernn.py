@@ -35,13 +35,12 @@ from sashimi_lib.ssm.precision import autocast_off
 class WaveRNNConfig:
     """Configuration of a WaveRNN; the default is the paper's WaveRNN-896, 3,050,048 parameters.
 
-    ``d_conditioning`` is the number of conditioning features per sample (of a spectrogram, say); 0 is an
-    unconditional model. ``levels`` is the number of values of each of the two bytes.
+    Conditioning features are those of a spectrogram, for example.
     """
 
-    d_hidden: int = 896
-    d_conditioning: int = 0
-    levels: int = 256
+    d_hidden: int = 896  # Hidden units, half of them for the coarse byte and half for the fine one.
+    d_conditioning: int = 0  # Conditioning features per sample; 0: unconditional.
+    levels: int = 256  # Values of each of the two bytes of a sample.
 
     def __post_init__(self) -> None:
         at_least(self, 0, "d_conditioning")

@@ -49,18 +49,17 @@ class Form(StrEnum):
 class SSMConfig:
     """What a bank of state spaces is made of.
 
-    ``init`` is a `hippo.Measure` for the DPLR forms and a `hippo.Diagonal` for the diagonal one. ``tied``
-    shares Lambda, p, q and B among all channels. ``frozen`` names parameters that do not train: the paper
+    ``init`` is a `hippo.Measure` for the DPLR forms and a `hippo.Diagonal` for the diagonal one. The paper
     froze p, B and log_dt, and so does the default of the models.
     """
 
-    d_state: int = 64
-    form: Form = Form.HURWITZ
-    init: str = "legs"
-    tied: bool = True
-    frozen: tuple[str, ...] = ()
-    dt_min: float = 0.001
-    dt_max: float = 0.1
+    d_state: int = 64  # State size N of each state space.
+    form: Form = Form.HURWITZ  # Parametrization of A; HURWITZ is stable by construction.
+    init: str = "legs"  # Initialization of A: a HiPPO measure, or one of the diagonal ones.
+    tied: bool = True  # Share A and B among all channels.
+    frozen: tuple[str, ...] = ()  # Parameters that are not trained, of Lambda, p, q, B, C, log_dt, D.
+    dt_min: float = 0.001  # Smallest step size at initialization.
+    dt_max: float = 0.1  # Largest step size at initialization.
 
     def __post_init__(self) -> None:
         unknown = set(self.frozen) - {"Lambda", "p", "q", "B", "C", "log_dt", "D"}

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and that one process at a time writes."""
+"""Write files atomically, and lock them against a second writer."""
 
 import glob
 import os
@@ -13,44 +13,48 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def atomic_write(path: str | Path, previous: str | Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write: it takes its name when all of it is on the disk; until then the old one keeps it.
+    """Open a binary file that replaces ``path`` atomically on exit.
 
-    After an error there is nothing of the new one. With ``previous`` the old file is kept, under that name.
+    A reader sees the old file or the new one. After an error the old file is unchanged. With
+    ``previous``, the old file is renamed to that path.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "notes"
     >>> with atomic_write(path) as file:
-    ...     _ = file.write(b"whole")
+    ...     _ = file.write(b"complete")
     >>> path.read_text()
-    'whole'
+    'complete'
 
-    Chapter: 10. Raises OSError, naming the file, where it cannot be written, as on a full disk.
+    Chapter: 10. Raises OSError, naming the file, if it cannot be written, for example on a full disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_of(path)
+    partial = partial_path(path)
     try:
         with open(partial, "xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())  # the bytes before the name: or a power cut could leave the name alone
+            os.fsync(
+                file.fileno()
+            )  # before the rename: else a power cut could leave an empty file under the name
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        # PyTorch says of a full disk that it was at an unexpected position, and why only in the context.
+        # On a full disk PyTorch raises an unspecific RuntimeError, with the cause as its context.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError) and isinstance(error, OSError | RuntimeError):
             raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from error
         raise
     if previous is not None and path.exists():
         os.replace(path, previous)
-    os.replace(partial, path)  # atomic: a reader sees the old file or the new one
+    os.replace(partial, path)  # atomic
 
 
-def partial_of(path: str | Path) -> Path:
-    """A new name beside a file, for what is to become that file. Nobody can guess it, and two processes that
-    write the same file never share it.
+def partial_path(path: str | Path) -> Path:
+    """Return a random path beside a file, for its content until it is complete.
 
-    >>> partial_of("runs/run.pt").match("runs/run.pt.*.partial")
+    Two processes that write the same file never share it.
+
+    >>> partial_path("runs/run.pt").match("runs/run.pt.*.partial")
     True
     """
     path = Path(path)
@@ -59,18 +63,17 @@ def partial_of(path: str | Path) -> Path:
 
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Inside ``with`` a file is this process's own, as long as all who write it lock it. Within, the same
-    thread may lock it again.
+    """Hold an exclusive lock on a file; every writer has to take it. Reentrant within a thread.
 
-    What a process that was killed had written of it by then is removed.
+    Incomplete files that a killed process left behind are removed.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "run.pt"
     >>> with locked(path), locked(path), atomic_write(path) as file:
-    ...     _ = file.write(b"mine")
+    ...     _ = file.write(b"checkpoint")
 
-    Chapter: 10. Raises ValueError, naming the file, where another process has it; OSError where no lock can
-    be written.
+    Chapter: 10. Raises ValueError, naming the file, if another process holds the lock, and OSError if the
+    lock file cannot be created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,10 +81,10 @@ def locked(path: str | Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise ValueError(f"{path} is in use: another process writes it just now") from error
+        raise ValueError(f"{path} is in use: another process is writing to it") from error
     try:
-        for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
-            left.unlink(missing_ok=True)
+        for leftover in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+            leftover.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

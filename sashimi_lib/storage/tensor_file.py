@@ -1,7 +1,7 @@
-"""Files of tensors with a header of text, whole or not at all, and read without running code from them.
+"""Files of tensors with a JSON header and a checksum, written atomically and read without executing code.
 
-They are safetensors files. That format says what tensors there are; ours adds of which kind the file is, a
-header in JSON, and a checksum over all of it.
+They are safetensors files whose metadata holds three more entries: the kind of file and its version, a JSON
+header, and a SHA-256 checksum of header and tensors.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from sashimi_lib.storage.atomic import atomic_write
 
 
 def write_tensors(path: str | Path, kind: str, header: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors and a header, which is JSON; an interruption leaves the old file as it was.
+    """Write tensors and a JSON header atomically.
 
     >>> import tempfile, torch
-    >>> path = Path(tempfile.mkdtemp()) / "mine.safetensors"
+    >>> path = Path(tempfile.mkdtemp()) / "example.safetensors"
     >>> write_tensors(path, "example 1", '{"length": 2}', {"x": torch.ones(2)})
     >>> read_tensors(path, "example 1")
     ({'length': 2}, {'x': tensor([1., 1.])})
 
-    ``kind`` names what is in it and the version of that. Chapter: 7. Raises OSError, naming the file, where
-    it cannot be written.
+    ``kind`` is the kind of file and its version. Chapter: 7. Raises OSError, naming the file, if it cannot be
+    written.
     """
     metadata = {"sashimi_lib": kind, "header": header, "sha256": digest(header, tensors)}
     with atomic_write(path) as file:
@@ -37,23 +37,24 @@ def write_tensors(path: str | Path, kind: str, header: str, tensors: Mapping[str
 def read_tensors(
     path: str | Path, kind: str, object_hook: Any = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and the tensors of such a file; ``object_hook`` is that of `json.loads`.
+    """Return the header and the tensors of a file; ``object_hook`` is passed to `json.loads`.
 
-    Chapter: 7. Raises ValueError for a file of another kind and for one whose checksum is another; and
-    whatever safetensors raises for one that is none of its own.
+    Chapter: 7. Raises ValueError for a file of another kind and for a wrong checksum, and the errors of
+    safetensors for a file that is not in its format. The caller adds the name of the file.
     """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata.get("sashimi_lib") != kind:
-        raise ValueError(f"its format must be {kind}, got {metadata.get('sashimi_lib')}")
+        found = metadata.get("sashimi_lib")
+        raise ValueError(f"expected a sashimi_lib file of kind {kind!r}, got {found!r}")
     if metadata.get("sha256") != digest(metadata["header"], tensors):
-        raise ValueError("it is damaged: its checksum is another")
+        raise ValueError("damaged file: wrong checksum")
     return json.loads(metadata["header"], object_hook=object_hook), tensors
 
 
 def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """A checksum (SHA-256) of a text and of tensors, with their names, types and shapes.
+    """Return the SHA-256 checksum of a text and of tensors with their names, dtypes and shapes.
 
     >>> import torch
     >>> digest("", {"x": torch.zeros(1)}) == digest("", {"x": torch.zeros(1, 1)})

@@ -185,5 +185,5 @@ def _import_numba() -> None:
         import numba  # noqa: F401
     except Exception as error:  # a package that does not fit another may fail in any way
         if isinstance(error, ModuleNotFoundError) and error.name == "numba":
-            raise ImportError("numba is missing: pip install sashimi_lib[fast]") from error
+            raise ImportError('numba is missing: pip install "sashimi_lib[fast]"') from error
         raise ImportError(f"numba is installed, but cannot be imported: {error}") from error

@@ -1,4 +1,5 @@
-"""How to train: the settings of a run, and the learning rate that follows from them."""
+"""How to train: the settings of a run, and the learning rate that follows from them (chapters 6, 7 and
+10)."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,53 +17,43 @@ def _free(default: int | None, unless: str = "") -> Any:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. ``lr`` and ``ssm_lr`` are the paper's (appendix C.2): state spaces learn time more
-    slowly.
+    """How to train: the defaults are the paper's learning rates (appendix C.2).
 
-    Rate: ``warmup`` steps of rising, then ``decay``: ``constant``; ``cosine`` down to nothing at the end; or
-    ``plateau``, ``plateau_factor`` times less whenever more than ``plateau_patience`` validations in a row, every
-    ``valid_every`` steps, brought nothing.
+    When a run resumes from its checkpoint, only `free` settings may differ: ``steps``, ``early_stopping_patience``,
+    ``checkpoint_every``, and ``valid_every`` unless the learning rate depends on validations. With several
+    processes ``batch_size`` is the global one.
 
-    Gradients: ``clip_norm`` bounds the norm of all of them together, ``clip_value`` every entry by itself.
-    ``tbptt_length`` is the number of samples that gradients reach back: each step trains on the next so many of
-    its sequences, and hears what came before through the state alone. None trains on whole sequences.
-    ``precision`` ``bfloat16`` computes products in half precision; weights, residual streams, norms, GRUs,
-    states, kernels and losses stay in float32. ``tf32`` rounds the factors of products in float32 to 10 bits,
-    also those of convolutions and GRUs, on GPUs that are built for it, and again not those of kernels.
-    ``float32`` rounds none.
-
-    Validation comes every ``valid_every`` steps; after ``early_stopping_patience`` of them without a new best training
-    stops. With ``ema`` above zero, an exponential moving average of the weights with this decay is validated
-    and returned, in place of the last weights.
-
-    In a run of several processes ``batch_size`` is the global one, of all of them together.
-
-    When a run goes on from its checkpoint, only `free` settings may be others: ``steps``, ``early_stopping_patience``,
-    ``checkpoint_every``, and ``valid_every`` unless the rate waits for validations.
-
-    Chapters: 6, 7 and 10. Raises ValueError for a setting that is out of range.
+    ``bfloat16`` computes products in half precision; weights, residual streams, norms, GRUs, states, kernels
+    and losses stay in float32. ``tf32`` rounds the factors of products in float32 to 10 bits, also those of
+    convolutions and GRUs, on GPUs that are built for it, and again not those of kernels.
     """
 
-    steps: int = _free(1000)
-    batch_size: int = 8
-    lr: float = 0.004
-    ssm_lr: float = 0.001
-    weight_decay: float = 0.0
-    warmup: int = 0
+    steps: int = _free(1000)  # Training steps.
+    batch_size: int = 8  # Sequences per step, of all processes together.
+    lr: float = 0.004  # Learning rate of all but state-space parameters.
+    ssm_lr: float = 0.001  # Learning rate of state-space parameters.
+    weight_decay: float = 0.0  # Weight decay of AdamW.
+    warmup: int = 0  # Steps of linear warm-up.
+    # Schedule after warm-up: constant, cosine (to 0 at the last step), or plateau (waits for validations).
     decay: Literal["constant", "cosine", "plateau"] = "constant"
-    plateau_factor: float = 0.2
-    plateau_patience: int = 20
-    clip_norm: float | None = None
-    clip_value: float | None = None
+    plateau_factor: float = 0.2  # Plateau schedule: multiplies the learning rate.
+    plateau_patience: int = 20  # Plateau schedule: validations without improvement before that.
+    clip_norm: float | None = None  # Largest norm of all gradients together; None: no limit.
+    clip_value: float | None = None  # Largest absolute value of each gradient; None: no limit.
+    # Truncated back-propagation through time: samples of a chunk; states carry over, gradients do not.
     tbptt_length: int | None = None
+    # Precision of products; bfloat16 is mixed precision, tf32 needs a GPU.
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    # Decay of an exponential moving average of the weights, which is validated and saved; 0: off.
     ema: float = 0.0
-    valid_every: int = _free(1000, unless="plateau")
+    valid_every: int = _free(1000, unless="plateau")  # Steps between validations.
+    # Early stopping: validations without a new best before training stops; None: off.
     early_stopping_patience: int | None = _free(None)
-    seed: int = 0
-    checkpoint_every: int = _free(100)
+    seed: int = 0  # Random seed of the initial weights, the data order and the steps.
+    checkpoint_every: int = _free(100)  # Steps between checkpoints.
 
     def __post_init__(self) -> None:
+        """Raise ValueError for a setting that is out of range."""
         at_least(
             self,
             1,

@@ -17,27 +17,24 @@ Forward = Callable[..., Any]
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """How a step is computed. It changes time and memory, and the result by rounding alone: a run may go on
+    """How a step is computed. It changes time and memory, and the result by rounding alone: a run may resume
     with another.
 
-    ``grad_accumulation``: a batch goes through in so many parts, one after the other, whose gradients are summed.
-    What they share is made once: kernels of state spaces, and random numbers of the whole batch.
-    ``activation_checkpointing``: of each block only the input is kept, and what is inside is computed once more for its
-    gradient (activation checkpointing). ``kernel_checkpointing``: of kernels of state spaces nothing is kept,
-    and they are made once more. That saves most where segments are short: what kernels keep hardly grows with
-    the length, what blocks keep does.
-    ``compile``: blocks are compiled by ``torch.compile``, which takes a minute; state spaces, whose numbers
-    are complex, stay as they are.
-
-    Chapter: 10. Raises ValueError for no parts.
+    Parts of an accumulated batch share kernels of state spaces, and random numbers of the whole batch.
+    Recomputing kernels saves most where sequences are short: what kernels keep hardly grows with the length,
+    what blocks keep does. ``torch.compile`` takes a minute, and leaves out state spaces, whose numbers are
+    complex.
     """
 
-    grad_accumulation: int = 1
-    activation_checkpointing: bool = False
-    kernel_checkpointing: bool = False
-    compile: bool = False
+    grad_accumulation: int = (
+        1  # Gradient accumulation: parts of a batch that are computed one after the other.
+    )
+    activation_checkpointing: bool = False  # Activation checkpointing: keep only the input of each block.
+    kernel_checkpointing: bool = False  # Recompute the kernels of state spaces for their gradients.
+    compile: bool = False  # Compile the blocks by torch.compile.
 
     def __post_init__(self) -> None:
+        """Raise ValueError for no parts."""
         if self.grad_accumulation < 1:
             raise ValueError(f"grad_accumulation must be at least 1, got {self.grad_accumulation}")
 

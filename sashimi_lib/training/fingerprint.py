@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sashimi_lib.training.batches import SequenceDataset, sequence_of
+from sashimi_lib.data.sequences import SequenceDataset, sequence_of
 from sashimi_lib.training.rng import preserve_rng_state, seed_all
 
 LOOKED_AT = 256  # sequences at most, from all over the data

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from sashimi_lib.checks import check_parameters
 from sashimi_lib.training.config import TrainingConfig
 
 
@@ -37,21 +38,6 @@ def check_gradients(model: nn.Module, loss: Tensor) -> float:
     bad = [name for (name, _), size in zip(with_gradient, sizes, strict=True) if not math.isfinite(size)]
     where = f"the gradient of {bad[0]} is not finite" if bad else "parameters and gradients are finite"
     raise FloatingPointError(f"training diverged: the loss is {number}; {where}")
-
-
-def check_parameters(model: nn.Module, what: str = "") -> None:
-    """Raise FloatingPointError, naming the first one, where a parameter is not finite.
-
-    Chapter: 7.
-    """
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    if torch.stack(torch._foreach_norm(parameters)).isfinite().all():
-        return
-    for name, parameter in zip(names, parameters, strict=True):
-        if not parameter.isfinite().all():
-            raise FloatingPointError(
-                f"training diverged: {what}parameter {name} holds a number that is not finite"
-            )
 
 
 def clip_gradients(model: nn.Module, config: TrainingConfig) -> None:

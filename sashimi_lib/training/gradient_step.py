@@ -8,13 +8,13 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sashimi_lib.models.states import concat_states, map_state, shard, slice_states
+from sashimi_lib.data.sequences import Batch
+from sashimi_lib.models.states import concat_states, map_state, slice_states
 from sashimi_lib.models.trainable import Cache, Trainable
 from sashimi_lib.ssm.kernel_cache import shared_kernels
 from sashimi_lib.ssm.precision import tf32_allowed
-from sashimi_lib.training.batches import Batch
 from sashimi_lib.training.config import TrainingConfig
-from sashimi_lib.training.distributed import DistributedContext
+from sashimi_lib.training.distributed import DistributedContext, shard
 from sashimi_lib.training.execution import ExecutionConfig
 
 

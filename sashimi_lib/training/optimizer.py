@@ -54,7 +54,7 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
 
     Chapter: 6. S4 paper, appendix; SaShiMi paper, appendix C.2.
     """
-    slow = {p for module in model.modules() for p in _dynamics(module)}
+    slow = {p for module in model.modules() for p in _ssm_parameters(module)}
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {
@@ -71,6 +71,6 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     return [group for group in groups if group["params"]]
 
 
-def _dynamics(module: nn.Module) -> list[nn.Parameter]:
-    method = getattr(type(module), "dynamics", None)  # of the class: a module may have a part of that name
+def _ssm_parameters(module: nn.Module) -> list[nn.Parameter]:
+    method = getattr(type(module), "ssm_parameters", None)  # not of a part so named
     return [] if method is None else method(module)

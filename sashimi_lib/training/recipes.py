@@ -235,8 +235,9 @@ LJSPEECH_DIFFUSION_SASHIMI = DiffusionRecipe(
 )  # fmt: skip
 
 # Ours, spoken digits by class: two networks with about as many parameters, on half a second of sound, which
-# each hears whole, and each learns at the best of four rates (benchmarks/diffusion_rates.py). SaShiMi's state
-# spaces are diagonal, which is faster on a CPU. Digits with a peak of 1 have a root mean square of about 0.2.
+# each hears whole, and each learns at the best of four rates (benchmarks/quality/diffusion_rates.py).
+# SaShiMi's state spaces are diagonal, which is faster on a CPU. Digits with a peak of 1 have a root mean
+# square of about 0.2.
 DIGITS_DIFFUSION_SASHIMI = DiffusionRecipe(
     DiffusionConfig(
         SaShiMiUNetConfig(

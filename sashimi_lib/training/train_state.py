@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from sashimi_lib.checks import check_parameters
+from sashimi_lib.data.sequences import Batch, SequenceDataset
 from sashimi_lib.models.states import map_state, slice_states
 from sashimi_lib.models.trainable import Cache, Trainable
-from sashimi_lib.training.batches import Batch, DataStream, SequenceDataset
+from sashimi_lib.training.batches import DataStream
 from sashimi_lib.training.checkpoint import (
     best_of,
     latest_checkpoint,
@@ -26,7 +28,6 @@ from sashimi_lib.training.config import DEFAULTS, TrainingConfig, differences
 from sashimi_lib.training.distributed import SINGLE_PROCESS, DistributedContext
 from sashimi_lib.training.ema import moving_average
 from sashimi_lib.training.fingerprint import identity_of, other_data, run_id
-from sashimi_lib.training.finite_checks import check_parameters
 from sashimi_lib.training.optimizer import load_optimizer_state, new_optimizer
 from sashimi_lib.training.rng import seed_all
 

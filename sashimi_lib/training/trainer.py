@@ -2,8 +2,8 @@
 
 What it calls lies beside it, an idea a file: settings and schedules (`config`), what a step trains on
 (`batches`), its gradients (`step`) and a look at them (`guard`), the optimizer, averaging (`ema`), held-out
-data (`validation`), all that a run has to remember (`run`); and for large models how a step is computed
-(`execution`), and by how many processes (`distributed`).
+data (`validation`), all that a run has to remember (`run`), where it reports to (`logger`); and for large
+models how a step is computed (`execution`), and by how many processes (`distributed`).
 """
 
 import time
@@ -13,16 +13,17 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from sashimi_lib.data.sequences import SequenceDataset
 from sashimi_lib.models.trainable import Trainable
 from sashimi_lib.storage.atomic import locked
-from sashimi_lib.training.batches import SequenceDataset, check_data
+from sashimi_lib.training.batches import check_data
 from sashimi_lib.training.config import DEFAULTS, TrainingConfig
 from sashimi_lib.training.distributed import SINGLE_PROCESS, DistributedContext
 from sashimi_lib.training.execution import DEFAULT_EXECUTION, ExecutionConfig, apply_execution
 from sashimi_lib.training.finite_checks import check_gradients, clip_gradients
 from sashimi_lib.training.gradient_step import GradientStep
+from sashimi_lib.training.logger import SILENT, Logger
 from sashimi_lib.training.rng import preserve_rng_state
-from sashimi_lib.training.tensorboard import TensorBoard
 from sashimi_lib.training.train_state import History, TrainState
 from sashimi_lib.training.validation import validation_loss
 
@@ -36,7 +37,7 @@ def train(
     valid: SequenceDataset | None = None,
     on_step: Callable[[int, float], None] | None = None,
     stop: Callable[[], bool] | None = None,
-    tensorboard: TensorBoard | None = None,
+    logger: Logger = SILENT,
     progress: bool = True,
     execution: ExecutionConfig = DEFAULT_EXECUTION,
     distributed: DistributedContext = SINGLE_PROCESS,
@@ -45,11 +46,11 @@ def train(
     samples: bits per sample of a model of codes, the mean squared error of a diffusion model.
 
     Sequences may differ in length, and may have labels, if the model can be told them: see
-    `sashimi_lib.training.batches.SequenceDataset`. With ``valid``, others that are only judged, the loss of these comes
+    `sashimi_lib.data.sequences.SequenceDataset`. With ``valid``, others that are only judged, the loss of these comes
     back too, and the model ends with its best weights by it; without, with its last ones.
 
     With a ``checkpoint`` the run is written there as it goes and taken up where it stopped. On a CPU, with as
-    many threads and data that draw random numbers, if any, as `sashimi_lib.training.batches.SequenceDataset` says, the
+    many threads and data that draw random numbers, if any, as `sashimi_lib.data.sequences.SequenceDataset` says, the
     same numbers come out as without the interruption. It may go on for more steps than it was begun with, or
     with other `sashimi_lib.training.config.TrainingConfig.free` settings. The checkpoint before the last is
     kept as ``NAME.previous.pt``, and taken up with a warning where the last is damaged; the best weights so
@@ -57,8 +58,8 @@ def train(
 
     ``on_step(step, loss)`` is called after each step, to look at the model or to change its weights
     (`sashimi_lib.training.pruning.Pruner`). ``stop()`` is asked after each step: where it says yes, the run
-    is written and ends there. ``execution`` says how to do with less memory, or time. The caller's random
-    numbers are left as they were.
+    is written and ends there. ``logger`` receives numbers of every step and the model at every validation.
+    ``execution`` says how to do with less memory, or time. The caller's random numbers are left as they were.
 
     In a ``distributed`` (see `sashimi_lib.training.distributed.joined`) every process calls this alike, and takes its shard
     of the global batch; the first one alone writes files and shows progress. Models of codes learn the same,
@@ -80,8 +81,7 @@ def train(
     diverges: the checkpoint is then still the last good one.
     """
     _check(model, data, valid, config, distributed)
-    if not distributed.is_main_process:
-        tensorboard = None
+    logger = logger if distributed.is_main_process else SILENT
     run, step = (
         TrainState(model, data, config, valid, distributed),
         GradientStep(model, config, execution, distributed),
@@ -118,17 +118,15 @@ def train(
             history.loss.append(loss)
             done = len(history.loss)
             speed = step.samples / (time.perf_counter() - started)
-            if tensorboard is not None:
-                tensorboard.step(done, loss=loss, learning_rate=lr, samples_per_second=speed)
+            logger.log_step(done, loss=loss, learning_rate=lr, samples_per_second=speed)
             if valid is not None and (done % config.valid_every == 0 or done == config.steps):
                 run.record_validation(
                     validation_loss(
                         run.eval_model, valid, config.batch_size, config.tbptt_length, distributed
                     )
                 )
-                if tensorboard is not None:
-                    tensorboard.step(done, valid_loss=history.valid[-1][1])
-                    tensorboard.clip(done, run.eval_model)
+                logger.log_step(done, valid_loss=history.valid[-1][1])
+                logger.log_audio(done, run.eval_model)
                 if checkpoint is not None and history.validations_since_best == 0:
                     run.save_best(checkpoint)
             told = stop is not None and stop()
@@ -141,8 +139,7 @@ def train(
             if ends:
                 break
         bar.close()
-        if tensorboard is not None:
-            tensorboard.flush()
+        logger.flush()
         run.load_best_weights()
     return history
 

@@ -1,4 +1,4 @@
-"""Recordings for benchmarks in miniature."""
+"""Recordings for small benchmarks."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from sashimi_lib.audio import write
 
 @pytest.fixture
 def tones(tmp_path):
-    """Makes ``tmp_path/tones``: train, valid and test, each of so many recordings of a tone in noise."""
+    """A function that writes recordings of a tone in noise into ``tmp_path/tones``, by split."""
 
     def make(samples, sample_rate, train=1, valid=1, test=6):
         for split, count in (("train", train), ("valid", valid), ("test", test)):

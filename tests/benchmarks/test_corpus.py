@@ -1,10 +1,18 @@
-"""Benchmarks hear recordings as they are, and judge every model on the same evenly spread excerpts."""
+"""Recordings are read unchanged, and every model is evaluated on the same evenly spread excerpts."""
 
 import pytest
 import torch
 
-from benchmarks.corpus import excerpts, fitted, load, pieces, whole, words
-from sashimi_lib.audio import write
+from benchmarks.lib.corpus import (
+    LabelledAudio,
+    excerpts,
+    fit_length,
+    load_codes,
+    load_words,
+    segments,
+    whole_recordings,
+)
+from sashimi_lib.audio import read, resample, write
 from sashimi_lib.audio.quantizers import MuLaw
 
 
@@ -12,45 +20,48 @@ def clips(*lengths):
     return [torch.full((length,), number) for number, length in enumerate(lengths)]
 
 
-def test_a_corpus_is_loaded_by_split_and_brought_to_one_rate(tmp_path):
+def test_a_corpus_is_loaded_by_split_and_resampled_to_one_rate(tmp_path):
     for split, rate in (("train", 16_000), ("valid", 8000), ("test", 8000)):
         (tmp_path / split).mkdir()
         write(tmp_path / split / "a.wav", 0.1 * torch.sin(torch.arange(rate) * 0.05), rate)
-    corpus = load(tmp_path, 8000, MuLaw())
+    corpus = load_codes(tmp_path, 8000, MuLaw())
     assert {split: [len(clip) for clip in codes] for split, codes in corpus.items()} == {
         "train": [8000],
         "valid": [8000],
         "test": [8000],
     }
+    expected = MuLaw().encode(resample(*read(tmp_path / "train" / "a.wav"), 8000))
+    assert torch.equal(corpus["train"][0], expected)
+    assert load_codes(tmp_path, 8000, MuLaw(), splits=("test",)).keys() == {"test"}
 
 
-def test_pieces_are_all_of_the_sound():
+def test_segments_cover_every_recording():
     codes = [torch.arange(10), torch.arange(4)]
-    assert [len(piece) for piece in pieces(codes, 4)] == [4, 4, 2, 4]
-    assert torch.equal(torch.cat(pieces(codes, 4)), torch.cat(codes))
+    assert [len(segment) for segment in segments(codes, 4)] == [4, 4, 2, 4]
+    assert torch.equal(torch.cat(segments(codes, 4)), torch.cat(codes))
 
 
-def test_short_recordings_go_whole_and_remainders_of_long_ones_not_at_all():
+def test_short_recordings_are_taken_whole_and_remainders_of_long_ones_are_dropped():
     assert [len(clip) for clip in excerpts(clips(10, 3, 8), 4, 1000).clips] == [4, 4, 3, 4, 4]
 
 
-def test_excerpts_come_from_all_recordings_and_are_about_as_many_as_asked_for():
+def test_excerpts_are_from_all_recordings_and_about_as_long_as_requested():
     chosen = excerpts(clips(100, 100, 100), 10, 100)
     assert sum(map(len, chosen.clips)) == 100
     assert set(chosen.recordings) == {0, 1, 2}
 
 
-def test_excerpts_know_which_recording_they_are_of():
+def test_excerpts_carry_the_index_of_their_recording():
     chosen = excerpts(clips(10, 3, 8, 25), 4, 20)
     assert [int(clip[0]) for clip in chosen.clips] == chosen.recordings
     assert len(chosen.clips) > 3
-    assert whole(clips(4, 2)).recordings == [0, 1]
+    assert whole_recordings(clips(4, 2)).recordings == [0, 1]
 
 
-def test_words_say_what_they_are_and_whose(tmp_path):
+def test_words_have_the_label_and_speaker_of_their_file_names(tmp_path):
     for name in ("7_theo_12", "0_lucas_3"):
         write(tmp_path / f"{name}.wav", torch.linspace(-0.5, 0.5, 800), 8000)
-    found = words(tmp_path, 16_000)
+    found = load_words(tmp_path, 16_000)
     assert [(word.label, word.speaker, len(word.waveform)) for word in found] == [
         (0, "lucas", 1600),
         (7, "theo", 1600),
@@ -61,9 +72,9 @@ def test_words_say_what_they_are_and_whose(tmp_path):
     ("silence", "length", "begins"),
     [(0, 400, 0), (300, 400, 0), (300, 1_000, 0), (300, 5_000, 300), (3_000, 3_500, 2_500)],
 )
-def test_silence_before_a_word_goes_where_there_is_no_room(silence, length, begins):
+def test_leading_silence_is_cut_only_as_far_as_needed(silence, length, begins):
     tone = 0.02 * torch.sin(0.3 * torch.arange(1, 1_001)) + 0.1  # a quiet one, and an offset
-    word = fitted(torch.cat([torch.full((silence,), 0.1), tone]), length)
+    word = fit_length(torch.cat([torch.full((silence,), 0.1), tone]), length)
     assert len(word) == length
     assert float(word.abs().max()) == pytest.approx(1, abs=0.05)
     assert int((word.abs() > 0.1).int().argmax()) == begins
@@ -71,4 +82,11 @@ def test_silence_before_a_word_goes_where_there_is_no_room(silence, length, begi
 
 
 def test_silence_stays_silence():
-    assert torch.equal(fitted(torch.zeros(10), 20), torch.zeros(20))
+    assert torch.equal(fit_length(torch.zeros(10), 20), torch.zeros(20))
+
+
+def test_balanced_examples_are_spread_evenly_within_each_class():
+    label = torch.arange(30) % 3
+    chosen = LabelledAudio(torch.arange(30.0)[:, None], label).balanced(4)
+    assert chosen.label.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert chosen.waveform[:4, 0].tolist() == [0.0, 9.0, 18.0, 27.0]

@@ -1,12 +1,12 @@
-"""A run of many sessions is one run, and its story is told once, whatever was cut off."""
+"""A run of several sessions equals an uninterrupted one, and its figures count lost steps once."""
 
-import importlib
 import json
 from dataclasses import replace
 
 import pytest
 import torch
 
+from benchmarks.quality import full_run
 from sashimi_lib.audio import read
 from sashimi_lib.models import SaShiMiConfig
 from sashimi_lib.training.recipes import SMALL_SASHIMI
@@ -16,21 +16,15 @@ TINY = replace(SMALL_SASHIMI, backbone=SaShiMiConfig(d_model=4, n_layers=1), len
 
 
 @pytest.fixture
-def full_run(root, monkeypatch):
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))  # as when it is run as a script
-    return importlib.import_module("full_run")
-
-
-@pytest.fixture
 def corpus():
     return {split: [torch.randint(100, 150, (640,))] for split in ("train", "valid", "test")}
 
 
 @pytest.mark.slow
-def test_stopped_after_every_step_it_is_the_same_run(full_run, corpus, tmp_path):
-    *_, whole = full_run.session(TINY, corpus, tmp_path / "whole", 1, 1, steps=3)
+def test_a_run_that_stops_after_every_step_equals_an_uninterrupted_one(corpus, tmp_path):
+    *_, whole = full_run.train_session(TINY, corpus, tmp_path / "whole", 1, 1, steps=3)
     for _ in range(3):  # no time at all: a session ends after the step it is in
-        *_, parts = full_run.session(TINY, corpus, tmp_path / "parts", 0, 1, steps=3)
+        *_, parts = full_run.train_session(TINY, corpus, tmp_path / "parts", 0, 1, steps=3)
     for figures in (whole, parts):
         assert figures["steps"] == figures["steps_planned"] == 3
         assert figures["epochs"] == 6 / 10
@@ -40,39 +34,38 @@ def test_stopped_after_every_step_it_is_the_same_run(full_run, corpus, tmp_path)
     assert [row["steps"] for row in parts["resumed"]] == [1, 2]
 
 
-def test_the_number_of_steps_is_settled_when_the_run_begins(full_run, corpus, tmp_path):
-    *_, first = full_run.session(TINY, corpus, tmp_path, 0, total=0.01)
-    *_, second = full_run.session(TINY, corpus, tmp_path, 0, total=100)
+def test_the_number_of_steps_is_fixed_when_the_run_begins(corpus, tmp_path):
+    *_, first = full_run.train_session(TINY, corpus, tmp_path, 0, total=0.01)
+    *_, second = full_run.train_session(TINY, corpus, tmp_path, 0, total=100)
     assert first["steps_planned"] == second["steps_planned"] > 1
     assert first["timed_seconds_per_step"] == second["timed_seconds_per_step"]
 
 
-def test_steps_that_were_lost_and_done_again_count_once_and_their_time_twice(full_run):
-    notes = [full_run.Note(0, step, 1.0 + step) for step in range(5)]  # cut off: the checkpoint has three
-    notes += [full_run.Note(1, step, 5.0 + step) for step in range(3, 6)]
-    story = full_run.told(History([6.0, 5.0, 4.0, 3.0, 2.0, 1.0], [(6, 1.5)]), notes, 10)
-    assert [row["seconds"] for row in story["curve"]] == [1, 2, 3, 8, 9, 10]
-    assert (story["seconds"], story["samples_per_second"]) == (10, 6.0)
-    assert story["validations"] == [{"steps": 6, "seconds": 10.0, "bits": 1.5}]
-    assert story["resumed"] == [
+def test_steps_that_were_lost_and_repeated_count_once_and_their_time_twice():
+    times = [full_run.StepTime(0, step, 1.0 + step) for step in range(5)]  # cut off: the checkpoint has three
+    times += [full_run.StepTime(1, step, 5.0 + step) for step in range(3, 6)]
+    figures = full_run.summarize_run(History([6.0, 5.0, 4.0, 3.0, 2.0, 1.0], [(6, 1.5)]), times, 10)
+    assert [row["seconds"] for row in figures["curve"]] == [1, 2, 3, 8, 9, 10]
+    assert (figures["seconds"], figures["samples_per_second"]) == (10, 6.0)
+    assert figures["validations"] == [{"steps": 6, "seconds": 10.0, "bits": 1.5}]
+    assert figures["resumed"] == [
         {"steps": 3, "seconds": 3.0, "bits_before": [6.0, 5.0, 4.0], "bits_after": [3.0, 2.0, 1.0]}
     ]
 
 
-def test_the_curve_is_of_equal_stretches_and_leaves_no_step_out(full_run):
-    parts = full_run.stretches(1003, 100)
+def test_the_curve_has_nearly_equal_ranges_that_cover_all_steps():
+    parts = full_run.split_range(1003, 100)
     assert [step for part in parts for step in part] == list(range(1003))
     assert {len(part) for part in parts} == {10, 11}
-    assert full_run.stretches(3, 100) == [range(1), range(1, 2), range(2, 3)]
+    assert full_run.split_range(3, 100) == [range(1), range(1, 2), range(2, 3)]
 
 
 @pytest.fixture
-def miniature(full_run, tmp_path, tones, monkeypatch):
+def small_run(tmp_path, tones, monkeypatch):
     """Six recordings in each folder, and a run of two steps of a tiny model."""
     folder = tones(6_000, sample_rate=600)
-    monkeypatch.setattr(full_run, "suitable", lambda: TINY)
-    monkeypatch.setattr("result.RESULTS", tmp_path)
-    monkeypatch.setattr("autoregressive.RESULTS", tmp_path)
+    monkeypatch.setattr(full_run, "suitable_recipe", lambda: TINY)
+    monkeypatch.setenv("SASHIMI_RESULTS", str(tmp_path))
     command = [
         str(folder),
         "--sample-rate",
@@ -86,7 +79,7 @@ def miniature(full_run, tmp_path, tones, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_whole_in_miniature(full_run, miniature, tmp_path):
+def test_a_small_run_is_evaluated_and_sampled(small_run, tmp_path):
     full_run.main()
     figures = json.loads((tmp_path / "full_run.json").read_text())["figures"]
     low, high = figures["test_bits"]["interval"]
@@ -99,7 +92,7 @@ def test_the_whole_in_miniature(full_run, miniature, tmp_path):
 
 
 @pytest.mark.slow
-def test_draws_that_fail_cost_no_figure(full_run, miniature, tmp_path, monkeypatch):
+def test_figures_are_written_before_generation_fails(small_run, tmp_path, monkeypatch):
     monkeypatch.setattr(full_run, "best_engine", lambda model: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         full_run.main()

@@ -1,16 +1,16 @@
-"""Results are written whole, carry what is needed to repeat them, and name no machine."""
+"""Results are written atomically, with what is needed to repeat them and without paths of a machine."""
 
 import json
 
 import pytest
 
-from benchmarks import result
+from benchmarks.lib import result
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(result, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr("sys.argv", ["/somewhere/else/benchmarks/example.py", "--quick"])
+    monkeypatch.setenv("SASHIMI_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr("sys.argv", [str(result.ROOT / "benchmarks" / "speed" / "example.py"), "--quick"])
     return tmp_path / "results"
 
 
@@ -22,7 +22,7 @@ def save(figures):
 
 def test_a_result_says_what_was_run_and_on_what(folder):
     saved = json.loads(save({"time": 1.5}).read_text())
-    assert saved["command"] == "python benchmarks/example.py --quick"
+    assert saved["command"] == "python -m benchmarks.speed.example --quick"
     assert saved["figures"] == {"time": 1.5}
     assert saved["units"] == {"time": "s"}
     assert saved["repeats"] == 3
@@ -30,17 +30,25 @@ def test_a_result_says_what_was_run_and_on_what(folder):
     assert "/" not in saved["device"]
 
 
-def test_where_the_repository_lies_is_not_told(folder, monkeypatch, root):
+def test_a_command_has_no_path_of_the_machine(folder, monkeypatch, root):
     inside = str(root / "runs" / "codes.safetensors")
-    monkeypatch.setattr("sys.argv", ["example.py", "--codes", inside, "--out", "/home/me/gpu", "--rate", "2"])
+    monkeypatch.setattr(
+        "sys.argv", [str(root / "example.py"), "--codes", inside, "--out", "/home/me/gpu", "--rate", "2"]
+    )
     command = json.loads(save({"time": 1.5}).read_text())["command"]
-    assert command.endswith("example.py --codes runs/codes.safetensors --out gpu --rate 2")
+    assert command == "python -m example --codes runs/codes.safetensors --out gpu --rate 2"
 
 
-def test_no_result_of_the_book_names_a_place_on_a_machine(root):
+def test_a_script_outside_of_the_repository_is_recorded_by_its_name():
+    assert result.command_line(["/somewhere/else/example.py", "--quick"]) == "python example.py --quick"
+
+
+def test_every_command_in_the_book_runs_a_module_that_exists_without_machine_paths(root):
     for path in (root / "book" / "results").glob("*.json"):
-        command = json.loads(path.read_text())["command"]
-        assert not any(part.startswith("/") for part in command.split()), path.name
+        python, flag, module, *arguments = json.loads(path.read_text())["command"].split()
+        assert (python, flag) == ("python", "-m"), path.name
+        assert (root / f"{module.replace('.', '/')}.py").is_file(), path.name
+        assert not any(argument.startswith("/") for argument in arguments), path.name
 
 
 def test_nothing_partial_is_left_behind(folder):
@@ -51,58 +59,58 @@ def test_nothing_partial_is_left_behind(folder):
     assert json.loads((folder / "example.json").read_text())["figures"] == {"time": 1.0}
 
 
-def test_what_was_made_is_kept_and_not_made_again(tmp_path):
+def test_what_was_computed_is_read_and_not_computed_again(tmp_path):
     made = iter([{"time": 1.5}, {"time": 2.5}])
     path = tmp_path / "runs" / "a.json"
-    assert result.kept(path, lambda: next(made)) == {"time": 1.5}
-    assert result.kept(path, lambda: next(made)) == {"time": 1.5}
+    assert result.load_or_compute(path, lambda: next(made)) == {"time": 1.5}
+    assert result.load_or_compute(path, lambda: next(made)) == {"time": 1.5}
     assert [file.name for file in path.parent.iterdir()] == ["a.json"]
 
 
-def test_what_fails_leaves_nothing(tmp_path):
+def test_a_failed_computation_leaves_no_file(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        result.kept(tmp_path / "a.json", lambda: 1 / 0)
+        result.load_or_compute(tmp_path / "a.json", lambda: 1 / 0)
     assert not list(tmp_path.iterdir())
 
 
-def three_parts(parts, done):
-    """Of which the first and the last fail."""
-    with parts:
+def run_three_parts(errors, done):
+    """The first and the last of three parts fail."""
+    with errors:
         for name in "abc":
-            with parts.of(name):
+            with errors.collect(name):
                 done.append(1 / (name == "b"))
 
 
-def test_a_part_that_fails_costs_only_itself_and_is_not_passed_over(capsys):
-    parts, done = result.Parts(), []
+def test_a_part_that_fails_does_not_stop_the_others_and_is_raised_at_the_end(capsys):
+    errors, done = result.ErrorCollector(), []
     with pytest.raises(ExceptionGroup, match="failed: a, c") as raised:
-        three_parts(parts, done)
+        run_three_parts(errors, done)
     assert done == [1]
-    assert list(parts.failed) == ["a", "c"]
+    assert list(errors.failed) == ["a", "c"]
     assert len(raised.value.exceptions) == 2
     assert capsys.readouterr().err.count("ZeroDivisionError") == 2
 
 
-def test_parts_that_all_work_raise_nothing():
-    with result.Parts() as parts, parts.of("a"):
+def test_parts_that_all_succeed_raise_nothing():
+    with result.ErrorCollector() as errors, errors.collect("a"):
         pass
-    assert not parts.failed
+    assert not errors.failed
 
 
-def interrupted(parts):
-    """After a part that failed."""
-    with parts:
-        with parts.of("a"):
+def interrupt(errors):
+    """Interrupt after a part that failed."""
+    with errors:
+        with errors.collect("a"):
             raise RuntimeError
-        with parts.of("b"):
+        with errors.collect("b"):
             raise KeyboardInterrupt
 
 
-def test_an_interruption_is_no_failure_and_ends_all(capsys):
-    parts = result.Parts()
+def test_an_interruption_is_not_collected(capsys):
+    errors = result.ErrorCollector()
     with pytest.raises(KeyboardInterrupt):
-        interrupted(parts)
-    assert list(parts.failed) == ["a"]
+        interrupt(errors)
+    assert list(errors.failed) == ["a"]
 
 
 def test_a_list_of_numbers_takes_one_line_and_reads_as_it_was():

@@ -1,13 +1,13 @@
-"""Training on two devices is compared, and a model that validates another than it trains is found out."""
+"""Training on two devices is compared, and a model that validates stale weights is detected."""
 
 import copy
-import importlib
 import json
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
+from benchmarks.numerics import same_training
 from sashimi_lib.models import SaShiMiConfig
 from sashimi_lib.training import recipes
 from sashimi_lib.training.recipes import Recipe
@@ -17,34 +17,28 @@ pytestmark = pytest.mark.slow
 TINY = replace(recipes.SMALL_SASHIMI, backbone=SaShiMiConfig(d_model=4, n_layers=1, pool=(2,)))
 
 
-@pytest.fixture
-def same_training(root, monkeypatch):
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))  # as when it is run as a script
-    return importlib.import_module("same_training")
-
-
 @dataclass(frozen=True)
 class Stale(Recipe):
     """A recipe of a model that is validated with the weights of its first validation ever after."""
 
     def build(self, seed):
-        model, kept = super().build(seed), []
+        model, stored = super().build(seed), []
         loss = model.loss
 
         def stale(*inputs):
             if torch.is_grad_enabled():
                 return loss(*inputs)
-            if not kept:
-                kept.append(super(Stale, self).build(seed))
-                kept[0].load_state_dict(copy.deepcopy(model.state_dict()))
-            return kept[0].loss(*inputs)
+            if not stored:
+                stored.append(super(Stale, self).build(seed))
+                stored[0].load_state_dict(copy.deepcopy(model.state_dict()))
+            return stored[0].loss(*inputs)
 
         model.loss = stale
         return model
 
 
-def test_a_device_agrees_with_itself(same_training):
-    figures = same_training.compared(TINY, 64, "cpu")
+def test_a_device_agrees_with_itself():
+    figures = same_training.compare_devices(TINY, 64, "cpu")
     assert figures["agrees"]
     assert figures["differences"]["losses"] == 0
     assert len(figures["losses"]["device"]) == same_training.STEPS
@@ -52,33 +46,33 @@ def test_a_device_agrees_with_itself(same_training):
     assert figures["losses"]["cpu"][-1] < figures["losses"]["cpu"][0]
 
 
-def test_a_model_that_is_validated_with_earlier_weights_is_found_out(same_training):
-    figures = same_training.compared(Stale(**vars(TINY)), 64, "cpu")
+def test_a_model_that_is_validated_with_earlier_weights_is_detected():
+    figures = same_training.compare_devices(Stale(**vars(TINY)), 64, "cpu")
     assert not figures["agrees"]
     assert figures["differences"]["validation_anew"] > 100 * same_training.VALIDATION
     assert figures["differences"]["losses"] == 0
 
 
-def test_another_training_is_found_out(same_training, monkeypatch):
-    trained = same_training.trained
+def test_different_training_is_detected(monkeypatch):
+    train_on = same_training.train_on
 
     def otherwise(recipe, data, device):
         faster = replace(recipe, training=replace(recipe.training, lr=2 * recipe.training.lr))
-        return trained(faster if device == "meta" else recipe, data, "cpu")
+        return train_on(faster if device == "meta" else recipe, data, "cpu")
 
-    monkeypatch.setattr(same_training, "trained", otherwise)
-    monkeypatch.setattr(same_training, "judged_anew", lambda *_: 1.0)
-    figures = same_training.compared(TINY, 64, "meta")
+    monkeypatch.setattr(same_training, "train_on", otherwise)
+    monkeypatch.setattr(same_training, "validate_anew", lambda *_: 1.0)
+    figures = same_training.compare_devices(TINY, 64, "meta")
     assert figures["differences"]["losses"] > 10 * same_training.LOSS
     assert not figures["agrees"]
 
 
 @pytest.mark.parametrize(("recipe", "code"), [(TINY, 0), (Stale(**vars(TINY)), 1)], ids=["well", "stale"])
-def test_the_command_keeps_its_result_and_says_whether_all_agree(
-    same_training, monkeypatch, tmp_path, recipe, code
+def test_the_command_writes_its_result_and_exits_with_1_without_agreement(
+    monkeypatch, tmp_path, recipe, code
 ):
     monkeypatch.setattr(same_training, "MODELS", {"tiny": recipe})
-    monkeypatch.setattr("result.RESULTS", tmp_path)
+    monkeypatch.setenv("SASHIMI_RESULTS", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["same_training.py", "--quick"])
     with pytest.raises(SystemExit) as end:
         same_training.main()

@@ -1,33 +1,27 @@
-"""The comparison of pruned models in miniature: as sparse as asked, as small as asked, drawn from in turn."""
+"""Pruned models have the requested sparsity, dense ones the requested size; speeds are timed in turn."""
 
-import importlib
 import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks.quality import sparsity
 from sashimi_lib.models import WaveRNN, WaveRNNConfig
 from sashimi_lib.training.config import TrainingConfig
 
 
-@pytest.fixture
-def sparsity(root, monkeypatch):
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))  # as when it is run as a script
-    return importlib.import_module("sparsity")
-
-
-def test_a_run_ends_as_sparse_as_asked_and_generates(sparsity):
+def test_a_run_ends_with_the_requested_sparsity():
     data = [torch.randint(0, 256, (20, 2)) for _ in range(4)]
     config = TrainingConfig(steps=10, batch_size=2)
-    dense = sparsity.learn(32, 0.0, data, config)
-    pruned = sparsity.learn(32, 0.5, data, config)
+    dense = sparsity.train_and_prune(32, 0.0, data, config)
+    pruned = sparsity.train_and_prune(32, 0.5, data, config)
     assert float((dense.R.weight == 0).float().mean()) == 0
     assert float((pruned.R.weight == 0).float().mean()) == 0.5
-    assert sparsity.weights(pruned) < sparsity.weights(dense)
+    assert sparsity.nonzero_weights(pruned) < sparsity.nonzero_weights(dense)
 
 
-def test_speeds_are_medians_of_turns_after_one_to_warm_up(sparsity, monkeypatch):
+def test_speeds_are_medians_of_turns_after_a_warm_up(monkeypatch):
     clock, took = [0.0], iter([9.0, 9.0, 1.0, 2.0, 4.0, 2.0, 1.0, 5.0])
     models = {name: SimpleNamespace(generate=lambda *_, seed: next(turns)) for name in ("dense", "50%")}
     turns = (clock.__setitem__(0, clock[0] + seconds) for seconds in took)
@@ -36,15 +30,15 @@ def test_speeds_are_medians_of_turns_after_one_to_warm_up(sparsity, monkeypatch)
 
 
 @pytest.mark.slow
-def test_a_small_dense_model_has_about_as_many_weights(sparsity):
+def test_a_small_dense_model_has_about_as_many_weights():
     target = 50_000
-    size = sum(p.numel() for p in WaveRNN(WaveRNNConfig(sparsity.as_small_as(target))).parameters())
+    size = sum(p.numel() for p in WaveRNN(WaveRNNConfig(sparsity.hidden_size_of(target))).parameters())
     assert abs(size - target) < 0.1 * target
 
 
 @pytest.fixture
-def command(sparsity, tmp_path, tones, monkeypatch):
-    monkeypatch.setattr("result.RESULTS", tmp_path)
+def command(tmp_path, tones, monkeypatch):
+    monkeypatch.setenv("SASHIMI_RESULTS", str(tmp_path))
     monkeypatch.setattr(sparsity, "generation", lambda models, *_, rounds: dict.fromkeys(models, 7.0))
     words = [
         str(tones(100, sample_rate=8000, train=2)),
@@ -60,7 +54,7 @@ def command(sparsity, tmp_path, tones, monkeypatch):
 
 
 @pytest.mark.slow
-def test_all_are_judged_on_every_recording(sparsity, command):
+def test_all_are_evaluated_on_every_recording(command):
     sparsity.main()
     models = json.loads(command.read_text())["figures"]["models"]
     assert list(models)[:5] == ["0%", "50%", "80%", "90%", "95%"]
@@ -72,15 +66,15 @@ def test_all_are_judged_on_every_recording(sparsity, command):
 
 
 @pytest.mark.slow
-def test_a_model_that_fails_costs_only_itself_and_what_is_made_like_it(sparsity, command, monkeypatch):
-    learn = sparsity.learn
+def test_a_model_that_fails_stops_only_itself_and_those_that_depend_on_it(command, monkeypatch):
+    train_and_prune = sparsity.train_and_prune
 
     def fails_at_90(hidden, share, *rest):
         if share == 0.9:
             raise RuntimeError("out of memory")
-        return learn(hidden, share, *rest)
+        return train_and_prune(hidden, share, *rest)
 
-    monkeypatch.setattr(sparsity, "learn", fails_at_90)
+    monkeypatch.setattr(sparsity, "train_and_prune", fails_at_90)
     with pytest.raises(ExceptionGroup, match="failed: 90%, as small as 90%"):
         sparsity.main()
     models = json.loads(command.read_text())["figures"]["models"]

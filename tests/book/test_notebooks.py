@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.outputs import MACHINE_PATH, unfit
+from tools.outputs import MACHINE_PATH, reason_not_to_publish
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL_BOUND = re.compile(r"\b(?:interact|interactive|interactive_output)\(|\bOutput\(|\bclear_output\(")
@@ -42,7 +42,7 @@ def test_chapter_shows_no_error(notebook):
 def test_chapter_shows_no_warning_and_no_path_of_the_machine_it_ran_on(notebook):
     for cell in code_cells(notebook):
         assert MACHINE_PATH.search(source(cell)) is None
-        assert unfit(cell["outputs"]) is None, source(cell)
+        assert reason_not_to_publish(cell["outputs"]) is None, source(cell)
 
 
 def test_chapter_starts_with_the_colab_cell(notebook):

@@ -124,7 +124,7 @@ def test_only_chapters_that_are_out_of_date_are_executed(book, capsys):
     [
         ("x = 1\nassert x == 2, 'not two'", "not two"),
         ("import warnings\nwarnings.warn('deprecated')", "deprecated"),
-        ("import os\nprint(os.path.abspath('results'))", "a path of the machine"),
+        ("import os\nprint(os.path.abspath('results'))", "a path of this machine"),
     ],
 )
 def test_a_cell_that_fails_is_named_and_what_was_stored_stays(book, capsys, cell, reason):
@@ -141,7 +141,7 @@ def test_a_cell_that_fails_is_named_and_what_was_stored_stays(book, capsys, cell
 def test_what_is_edited_while_a_chapter_runs_is_named(book, capsys):
     store(book, CODE, "Path(used.__file__).write_text('')")
     assert notebooks.main([], book) == 1
-    assert "changed while it was executed" in capsys.readouterr().err
+    assert "sources changed during execution" in capsys.readouterr().err
     assert KEY not in read(book).metadata
 
 

@@ -1,4 +1,4 @@
-"""The clips that ship: small, credited, complete, and made by the recipe beside them."""
+"""The bundled clips: small, credited, complete, and reproducible by the script that made them."""
 
 import shutil
 from pathlib import Path
@@ -10,17 +10,18 @@ from sashimi_lib.audio import check_waveform, read, rms_db
 from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.data import bundled
 from sashimi_lib.evaluation.likelihood import bigram_bits
+from tools.render_piano import render
 
 
 def all_clips() -> list[bundled.Clip]:
     return [*bundled.spoken_digits().values(), *bundled.sentences(), bundled.piano()]
 
 
-def test_everything_together_is_at_most_two_megabytes() -> None:
+def test_all_bundled_files_take_at_most_two_megabytes() -> None:
     assert sum(path.stat().st_size for path in bundled.AUDIO.iterdir()) <= 2_000_000
 
 
-def test_every_clip_is_sound_and_names_its_source() -> None:
+def test_every_clip_is_valid_audio_and_names_its_source() -> None:
     clips = all_clips()
     assert len(clips) == 13
     for clip in clips:
@@ -30,61 +31,58 @@ def test_every_clip_is_sound_and_names_its_source() -> None:
         assert any(word in clip.credit for word in ("CC BY-SA", "public domain"))
 
 
-def test_every_audio_file_and_licence_stands_in_the_credits() -> None:
+def test_the_credits_list_every_audio_file_and_license() -> None:
     credits = (bundled.AUDIO / "CREDITS.md").read_text()
     named = ["digit_0.flac", "digit_9.flac", "sentence_1.flac", "sentence_2.flac", "piano.flac"]
-    licences = ["CC-BY-SA-3.0.txt", "MIT-FluidR3.txt"]
-    for name in named + licences:
+    licenses = ["CC-BY-SA-3.0.txt", "MIT-FluidR3.txt"]
+    for name in named + licenses:
         assert name in credits
         assert (bundled.AUDIO / name).is_file()
-    for who in ("Allison Smith", "Digium", "Stelios Samelis", "Frank Wen", "LibriVox"):
-        assert who in credits
+    for name in ("Allison Smith", "Digium", "Stelios Samelis", "Frank Wen", "LibriVox"):
+        assert name in credits
 
 
-def test_the_piano_is_long_enough_and_its_held_out_part_is_apart() -> None:
+def test_the_piano_is_long_enough_and_its_test_part_is_separate() -> None:
     clip = bundled.piano()
     assert clip.seconds >= 60
     assert torch.equal(torch.cat([clip.train, clip.test]), clip.waveform)
     assert len(clip.test) == 16 * clip.sample_rate
 
 
-def test_a_piano_clip_is_divided_where_it_says() -> None:
+def test_a_piano_clip_is_split_at_test_seconds() -> None:
     clip = bundled.PianoClip(torch.arange(50.0), sample_rate=10, title="t", credit="c", test_seconds=2)
     assert clip.seconds == 5
     assert torch.equal(clip.train, torch.arange(30.0))
     assert torch.equal(clip.test, torch.arange(30.0, 50.0))
 
 
-def test_the_held_out_music_is_not_in_the_training_part() -> None:
+def test_the_test_part_does_not_occur_in_the_training_part() -> None:
     clip = bundled.piano()
-    step = 160  # a loudness value each 10 ms: a repeat, even replayed, would correlate
+    step = 160  # a level every 10 ms: a repetition, even played anew, would correlate
     train, test = (part.unfold(0, step, step).square().mean(1).log1p() for part in (clip.train, clip.test))
     for start in range(0, len(test) - 400, 200):
-        piece = test[start : start + 400]
+        segment = test[start : start + 400]
         windows = train.unfold(0, 400, 10)
-        a = piece - piece.mean()
+        a = segment - segment.mean()
         b = windows - windows.mean(1, keepdim=True)
         assert float(((b @ a) / (b.norm(dim=1) * a.norm())).max()) < 0.9
 
 
-def test_the_piano_is_neither_trivial_nor_noise_for_a_bigram_table() -> None:
+def test_the_piano_is_neither_trivial_nor_noise_for_a_bigram_model() -> None:
     clip = bundled.piano()
     codes = MuLaw().encode(clip.train), MuLaw().encode(clip.test)
     assert 5.2 < bigram_bits(*codes) < 5.8
 
 
-def test_the_recipe_reproduces_the_piano(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_reproduces_the_piano() -> None:
     soundfont = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
     if shutil.which("fluidsynth") is None or not soundfont.is_file():
         pytest.skip("needs Debian's fluidsynth and fluid-soundfont-gm")
-    monkeypatch.syspath_prepend(str(root))
-    from tools.render_piano import render
-
-    # another processor may round the synthesiser's floats differently in the last bit
+    # processors may round the synthesizer's floats differently in the last bit
     assert (render() - bundled.piano().waveform).abs().max() < 2 / 32768
 
 
-def test_the_digits_are_the_packaged_ones_without_loss() -> None:
+def test_the_digits_equal_those_of_the_debian_package() -> None:
     source = Path("/usr/share/asterisk/sounds/en_US_f_Allison/digits")
     if not source.is_dir():
         pytest.skip("needs Debian's asterisk-core-sounds-en-wav")

@@ -1,4 +1,4 @@
-"""A distribution whose best denoiser is known in closed form: a mixture of Gaussians."""
+"""A distribution whose optimal denoiser has a closed form: a mixture of Gaussians."""
 
 from dataclasses import dataclass
 
@@ -25,41 +25,43 @@ class Mixture:
     @property
     def covariance(self) -> Tensor:
         """(d, d)."""
-        apart = self.means - self.mean
-        return torch.einsum("k,kij->ij", self.weights, self.covariances) + (self.weights * apart.T) @ apart
+        centered = self.means - self.mean
+        within = torch.einsum("k,kij->ij", self.weights, self.covariances)
+        return within + (self.weights * centered.T) @ centered
 
-    def draw(self, n: int) -> Tensor:
-        """n points (n, d)."""
-        which = torch.multinomial(self.weights, n, replacement=True)
+    def sample(self, n: int) -> Tensor:
+        """Sample n points (n, d)."""
+        component = torch.multinomial(self.weights, n, replacement=True)
         noise = torch.randn(n, self.means.shape[1], dtype=torch.float64)
         roots = torch.linalg.cholesky(self.covariances)
-        return self.means[which] + torch.einsum("nij,nj->ni", roots[which], noise)
+        return self.means[component] + torch.einsum("nij,nj->ni", roots[component], noise)
 
-    def shares(self, x: Tensor, level: float) -> tuple[Tensor, Tensor]:
-        """How likely each component made noisy points (n, k), and what each says they were (n, k, d)."""
-        alpha, sigma = alpha_sigma(torch.tensor(level, dtype=torch.float64))
+    def posterior(self, x: Tensor, log_snr: float) -> tuple[Tensor, Tensor]:
+        """Return the responsibilities of the components (n, k) for noisy points, and the posterior mean of
+        the clean points under each component (n, k, d)."""
+        alpha, sigma = alpha_sigma(torch.tensor(log_snr, dtype=torch.float64))
         noisy = alpha**2 * self.covariances + sigma**2 * torch.eye(x.shape[1], dtype=torch.float64)
-        apart = x[:, None] - alpha * self.means
-        solved = torch.einsum("kij,nkj->nki", noisy.inverse(), apart)
-        likelihood = -0.5 * (apart * solved).sum(-1) - 0.5 * noisy.logdet()
+        centered = x[:, None] - alpha * self.means
+        solved = torch.einsum("kij,nkj->nki", noisy.inverse(), centered)
+        log_likelihood = -0.5 * (centered * solved).sum(-1) - 0.5 * noisy.logdet()
         clean = self.means + alpha * torch.einsum("kij,nkj->nki", self.covariances, solved)
-        return (self.weights.log() + likelihood).softmax(-1), clean
+        return (self.weights.log() + log_likelihood).softmax(-1), clean
 
     def denoiser(self, schedule: Schedule) -> Denoise:
-        """``E[x_0 | x]`` and ``E[noise | x]``: the answer of each component, by its share."""
+        """Return the optimal denoiser, ``E[x_0 | x]`` and ``E[noise | x]``."""
 
         def denoise(x: Tensor, step: float) -> tuple[Tensor, Tensor]:
-            level = schedule.log_snr(torch.tensor(step))
-            share, answers = self.shares(x, float(level))
-            alpha, sigma = alpha_sigma(level)
-            clean = torch.einsum("nk,nki->ni", share, answers)
+            log_snr = schedule.log_snr(torch.tensor(step))
+            responsibilities, means = self.posterior(x, float(log_snr))
+            alpha, sigma = alpha_sigma(log_snr)
+            clean = torch.einsum("nk,nki->ni", responsibilities, means)
             return clean, (x - alpha * clean) / sigma
 
         return denoise
 
 
-def three_lumps() -> Mixture:
-    """Three lumps in the plane, of their own weights and shapes, well apart."""
+def three_gaussians() -> Mixture:
+    """Return three well separated Gaussians in the plane, with different weights and covariances."""
     return Mixture(
         torch.tensor([0.2, 0.3, 0.5]).double(),
         torch.tensor([[-0.6, 0.4], [0.5, 0.6], [0.2, -0.5]]).double(),

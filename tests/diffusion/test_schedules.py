@@ -1,4 +1,4 @@
-"""Noise schedules: the published values, and what every schedule promises."""
+"""Noise schedules: the published values, and the properties common to all schedules."""
 
 import math
 
@@ -11,7 +11,7 @@ from sashimi_lib.diffusion.schedules import (
     LogSNRSchedule,
     add_noise,
     alpha_sigma,
-    step_of,
+    step_at_log_snr,
 )
 from tests.awkward import as_a_reader
 
@@ -43,12 +43,12 @@ def test_the_published_schedule_has_the_published_values(schedule, step, expecte
     assert alpha_squared(schedule, step) == pytest.approx(expected, abs=5e-7)
 
 
-def test_between_whole_steps_the_linear_schedule_draws_alpha_as_a_line():
+def test_alpha_of_the_linear_schedule_is_interpolated_linearly_between_whole_steps():
     alphas = [math.sqrt(alpha_squared(LinearSchedule(), step)) for step in (7.0, 7.25, 8.0)]
     assert alphas[1] == pytest.approx(0.75 * alphas[0] + 0.25 * alphas[2], rel=1e-12)
 
 
-def test_the_cosine_schedule_is_a_cosine_and_ends_short_of_nothing():
+def test_the_cosine_schedule_is_a_cosine_with_its_last_beta_clipped():
     schedule, s = CosineSchedule(), 0.008
     for step in (0, 50, 198):
         f = [math.cos((t / 200 + s) / (1 + s) * math.pi / 2) ** 2 for t in (step + 1, 0)]
@@ -57,13 +57,13 @@ def test_the_cosine_schedule_is_a_cosine_and_ends_short_of_nothing():
     assert last == pytest.approx(0.001 * before, rel=1e-9)
 
 
-def test_the_log_snr_schedule_is_a_line_between_its_ends():
+def test_the_log_snr_schedule_is_linear_between_its_ends():
     schedule = LogSNRSchedule(11, highest=4.0, lowest=-6.0)
     assert torch.equal(schedule.log_snr(torch.arange(11)), torch.arange(4.0, -7.0, -1.0).double())
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_every_schedule_falls_between_whole_steps_too(schedule):
+def test_every_schedule_decreases_strictly_at_fractional_steps_too(schedule):
     levels = schedule.log_snr(torch.linspace(0, schedule.steps - 1, 1_777).double())
     assert levels.dtype == torch.float64
     assert bool(levels.isfinite().all())
@@ -71,18 +71,20 @@ def test_every_schedule_falls_between_whole_steps_too(schedule):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_the_step_of_a_level_is_the_step_it_is_the_level_of(schedule):
+def test_step_at_log_snr_is_the_inverse_of_log_snr(schedule):
     steps = torch.cat([torch.arange(schedule.steps), torch.rand(50).double() * (schedule.steps - 1)])
-    assert torch.allclose(step_of(schedule, schedule.log_snr(steps)), steps.double(), rtol=0, atol=1e-6)
+    assert torch.allclose(
+        step_at_log_snr(schedule, schedule.log_snr(steps)), steps.double(), rtol=0, atol=1e-6
+    )
 
 
-def test_alpha_and_sigma_share_out_a_variance_of_one():
+def test_alpha_and_sigma_preserve_the_variance():
     alpha, sigma = alpha_sigma(torch.tensor([-30.0, 0.0, 3.0, 30.0]).double())
     assert torch.allclose(alpha**2 + sigma**2, torch.ones(4).double(), rtol=1e-15)
     assert torch.allclose((alpha / sigma).log() * 2, torch.tensor([-30.0, 0.0, 3.0, 30.0]).double())
 
 
-def test_noise_comes_in_at_one_level_or_at_one_for_each_sound():
+def test_add_noise_takes_one_log_snr_or_one_per_sequence():
     x, noise = torch.randn(3, 5), torch.randn(3, 5)
     levels = torch.tensor([4.0, 0.0, -4.0])
     each = add_noise(x, noise, levels)
@@ -92,15 +94,15 @@ def test_noise_comes_in_at_one_level_or_at_one_for_each_sound():
 
 
 @pytest.mark.parametrize("step", [-0.01, 199.01, math.nan, math.inf])
-def test_steps_beyond_the_ends_are_named(step):
+def test_steps_outside_the_schedule_are_named(step):
     with as_a_reader(), pytest.raises(ValueError, match=r"step must lie in 0\.\.199"):
         LinearSchedule().log_snr(torch.tensor([3.0, step]))
 
 
 @pytest.mark.parametrize("level", [9.3, -1.9, math.nan])
-def test_levels_beyond_the_ends_are_named(level):
+def test_log_snrs_outside_the_schedule_are_named(level):
     with pytest.raises(ValueError, match="log_snr must lie in the schedule's range"):
-        step_of(LinearSchedule(), torch.tensor(level))
+        step_at_log_snr(LinearSchedule(), torch.tensor(level))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,6 @@ def test_levels_beyond_the_ends_are_named(level):
         (lambda: LogSNRSchedule(highest=math.inf), "both finite"),
     ],
 )
-def test_impossible_schedules_are_named(make, named):
+def test_bad_settings_are_named(make, named):
     with pytest.raises(ValueError, match=named):
         make()

@@ -1,4 +1,4 @@
-"""Figures: one style, and the features that the text of the chapters points at."""
+"""Figures: the style, and the features that the chapters refer to."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ def closed() -> Iterator[None]:
     plt.close("all")
 
 
-def test_the_style_is_on_after_one_call_and_leaves_no_trace_in_a_context() -> None:
+def test_the_style_is_set_by_one_call_or_inside_a_context() -> None:
     mpl.rcdefaults()
     with plots.style_context():
         assert mpl.rcParams["font.size"] == plots.STYLE["font.size"]
@@ -32,27 +32,27 @@ def test_the_style_is_on_after_one_call_and_leaves_no_trace_in_a_context() -> No
 
 @settings(max_examples=12)
 @given(good_waveforms(max_length=6000))
-def test_any_clip_is_drawn_to_its_full_length(x: torch.Tensor) -> None:
-    for draw in (plots.plot_waveform, plots.plot_spectrogram):
-        ax = draw(x, 8000)
+def test_any_clip_is_plotted_to_its_full_length(x: torch.Tensor) -> None:
+    for plot in (plots.plot_waveform, plots.plot_spectrogram):
+        ax = plot(x, 8000)
         assert ax.get_xlim() == pytest.approx((0, len(x) / 8000))
         ax.figure.canvas.draw()
         plt.close("all")
 
 
 @given(bad_waveforms())
-def test_bad_clips_are_named(case: tuple[torch.Tensor, str]) -> None:
+def test_invalid_clips_are_named(case: tuple[torch.Tensor, str]) -> None:
     with as_a_reader():
-        for draw in (plots.plot_waveform, plots.plot_spectrogram):
+        for plot in (plots.plot_waveform, plots.plot_spectrogram):
             with pytest.raises(ValueError, match="waveform must"):
-                draw(case[0], 8000)
+                plot(case[0], 8000)
 
 
 def test_two_channels_are_refused() -> None:
     with as_a_reader():
-        for draw in (plots.plot_waveform, plots.plot_spectrogram):
+        for plot in (plots.plot_waveform, plots.plot_spectrogram):
             with pytest.raises(ValueError, match=r"shape \(L,\)"):
-                draw(torch.zeros(2, 100), 8000)
+                plot(torch.zeros(2, 100), 8000)
 
 
 def test_a_long_waveform_keeps_its_peaks() -> None:
@@ -73,14 +73,14 @@ def test_unstable_eigenvalues_are_crosses_right_of_the_axis_or_outside_the_circl
 
 
 @pytest.mark.parametrize("bad", [torch.tensor([float("nan")]), torch.zeros(0)])
-def test_eigenvalues_and_kernels_that_cannot_be_drawn_are_refused(bad: torch.Tensor) -> None:
+def test_invalid_eigenvalues_and_kernels_are_refused(bad: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="eigenvalues must be finite"):
         plots.plot_eigenvalues(bad)
     with pytest.raises(ValueError, match="kernel must be finite"):
         plots.plot_kernel(bad)
 
 
-def test_kernels_are_drawn_one_line_a_channel() -> None:
+def test_a_kernel_has_one_line_per_channel() -> None:
     ax = plots.plot_kernel(torch.rand(3, 50), seconds_per_step=0.1)
     assert len(ax.lines) == 3
     assert ax.get_xlim()[1] == pytest.approx(4.9)

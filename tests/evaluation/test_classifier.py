@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch.nn import functional as F
 
-from benchmarks.corpus import fitted, words
+from benchmarks.lib.corpus import fit_length, load_words
 from sashimi_lib import pretrained
 from sashimi_lib.audio.mel import LogMelConfig
 from sashimi_lib.data.bundled import spoken_digits
@@ -35,7 +35,7 @@ def tiny():
 
 @pytest.fixture
 def digits():
-    return torch.stack([fitted(clip.waveform, 6_600) for clip in spoken_digits().values()])
+    return torch.stack([fit_length(clip.waveform, 6_600) for clip in spoken_digits().values()])
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def recordings(root):
     folder = root / "runs" / "data" / "digits" / "test"
     if not folder.is_dir():
         pytest.skip("needs the spoken digits in runs/data, which are not here")
-    return words(folder, 8_000)
+    return load_words(folder, 8_000)
 
 
 def tones(hertz, length=2_000):
@@ -59,7 +59,7 @@ def test_it_knows_a_voice_that_it_did_not_learn_from(shipped, digits):
 
 def test_it_is_right_about_recordings_that_were_kept_apart(shipped, recordings):
     said = torch.tensor([word.label for word in recordings])
-    heard, _ = shipped.classify(torch.stack([fitted(word.waveform, 4_096) for word in recordings]))
+    heard, _ = shipped.classify(torch.stack([fit_length(word.waveform, 4_096) for word in recordings]))
     assert float((heard == said).double().mean()) >= 0.97
 
 
@@ -160,10 +160,10 @@ def test_what_is_not_its_file_is_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"path must be a classifier .* got .*nowhere"):
         load_classifier(tmp_path / "nowhere")
     path.write_bytes(to_bytes({"weight": torch.ones(2)}))
-    with pytest.raises(ValueError, match="format must be classifier 1, got None"):
+    with pytest.raises(ValueError, match="expected a sashimi_lib file of kind 'classifier 1', got None"):
         load_classifier(path)
     shutil.copy(pretrained.WEIGHTS / "wavernn.safetensors", path)
-    with pytest.raises(ValueError, match="format must be classifier 1, got 1"):
+    with pytest.raises(ValueError, match="expected a sashimi_lib file of kind 'classifier 1', got '1'"):
         load_classifier(path)
     save_classifier(path, tiny, {})
     whole = path.read_bytes()
@@ -171,7 +171,7 @@ def test_what_is_not_its_file_is_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match="must be a classifier"):
         load_classifier(path)
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 4]))
-    with pytest.raises(ValueError, match="damaged: its checksum is another"):
+    with pytest.raises(ValueError, match="damaged file: wrong checksum"):
         load_classifier(path)
     tiny.head.bias.data[0] = torch.nan
     with pytest.raises(FloatingPointError, match=r"head\.bias"):

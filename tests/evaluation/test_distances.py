@@ -174,5 +174,5 @@ def test_without_auraloss_it_says_what_to_install(monkeypatch):
         return original(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ImportError, match=r"pip install sashimi_lib\[vocoder\]"):
+    with pytest.raises(ImportError, match=r'pip install "sashimi_lib\[vocoder\]"'):
         stft_distance(noise(1), noise(1))

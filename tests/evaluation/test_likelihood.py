@@ -62,7 +62,7 @@ def test_clips_do_not_run_into_each_other() -> None:
     ("codes", "message"),
     [
         (torch.tensor([256]), r"train must lie in 0\.\.255"),
-        (torch.tensor([0.5]), "train must be whole numbers"),
+        (torch.tensor([0.5]), "train must be integers"),
         ([], "train must hold at least one clip"),
         ([torch.tensor([1]), torch.tensor([-1])], r"train\[1\] must lie in"),
         ([torch.zeros(2, 2, dtype=torch.long)], r"train\[0\] must have shape"),

@@ -1,5 +1,4 @@
-"""DiffWave: the published sizes, ears for exactly its receptive field, and all that it is told makes a
-difference."""
+"""DiffWave: the published sizes, the exact receptive field, and an effect of every conditioning input."""
 
 import pytest
 import torch
@@ -16,13 +15,13 @@ PUBLISHED = {
 
 
 def small(config=SMALL):
-    """With a last convolution that is no longer zero."""
+    """A network whose last convolution is not zero."""
     net = DiffWave(config).double()
     torch.nn.init.normal_(net.end[-1].weight)
     return net
 
 
-def conditioning(**changes):
+def config_with(**changes):
     return DiffWaveConfig(**{**vars(SMALL), **changes})
 
 
@@ -42,7 +41,7 @@ def test_the_published_sizes(name):
     assert config.receptive_field == field
 
 
-def test_the_answer_begins_at_zero_but_learns_at_once():
+def test_the_initial_output_is_zero_with_a_gradient():
     net = DiffWave(SMALL).double()
     y = net(noise(), steps(0, 9))
     assert not y.any()
@@ -50,26 +49,26 @@ def test_the_answer_begins_at_zero_but_learns_at_once():
     assert net.end[-1].weight.grad.any()
 
 
-def test_dilations_start_again_after_every_cycle():
+def test_dilations_restart_after_every_cycle():
     assert SMALL.dilations == (1, 2, 4, 1, 2)
     assert SMALL.receptive_field == 21
 
 
-def test_the_large_model_s_output_hears_24571_samples():
+def test_the_receptive_field_of_the_large_model_is_24571_samples():
     config = DiffWaveConfig(d_step=(4, 1, 1), d_residual=1, d_skip=1)
-    net = DiffWave(config).double()  # 36 small factors, of the farthest samples, are too little for float32
-    with torch.no_grad():  # nothing cancels, and no ReLU cuts off: sums of positive numbers throughout
+    net = DiffWave(config).double()  # 36 small factors underflow in float32
+    with torch.no_grad():  # positive weights: nothing cancels, no ReLU is zero
         for parameter in net.parameters():
             parameter.fill_(0.1)
     x = torch.ones(1, 24_800, dtype=torch.float64, requires_grad=True)
     net(x, steps(0))[0, 12_400].backward()
-    heard = x.grad[0].nonzero()[:, 0]
-    assert (int(heard[0]), int(heard[-1])) == (12_400 - 12_285, 12_400 + 12_285)
-    assert len(heard) == 24_571
+    field = x.grad[0].nonzero()[:, 0]
+    assert (int(field[0]), int(field[-1])) == (12_400 - 12_285, 12_400 + 12_285)
+    assert len(field) == 24_571
 
 
-def test_all_but_the_last_residual_map_get_a_gradient():
-    net = small(conditioning(n_classes=3, mel=MEL))
+def test_all_weights_but_the_last_residual_output_get_a_gradient():
+    net = small(config_with(n_classes=3, mel=MEL))
     x, features = noise(), torch.randn(2, 7, 7, dtype=torch.float64)
     net(x, steps(1, 2), torch.tensor([0, 3]), features).square().sum().backward()
     assert all(p.grad.any() for p in net.parameters())
@@ -79,7 +78,7 @@ def test_all_but_the_last_residual_map_get_a_gradient():
 
 
 @torch.no_grad()
-def test_every_step_of_the_schedule_is_heard():
+def test_different_steps_give_different_outputs():
     net, x = small(), noise(1).expand(4, -1)
     y = net(x, steps(0, 0.5, 1, 199))
     apart = (y[:, None] - y[None]).abs().amax(-1)
@@ -87,8 +86,8 @@ def test_every_step_of_the_schedule_is_heard():
 
 
 @torch.no_grad()
-def test_a_label_is_heard_and_none_is_the_row_of_none():
-    net, x = small(conditioning(n_classes=3)), noise(1).expand(4, -1)
+def test_different_labels_give_different_outputs_and_no_label_is_the_null_label():
+    net, x = small(config_with(n_classes=3)), noise(1).expand(4, -1)
     y = net(x, steps(5, 5, 5, 5), torch.arange(4))
     apart = (y[:, None] - y[None]).abs().amax(-1)
     assert bool((apart + torch.eye(4) > 1e-6).all())
@@ -96,43 +95,43 @@ def test_a_label_is_heard_and_none_is_the_row_of_none():
 
 
 @torch.no_grad()
-def test_a_spectrogram_is_heard_where_it_is():
-    net, x = small(conditioning(mel=MEL)), noise(1, 200)
+def test_a_frame_affects_the_samples_around_it_only():
+    net, x = small(config_with(mel=MEL)), noise(1, 200)
     features = torch.randn(1, 21, 7, dtype=torch.float64)
     other = features.clone()
     other[:, 10] += 1
     changed = (net(x, steps(5), None, features) - net(x, steps(5), None, other))[0].nonzero()[:, 0]
-    # Within two frames of the changed one, and what the layers carry from there: the first hears no frames.
+    # Two hops by the upsampling, and the receptive field of all layers but the first.
     assert 100 - 20 - 10 <= int(changed[0]) < 100 < int(changed[-1]) <= 100 + 20 + 10
 
 
 @torch.no_grad()
-def test_sounds_of_a_batch_do_not_hear_each_other():
-    net, x = small(conditioning(n_classes=3)), noise(3)
+def test_sequences_of_a_batch_are_independent():
+    net, x = small(config_with(n_classes=3)), noise(3)
     step, label = steps(0, 50, 199), torch.tensor([2, 0, 3])
     alone = [net(x[i : i + 1], step[i : i + 1], label[i : i + 1]) for i in range(3)]
     assert torch.allclose(net(x, step, label), torch.cat(alone), atol=1e-12)
 
 
 @torch.no_grad()
-def test_any_length_goes_and_shorter_ones_agree_inside():
+def test_any_length_is_valid_and_padding_affects_the_ends_only():
     net, x = small(), noise(1, 101)
     for length in (1, 2, 50, 101):
         y = net(x[:, :length], steps(3))
         assert y.shape == (1, length)
-        inside = max(0, length - 10)
-        assert torch.allclose(y[:, :inside], net(x, steps(3))[:, :inside], atol=1e-12)
+        interior = max(0, length - 10)
+        assert torch.allclose(y[:, :interior], net(x, steps(3))[:, :interior], atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["d_residual", "d_skip", "n_layers", "cycle"])
-def test_impossible_shapes_are_refused_by_name(name):
+def test_bad_settings_are_named(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        conditioning(**{name: 0})
+        config_with(**{name: 0})
 
 
-def test_what_all_denoisers_refuse_is_refused_here():
+def test_the_checks_of_all_denoisers_apply():
     with pytest.raises(ValueError, match="d_step must hold three widths"):
-        conditioning(d_step=(5, 12, 10))
+        config_with(d_step=(5, 12, 10))
 
 
 @pytest.mark.parametrize(
@@ -146,14 +145,14 @@ def test_what_all_denoisers_refuse_is_refused_here():
         ({"mel": MEL}, {"features": torch.zeros(1, 6, 7)}, r"features must .* got \(1, 6, 7\)"),
     ],
 )
-def test_what_it_has_no_ear_for_is_named(config, given, because):
+def test_bad_input_is_named(config, given, because):
     x = noise(1, given.pop("length", 60))
     with pytest.raises(ValueError, match=because):
-        small(conditioning(**config))(x, steps(0), **given)
+        small(config_with(**config))(x, steps(0), **given)
 
 
-def test_it_learns_to_tell_a_tone_from_noise():
-    """A sine of unknown phase in noise of equal power: what it hears of the past and the future is enough."""
+def test_training_separates_a_tone_from_noise():
+    """A sine of unknown phase in noise of equal power."""
     net = DiffWave(DiffWaveConfig(d_step=(8, 8, 8), d_residual=8, d_skip=8, n_layers=4, cycle=4))
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
     time = torch.arange(64)

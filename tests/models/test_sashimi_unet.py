@@ -1,5 +1,4 @@
-"""SaShiMi for diffusion: the published sizes, both directions heard, told what it should be, and zero at
-first."""
+"""SaShiMi for diffusion: the published sizes, bidirectional context, conditioning and zero initial output."""
 
 from dataclasses import replace
 
@@ -20,7 +19,7 @@ LENGTH = 64
 
 
 def small(**settings):
-    """A little network whose output is not zero, in double precision."""
+    """A small network whose output is not zero, in double precision."""
     shape = {"d_step": (8, 12, 6), "d_model": 4, "n_layers": 1, "ssm": SSMConfig(8, tied=False)}
     net = SaShiMiUNet(SaShiMiUNetConfig(**shape | settings)).double()
     nn.init.normal_(net.out.weight)
@@ -28,12 +27,12 @@ def small(**settings):
 
 
 def batch(size=2, length=LENGTH):
-    """Noisy waveforms, and steps that are not all whole."""
+    """Noisy waveforms, and fractional steps."""
     return torch.randn(size, length, dtype=torch.float64), 30.5 * torch.arange(size, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
-    ("config", "trained"),
+    ("config", "trainable"),
     [
         (PAPER_UNET, 22_964_091),
         (PAPER_UNET_SMALL, 7_480_827),
@@ -42,22 +41,22 @@ def batch(size=2, length=LENGTH):
     ],
     ids=["paper", "paper, small", "master", "master, small"],
 )
-def test_the_published_models_have_their_published_parameters(config, trained):
+def test_the_published_models_have_their_published_parameters(config, trainable):
     net = SaShiMiUNet(config)
-    assert sum(p.numel() for p in net.parameters() if p.requires_grad) == trained
+    assert sum(p.numel() for p in net.parameters() if p.requires_grad) == trainable
 
 
-def test_the_published_vocoder_stretches_its_spectrogram_in_every_block():
-    """By two convolutions under weight norm, 2 (3 x 32 + 2) numbers: that apart, the sizes are the same."""
+def test_the_published_vocoder_has_the_published_parameters_but_for_its_upsampling_in_every_block():
+    """There, every block has two weight-normalized convolutions of 3 x 32 + 2 parameters."""
     mel = LogMelConfig(22_050, n_mels=80, hop=256, window=1_024)
     net = SaShiMiUNet(SaShiMiUNetConfig(d_model=32, mel=mel))
-    once = sum(p.numel() for p in ConditioningUpsampler(mel).parameters())
-    everything = sum(p.numel() for p in net.parameters())
-    assert everything - once + 30 * 2 * (3 * 32 + 2) == 3_153_459
+    upsampler = sum(p.numel() for p in ConditioningUpsampler(mel).parameters())
+    total = sum(p.numel() for p in net.parameters())
+    assert total - upsampler + 30 * 2 * (3 * 32 + 2) == 3_153_459
 
 
 @pytest.mark.parametrize("directions", DIRECTIONS)
-def test_a_new_network_says_nothing(directions):
+def test_the_initial_output_is_zero(directions):
     net = SaShiMiUNet(SaShiMiUNetConfig(d_model=4, n_layers=1, directions=directions))
     x, step = batch()
     assert torch.equal(net(x.float(), step.float()), torch.zeros(2, LENGTH))
@@ -75,7 +74,7 @@ def test_gradients_reach_every_parameter(directions):
 
 
 @torch.no_grad()
-def test_step_and_label_matter_and_each_sequence_hears_its_own():
+def test_step_and_label_affect_their_own_sequence_only():
     net = small(n_classes=3)
     x, step = batch()
     label = torch.tensor([1, 2])
@@ -87,15 +86,15 @@ def test_step_and_label_matter_and_each_sequence_hears_its_own():
 
 
 @torch.no_grad()
-def test_nobody_s_label_is_the_same_as_none():
+def test_no_label_is_the_null_label():
     net = small(n_classes=3)
     x, step = batch()
     assert torch.equal(net(x, step), net(x, step, torch.tensor([3, 3])))
 
 
 @torch.no_grad()
-def test_features_are_heard_where_they_are_in_time():
-    """A change of the last frame alone, through blocks that mix nothing over time, is heard at the end."""
+def test_a_frame_affects_the_samples_around_it_only():
+    """A change of the last frame affects the end only, in blocks that do not mix over time."""
     net = small(mel=MEL, directions="forward")
     for block in net.modules():
         if hasattr(block, "layer"):
@@ -105,13 +104,13 @@ def test_features_are_heard_where_they_are_in_time():
     changed = features.clone()
     changed[:, -1] += 1
     difference = (net(x, step, features=features) - net(x, step, features=changed))[0].abs()
-    # It is centred on sample 160; two stretches, each twice as wide as far, reach 1.5 hops back, and a
-    # frame of the slowest tier may begin 15 samples earlier.
+    # It is centered on sample 160; the upsampling reaches 1.5 hops back, and a frame of the slowest tier may
+    # begin 15 samples earlier.
     assert difference[: 160 - 30 - 15].max() == 0
     assert difference[-10:].max() > 0
 
 
-def test_under_autocast_the_network_comes_close_to_full_precision():
+def test_autocast_is_close_to_full_precision():
     net = small().float()
     x, step = (z.float() for z in batch())
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -120,8 +119,8 @@ def test_under_autocast_the_network_comes_close_to_full_precision():
 
 
 @pytest.mark.slow
-def test_it_learns_to_tell_a_tone_from_noise():
-    """The noise in a noisy tone, from a few steps of training: less wrong than saying nothing."""
+def test_training_separates_a_tone_from_noise():
+    """After a few steps the error of the noise is below that of a zero output."""
     net = SaShiMiUNet(SaShiMiUNetConfig(d_step=(8, 16, 16), d_model=8, n_layers=1, ssm=SSMConfig(16)))
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
     tone = torch.sin(0.4 * torch.arange(128.0))
@@ -138,13 +137,13 @@ def test_it_learns_to_tell_a_tone_from_noise():
 
 
 @pytest.mark.parametrize("length", [0, 8, 63, 65])
-def test_a_length_that_pooling_does_not_divide_is_refused(length):
+def test_a_length_that_is_not_a_multiple_of_the_pooling_is_refused(length):
     x, step = batch(2, length)
     with pytest.raises(ValueError, match=f"x must have a length that 16 divides, got {length} samples"):
         small()(x, step)
 
 
-def test_what_it_has_no_ear_for_is_refused():
+def test_bad_conditioning_is_refused():
     x, step = batch()
     features = torch.randn(2, 5, 5, dtype=torch.float64)
     for net, conditioning, message in (
@@ -169,12 +168,12 @@ def test_what_it_has_no_ear_for_is_refused():
         ({"n_classes": -1}, "n_classes"),
     ],
 )
-def test_impossible_shapes_are_refused_by_name(settings, name):
+def test_bad_settings_are_named(settings, name):
     with pytest.raises(ValueError, match=name):
         SaShiMiUNetConfig(**settings)
 
 
-def test_the_paper_s_models_train_no_more_of_s4_than_reading_and_correction():
+def test_the_paper_s_models_train_only_C_D_and_q_of_s4():
     net = SaShiMiUNet(replace(PAPER_UNET, d_model=4, n_layers=1))
     trained = {
         name.rpartition(".")[2] for name, p in net.named_parameters() if ".ssm." in name and p.requires_grad

@@ -265,7 +265,7 @@ def test_half_precision_trains_to_nearly_the_same_loss(tbptt_length):
         ({"d_hidden": 7}, "d_hidden must be even.*got 7"),
         ({"d_hidden": 0}, "d_hidden must be even.*got 0"),
         ({"d_conditioning": -1}, "d_conditioning must be at least 0, got -1"),
-        ({"levels": 3}, "levels must be an even whole number"),
+        ({"levels": 3}, "levels must be an even integer"),
     ],
 )
 def test_impossible_settings_are_named(settings, because):

@@ -164,7 +164,7 @@ def test_a_numerical_range_needs_one_square_matrix(A):
 @pytest.mark.parametrize("form", BOUNDED)
 @torch.no_grad()
 def test_twenty_thousand_steps_of_random_layers_stay_bounded(form):
-    """The long form, a million steps, is benchmarks/stability.py; the bound is that of a geometric series."""
+    """benchmarks/numerics/stability.py runs a million steps; the bound is that of a geometric series."""
     for seed in range(3):
         layer = random_layer(form, seed).float()
         recurrence = layer.recurrence().to(torch.float32)

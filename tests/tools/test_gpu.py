@@ -1,5 +1,7 @@
-"""A GPU run loses nothing: what fails, hangs or is stopped costs itself alone, and training goes on later."""
+"""Parts of a GPU run that fail, hang or are stopped do not affect others, and training resumes."""
 
+import importlib.util
+import itertools
 import json
 import os
 import re
@@ -16,8 +18,8 @@ import torch
 from sashimi_lib.models import SaShiMiConfig
 from tools import gpu, gpu_train
 from tools.gpu_processes import Part
-from tools.pack_codes import pack, shipped
-from tools.train_pretrained import BROAD, TASKS, checkpoint
+from tools.pack_codes import bundled_set, pack
+from tools.train_pretrained import BROAD, TASKS, checkpoint_path
 
 NOTHING = "pass"
 
@@ -61,7 +63,7 @@ def alive(pid):
     return True
 
 
-def test_a_part_that_crashes_costs_itself_alone(run, tmp_path):
+def test_a_part_that_crashes_does_not_stop_the_others(run, tmp_path):
     code, status = run(
         part("first", "print('made'); (out / 'kept').write_text('it'); sys.exit('no luck')"),
         part("second", NOTHING),
@@ -74,9 +76,9 @@ def test_a_part_that_crashes_costs_itself_alone(run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("deaf", [False, True], ids=["ends when told", "does not listen"])
-def test_a_part_that_hangs_is_ended_with_all_it_started(run, tmp_path, deaf):
-    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN)" if deaf else ""
+@pytest.mark.parametrize("ignores", [False, True], ids=["ends at SIGTERM", "ignores SIGTERM"])
+def test_a_part_that_hangs_is_ended_with_all_it_started(run, tmp_path, ignores):
+    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN)" if ignores else ""
     code, status = run(
         part(
             "hangs",
@@ -112,7 +114,7 @@ def test_status_is_written_after_every_part(run, tmp_path):
     assert outcomes(status) == {"first": "passed", "second": "passed"}
 
 
-def test_told_to_stop_it_keeps_what_is_there(run, tmp_path):
+def test_a_stop_signal_keeps_what_is_there(run, tmp_path):
     code, status = run(
         part("first", "(out / 'kept').write_text('it')"),
         part(
@@ -130,24 +132,24 @@ def test_told_to_stop_it_keeps_what_is_there(run, tmp_path):
     )
     assert code == 128 + 15
     assert outcomes(status) == {
-        "first": "passed", "second": "stopped", "third": "not begun: told to stop"
+        "first": "passed", "second": "stopped", "third": "not started: interrupted"
     }  # fmt: skip
     assert (tmp_path / "ended").read_text() == "well"
     assert not (tmp_path / "third").exists()
 
 
-def test_a_part_whose_packages_are_missing_is_left_out_by_name(run, capsys):
+def test_a_part_whose_packages_are_missing_is_skipped(run, capsys):
     _, status = run(
         part("first", NOTHING, needs=("json", "no_such_package", "nor_this_one")), part("second", NOTHING)
     )
     assert outcomes(status) == {
-        "first": "left out: no_such_package, nor_this_one missing", "second": "passed"
+        "first": "skipped: no_such_package, nor_this_one missing", "second": "passed"
     }  # fmt: skip
     assert "missing: " in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_it_ends_before_its_minutes_are_over_and_training_gets_what_is_left(run, tmp_path):
+def test_it_ends_before_its_minutes_are_over_and_training_gets_the_remaining_time(run, tmp_path):
     began = time.monotonic()
     _, status = run(
         part("quick", NOTHING, share=0.5),
@@ -157,21 +159,23 @@ def test_it_ends_before_its_minutes_are_over_and_training_gets_what_is_left(run,
     assert time.monotonic() - began < 15
     assert outcomes(status) == {"quick": "passed", "training": "out of time"}
     used = status["parts"]["quick"]["seconds"]
-    assert float((tmp_path / "seconds").read_text()) == pytest.approx(15 - gpu.END - gpu.GRACE - used, abs=1)
+    assert float((tmp_path / "seconds").read_text()) == pytest.approx(
+        15 - gpu.SHUTDOWN - gpu.GRACE - used, abs=1
+    )
 
 
 @pytest.mark.slow
-def test_of_all_the_time_some_is_kept_for_training(run):
+def test_some_of_the_time_is_reserved_for_training(run):
     _, status = run(part("greedy", "time.sleep(600)", share=1.0), part("training", NOTHING), minutes=0.3)
-    assert status["parts"]["greedy"]["limit"] == pytest.approx(0.8 * 18 - gpu.END - gpu.GRACE, abs=1)
+    assert status["parts"]["greedy"]["limit"] == pytest.approx(0.8 * 18 - gpu.SHUTDOWN - gpu.GRACE, abs=1)
     assert outcomes(status) == {"greedy": "out of time", "training": "passed"}
 
 
-def test_without_time_nothing_is_begun(run):
-    assert outcomes(run(part("late", NOTHING), minutes=0.01)[1]) == {"late": "not begun: no time was left"}
+def test_without_time_nothing_is_started(run):
+    assert outcomes(run(part("late", NOTHING), minutes=0.01)[1]) == {"late": "not started: no time left"}
 
 
-def test_the_parts_come_in_order_and_fit_into_the_time(tmp_path):
+def test_the_parts_are_in_order_and_fit_into_the_time(tmp_path):
     for device in ("cuda", "cpu"):
         options = gpu.argparse.Namespace(device=device, out=tmp_path, recipe="piano", codes=gpu.CODES)
         parts = gpu.parts(options)
@@ -182,19 +186,20 @@ def test_the_parts_come_in_order_and_fit_into_the_time(tmp_path):
         assert parts[-1].share is None
         for each in parts:
             command = each.command(30.0)
-            scripts = [word for word in command if word.endswith(".py")]
-            assert all((gpu.ROOT / script).exists() for script in scripts)
-            assert scripts
+            modules = [module for flag, module in itertools.pairwise(command) if flag == "-m"]
+            assert importlib.util.find_spec(modules[0]) is not None
             assert ("--quick" in command) == (device == "cpu" and each.name not in ("tests", "training"))
 
 
 @pytest.mark.slow
-def test_no_part_needs_other_packages_than_it_says():
-    """A machine that is lent has few: what is not named has to stay unused."""
-    assert {"torch", "numpy", "soundfile"} <= set(gpu.library())
+def test_no_part_needs_packages_that_it_does_not_name():
+    """A GPU machine may have few packages."""
+    assert {"torch", "numpy", "soundfile"} <= set(gpu.library_packages())
     others = [
         *gpu.UNUSED,
         *gpu.TESTING,
+        "matplotlib",
+        "ipywidgets",
         "IPython",
         "PIL",
         "numba",
@@ -206,8 +211,8 @@ def test_no_part_needs_other_packages_than_it_says():
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys({others}))  # to import any of them fails
-sys.path += ["benchmarks", "tools", "."]
-import same_training, throughput, profiled, graphs, gpu_train
+import benchmarks.numerics.same_training, benchmarks.speed.throughput, benchmarks.speed.profiled
+import benchmarks.speed.graphs, tools.gpu_train
 """
     subprocess.run([sys.executable, "-c", code], cwd=gpu.ROOT, check=True)
 
@@ -217,15 +222,15 @@ import same_training, throughput, profiled, graphs, gpu_train
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ([], "gpu.py: PyTorch finds no GPU here; --device cpu runs all in miniature"),
-        (["--recipe", "violin"], "gpu.py: recipe must be one of digits_isotropic, .*, got violin"),
-        (["--recipe", "tunes"], r"gpu.py: codes must hold the set tunes, got piano: .*"),
+        ([], "tools.gpu: PyTorch finds no GPU; use --device cpu to try a small version"),
+        (["--recipe", "violin"], "tools.gpu: recipe must be one of digits_isotropic, .*, got violin"),
+        (["--recipe", "tunes"], r"tools.gpu: codes must contain the set tunes, got piano: .*"),
     ],
     ids=["no GPU", "no such recipe", "no such codes"],
 )
-def test_what_would_come_to_nothing_is_said_in_one_line_at_the_start(tmp_path, options, line):
-    command = [sys.executable, gpu.ROOT / "tools" / "gpu.py", "--out", tmp_path, "--codes", tmp_path / "none"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+def test_errors_are_reported_in_one_line_at_the_start(tmp_path, options, line):
+    command = [sys.executable, "-m", "tools.gpu", "--out", tmp_path, "--codes", tmp_path / "none"]
+    done = subprocess.run([*command, *options], cwd=gpu.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert re.fullmatch(line + "\n", done.stderr)
 
@@ -244,11 +249,11 @@ def trained(folder, seconds, codes):
     packed = gpu_train.packed_for(TINY, codes)
     short = {split: {"a": next(iter(files.values()))[:400]} for split, files in packed.recordings.items()}
     packed = replace(packed, recordings=short)
-    return gpu_train.session("tiny", TINY, packed, folder, "cpu", time.monotonic() + seconds)
+    return gpu_train.train_until("tiny", TINY, packed, folder, "cpu", time.monotonic() + seconds)
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_its_checkpoint_through_all_stages(tmp_path, capsys):
+def test_training_resumes_from_its_checkpoint_through_all_stages(tmp_path, capsys):
     runs, none = tmp_path / "training", tmp_path / "none"
     first = trained(runs, 0.0, none)  # no time: it ends after a step
     assert "no packed codes in" in capsys.readouterr().out
@@ -259,19 +264,19 @@ def test_training_goes_on_from_its_checkpoint_through_all_stages(tmp_path, capsy
     assert [stage["steps"] for stage in third["stages"]][:2] == [30, 30]
     assert third["stages"][0]["validations"][0]["steps"] == 30
     assert third["best"]["stage"] >= 1
-    assert checkpoint("tiny", 1, runs).exists()
+    assert checkpoint_path("tiny", 1, runs).exists()
 
 
-def test_it_learns_from_packed_codes(tmp_path, capsys):
-    pack(tmp_path / "codes", shipped())
+def test_it_trains_on_packed_codes(tmp_path, capsys):
+    pack(tmp_path / "codes", bundled_set())
     figures = trained(tmp_path / "training", 0.0, tmp_path / "codes")
     assert "no packed codes" not in capsys.readouterr().out
-    assert figures["credit"] == shipped()["piano"].credit
+    assert figures["credit"] == bundled_set()["piano"].credit
 
 
 def test_a_set_that_is_not_in_the_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match="codes must hold the set tunes, got piano"):
-        gpu_train.chosen("tunes", tmp_path / "none")
+    with pytest.raises(ValueError, match="codes must contain the set tunes, got piano"):
+        gpu_train.select_task("tunes", tmp_path / "none")
 
 
 def test_the_librarys_recipes_on_8_bits_can_be_trained_and_no_others():
@@ -280,16 +285,16 @@ def test_the_librarys_recipes_on_8_bits_can_be_trained_and_no_others():
     assert not {"beethoven_sashimi_8", "wavernn_896", "digits", "wavernn", "sc09_diffwave"} & tasks.keys()
 
 
-def test_another_run_is_taken_up_where_there_is_none(tmp_path):
+def test_checkpoints_of_an_earlier_run_are_copied_only_where_there_are_none(tmp_path):
     earlier, out = tmp_path / "earlier", tmp_path / "out"
     out.mkdir()
-    with pytest.raises(ValueError, match="--resume must name the folder of an earlier run"):
-        gpu.load_optimizer_state(earlier, out)
+    with pytest.raises(ValueError, match="--resume must be the folder of an earlier run"):
+        gpu.copy_checkpoints(earlier, out)
     (earlier / "training").mkdir(parents=True)
     (earlier / "training" / "piano-0.pt").write_text("old")
-    gpu.load_optimizer_state(earlier, out)
+    gpu.copy_checkpoints(earlier, out)
     (out / "training" / "piano-0.pt").write_text("new")
-    gpu.load_optimizer_state(earlier, out)
+    gpu.copy_checkpoints(earlier, out)
     assert (out / "training" / "piano-0.pt").read_text() == "new"
 
 
@@ -297,11 +302,11 @@ def test_another_run_is_taken_up_where_there_is_none(tmp_path):
 
 
 @pytest.mark.slow
-def test_all_of_it_in_miniature(tmp_path):
-    command = [sys.executable, gpu.ROOT / "tools" / "gpu.py"]
+def test_a_small_version_of_everything(tmp_path):
+    command = [sys.executable, "-m", "tools.gpu"]
     began = time.monotonic()
-    how = ["--device", "cpu", "--minutes", "2", "--out", tmp_path, "--codes", tmp_path / "none"]
-    done = subprocess.run([*command, *how], capture_output=True, text=True, check=False)
+    options = ["--device", "cpu", "--minutes", "2", "--out", tmp_path, "--codes", tmp_path / "none"]
+    done = subprocess.run([*command, *options], cwd=gpu.ROOT, capture_output=True, text=True, check=False)
     assert time.monotonic() - began < 125, done.stdout
     status = json.loads((tmp_path / "status.json").read_text())
     logs = {path.stem: path.read_text()[-2000:] for path in (tmp_path / "logs").iterdir()}
@@ -311,7 +316,8 @@ def test_all_of_it_in_miniature(tmp_path):
     first = json.loads((tmp_path / "results" / "training_quick.json").read_text())
     again = [
         sys.executable,
-        "tools/gpu_train.py",
+        "-m",
+        "tools.gpu_train",
         "piano",
         "--out",
         tmp_path,
@@ -325,8 +331,10 @@ def test_all_of_it_in_miniature(tmp_path):
     second = json.loads((tmp_path / "results" / "training_quick.json").read_text())
     steps = [result["figures"]["stages"][-1]["steps"] for result in (first, second)]
     assert steps[1] == steps[0] + 1
-    adopted = subprocess.run([*command, "--adopt", tmp_path], capture_output=True, text=True, check=False)
+    adopted = subprocess.run(
+        [*command, "--adopt", tmp_path], cwd=gpu.ROOT, capture_output=True, text=True, check=False
+    )
     assert adopted.returncode == 1
-    assert "refused training_quick.json: it was not measured on a GPU" in adopted.stdout
-    assert "refused piano-0.pt: it was not trained on a GPU" in adopted.stdout
-    assert "took" not in adopted.stdout
+    assert "rejected training_quick.json: not measured on a GPU" in adopted.stdout
+    assert "rejected piano-0.pt: not trained on a GPU" in adopted.stdout
+    assert "adopted" not in adopted.stdout

@@ -6,7 +6,7 @@ import torch
 from sashimi_lib.audio import write
 from sashimi_lib.audio.quantizers import MuLaw
 from tools import pack_codes
-from tools.pack_codes import Packed, pack, read_set, shipped, unpack
+from tools.pack_codes import Packed, bundled_set, pack, read_set, unpack
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def test_what_is_packed_comes_back_to_the_last_code(sets, tmp_path):
 
 
 def test_music_takes_much_less_than_a_byte_a_sample(tmp_path):
-    samples = sum(len(codes) for clips in shipped()["piano"].corpus.values() for codes in clips)
-    assert pack(tmp_path / "codes", shipped()) < 0.75 * samples
+    samples = sum(len(codes) for clips in bundled_set()["piano"].corpus.values() for codes in clips)
+    assert pack(tmp_path / "codes", bundled_set()) < 0.75 * samples
 
 
 @pytest.mark.parametrize("place", [0.3, 0.6, 0.95])
@@ -62,14 +62,14 @@ def test_a_foreign_file_is_refused_by_name_and_a_missing_one_is_missing(tmp_path
 
 
 def test_too_large_a_file_is_not_written(sets, tmp_path):
-    with pytest.raises(ValueError, match=r"at most 100 bytes, got .*: give fewer minutes"):
+    with pytest.raises(ValueError, match=r"at most 100 bytes, got .*: use fewer minutes"):
         pack(tmp_path / "codes", sets, limit=100)
     assert not list(tmp_path.iterdir())
 
 
 def test_codes_of_16_bits_are_refused():
     with pytest.raises(ValueError, match=r"codes must lie in 0\.\.255"):
-        pack_codes.compressed(torch.tensor([0, 256]))
+        pack_codes.compress(torch.tensor([0, 256]))
 
 
 def test_a_set_is_read_with_the_names_of_its_files_and_so_many_minutes_of_each_split(folder):

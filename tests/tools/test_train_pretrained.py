@@ -8,7 +8,7 @@ import torch
 
 from sashimi_lib.models import SaShiMiConfig
 from tools import train_pretrained
-from tools.train_pretrained import BROAD, FINE, TASKS, best_weights, heard, learn
+from tools.train_pretrained import BROAD, FINE, TASKS, best_weights, total_training, train_stages
 
 TINY = replace(
     TASKS["piano"],
@@ -36,7 +36,9 @@ def trained(corpus, runs, early_stopping_patience):
         return over
 
     ended = {}
-    for stage, history in learn("tiny", TINY, itertools.repeat(corpus), runs, stop=stop, progress=False):
+    for stage, history in train_stages(
+        "tiny", TINY, itertools.repeat(corpus), runs, stop=stop, progress=False
+    ):
         ended[stage] = len(history.loss)
         if over:
             break
@@ -53,7 +55,9 @@ def test_a_next_call_goes_on_from_the_last_checkpoint(corpus, tmp_path):
     assert trained(corpus, tmp_path / "parts", early_stopping_patience=3) == {1: 2, 2: 2}
     trained(corpus, tmp_path / "whole", early_stopping_patience=8)
     parts, whole = (
-        train_pretrained.load_checkpoint(train_pretrained.checkpoint("tiny", 2, tmp_path / runs))["model"]
+        train_pretrained.load_checkpoint(train_pretrained.checkpoint_path("tiny", 2, tmp_path / runs))[
+            "model"
+        ]
         for runs in ("parts", "whole")
     )
     assert all(torch.equal(x, parts[name]) for name, x in whole.items())
@@ -66,17 +70,17 @@ def test_the_best_weights_of_the_last_stages_are_found(corpus, tmp_path):
     stage, best = best_weights("tiny", TINY, tmp_path)
     assert stage in (1, 2)
     last = train_pretrained.load_checkpoint(
-        train_pretrained.best_of(train_pretrained.checkpoint("tiny", 2, tmp_path))
+        train_pretrained.best_of(train_pretrained.checkpoint_path("tiny", 2, tmp_path))
     )
     assert best["loss"] <= last["loss"]
 
 
-def test_what_was_heard_is_counted_over_all_stages():
-    assert heard(TINY, 2, 3) == (4 + 2 + 3, 4 * 64 + 2 * 64 + 3 * 64)
-    assert heard(TINY, 0, 4) == (4, 256)
+def test_training_is_counted_over_all_stages():
+    assert total_training(TINY, 2, 3) == (4 + 2 + 3, 4 * 64 + 2 * 64 + 3 * 64)
+    assert total_training(TINY, 0, 4) == (4, 256)
 
 
-def test_words_are_strung_together_and_music_is_cut(corpus):
+def test_words_are_concatenated_and_music_is_cut(corpus):
     music, valid = TASKS["piano"].sequences(corpus, 100)
     assert [len(piece) for piece in music] == [100, 100, 56]
     assert len(valid) == 1

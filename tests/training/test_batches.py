@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from sashimi_lib.audio.quantizers import MuLaw
+from sashimi_lib.data.sequences import collate
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
 from sashimi_lib.models.audio_lm import AudioLM
-from sashimi_lib.training.batches import DataStream, batch, collate
+from sashimi_lib.training.batches import DataStream, batch
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.trainer import train
 from sashimi_lib.training.validation import validation_loss

@@ -1,6 +1,5 @@
 """Checkpoints: the newest whole one is taken, whatever became of the last; a full disk costs none."""
 
-import errno
 import os
 import subprocess
 import sys
@@ -11,8 +10,6 @@ import torch
 from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
 from sashimi_lib.models.audio_lm import AudioLM
-from sashimi_lib.storage.atomic import atomic_write
-from sashimi_lib.storage.tensor_file import read_tensors, write_tensors
 from sashimi_lib.training.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
@@ -90,25 +87,6 @@ def test_a_run_goes_on_from_the_newest_whole_one_and_ends_as_if_nothing_had_been
     assert all(torch.equal(x, y) for x, y in zip(whole.parameters(), again.parameters(), strict=True))
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "notes"
-    path.write_text("old")
-
-    def interrupted(error):
-        with atomic_write(path) as file:
-            file.write(b"half")
-            raise error
-
-    for error in (KeyboardInterrupt(), ValueError("of something else")):
-        with pytest.raises(type(error)):
-            interrupted(error)
-    assert path.read_text() == "old"
-    assert names(tmp_path) == ["notes"]
-    with pytest.raises(OSError, match="notes") as full:
-        interrupted(OSError(errno.ENOSPC, "No space left on device"))
-    assert full.value.errno == errno.ENOSPC
-
-
 FULL = """
 set -e
 mount -t tmpfs -o size=256k none "$1"
@@ -154,17 +132,3 @@ def test_a_full_disk_is_named_and_costs_nothing_that_was_there(tmp_path, root, u
         "2 1",
         "10",
     ]
-
-
-def test_tensors_stay_as_they_were_when_writing_fails(tmp_path, monkeypatch):
-    path = tmp_path / "model.safetensors"
-    write_tensors(path, "example 1", "{}", {"x": torch.ones(2)})
-
-    def fail(number):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match=r"Input/output error: .*model"):
-        write_tensors(path, "example 1", "{}", {"x": torch.ones(3)})
-    assert len(read_tensors(path, "example 1")[1]["x"]) == 2
-    assert names(tmp_path) == ["model.safetensors"]

@@ -10,12 +10,12 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from sashimi_lib.audio.quantizers import MuLaw
+from sashimi_lib.data.sequences import collate
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.models import DiffWaveConfig, WaveRNN, WaveRNNConfig
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.sashimi_unet import SaShiMiUNetConfig
 from sashimi_lib.ssm import s4
-from sashimi_lib.training.batches import collate
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.distributed import SINGLE_PROCESS
 from sashimi_lib.training.execution import DEFAULT_EXECUTION, ExecutionConfig, apply_execution

@@ -1,5 +1,5 @@
-"""One trainer for diffusion models too: labels reach the model, padding does not count, a run resumes to the
-bit, and held-out sounds are judged among the same noise every time."""
+"""Training diffusion models: labels reach the model, padding is not counted, a run resumes bit for bit, and
+validation uses the same noise every time."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from sashimi_lib.models.trainable import Trainable
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.distributed import DistributedContext
 from sashimi_lib.training.trainer import train
-from sashimi_lib.training.validation import losses, validation_loss
+from sashimi_lib.training.validation import validation_loss
 
 BACKBONE = DiffWaveConfig(d_residual=8, d_skip=8, n_layers=3, cycle=3, d_step=(8, 8, 8), n_classes=3)
 CONFIG = TrainingConfig(steps=9, batch_size=3, lr=0.01, ema=0.9, valid_every=3, checkpoint_every=2)
@@ -23,12 +23,12 @@ def new_model():
 
 @pytest.fixture
 def words():
-    """Sounds of three classes, of different lengths."""
+    """Waveforms of three classes and different lengths."""
     t = torch.arange(60)
     return [(0.5 * torch.sin(0.3 * (1 + n % 3) * t[: 60 - 4 * n]), n % 3) for n in range(7)]
 
 
-class ConditioningEmbedding(Trainable):
+class RecordingModel(Trainable):
     """A model that records its inputs, and whose loss of a sample is minus the sample."""
 
     pad_value = 0.25
@@ -36,11 +36,11 @@ class ConditioningEmbedding(Trainable):
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(()))
-        self.heard = []
+        self.inputs = []
 
     def loss(self, x, cache=None, label=None, noise=None):
         assert cache is None
-        self.heard.append((x.clone(), label))
+        self.inputs.append((x.clone(), label))
         return -self.weight * x, None
 
     def initial_cache(self, batch_size):
@@ -51,47 +51,49 @@ class ConditioningEmbedding(Trainable):
 
 
 def test_labels_reach_the_model_with_their_sequences(words):
-    model = ConditioningEmbedding()
+    model = RecordingModel()
     train(model, words, TrainingConfig(steps=3, batch_size=2), valid=words, progress=False)
-    seen = 0
-    for x, label in model.heard:
-        for row, number in zip(x, label.tolist(), strict=True):
+    count = 0
+    for x, label in model.inputs:
+        for row, class_index in zip(x, label.tolist(), strict=True):
             assert any(
-                number == n and torch.equal(row[: len(word)], word) and bool((row[len(word) :] == 0.25).all())
+                class_index == n
+                and torch.equal(row[: len(word)], word)
+                and bool((row[len(word) :] == 0.25).all())
                 for word, n in words
             )
-            seen += 1
-    assert seen == 3 * 2 + len(words)
+            count += 1
+    assert count == 3 * 2 + len(words)
 
 
-def test_padding_is_heard_as_silence_and_not_scored(words):
-    sounds = [word for word, _ in words]
-    everything = torch.cat(sounds)
-    history = train(ConditioningEmbedding(), sounds, TrainingConfig(steps=1, batch_size=7), progress=False)
-    assert history.loss[0] == pytest.approx(-float(everything.mean()), abs=1e-6)
-    assert validation_loss(ConditioningEmbedding(), sounds, batch_size=3) == pytest.approx(
-        -float(everything.mean()), abs=1e-6
+def test_padding_has_the_pad_value_and_is_not_counted(words):
+    waveforms = [word for word, _ in words]
+    samples = torch.cat(waveforms)
+    history = train(RecordingModel(), waveforms, TrainingConfig(steps=1, batch_size=7), progress=False)
+    assert history.loss[0] == pytest.approx(-float(samples.mean()), abs=1e-6)
+    assert validation_loss(RecordingModel(), waveforms, batch_size=3) == pytest.approx(
+        -float(samples.mean()), abs=1e-6
     )
-    each = torch.tensor([-float(sound.mean()) for sound in sounds], dtype=torch.float64)
-    assert torch.allclose(losses(ConditioningEmbedding(), sounds, batch_size=3), each, atol=1e-6)
+    expected = torch.tensor([-float(waveform.mean()) for waveform in waveforms], dtype=torch.float64)
+    assert torch.allclose(losses(RecordingModel(), waveforms, batch_size=3), expected, atol=1e-6)
 
 
-def test_a_model_of_whole_sequences_hears_no_pieces(words):
+def test_a_model_of_whole_sequences_is_trained_and_validated_on_whole_sequences(words):
     with pytest.raises(ValueError, match="tbptt_length must be None for a model of whole sequences, got 20"):
         train(new_model(), words, TrainingConfig(steps=1, tbptt_length=20), progress=False)
-    model = ConditioningEmbedding()
+    model = RecordingModel()
     validation_loss(model, words, batch_size=7, tbptt_length=20)
-    assert [x.shape for x, _ in model.heard] == [(1, 60 - 4 * n) for n in range(7)]  # none is padded
+    assert [x.shape for x, _ in model.inputs] == [(1, 60 - 4 * n) for n in range(7)]  # none is padded
 
 
-def test_a_held_out_sound_is_judged_alike_whatever_stands_beside_it(words):
+def test_validation_does_not_depend_on_the_batch_size_or_the_number_of_processes(words):
     model = new_model().double()
-    for parameter in model.parameters():  # a new one says nothing
+    for parameter in model.parameters():  # the output of a new one is zero
         parameter.data += 0.1 * torch.randn_like(parameter)
     words = [(word.double(), n) for word, n in [*words, *words]]
     alone = validation_loss(model, words, batch_size=1)
     assert validation_loss(model, words, batch_size=5) == pytest.approx(alone, rel=1e-10)
-    sums = []  # what two processes add up
+    sums = []  # the summands of two processes
 
     class OneOfTwo(DistributedContext):
         def all_reduce_sum(self, x):
@@ -104,14 +106,14 @@ def test_a_held_out_sound_is_judged_alike_whatever_stands_beside_it(words):
     assert float(loss / samples) == pytest.approx(alone, rel=1e-10)
 
 
-def test_held_out_sounds_are_judged_among_the_same_noise(words):
+def test_validation_uses_the_same_noise_every_time(words):
     model = new_model()
     before = torch.get_rng_state()
     first = validation_loss(model, words)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(7)
     assert validation_loss(model, words) == first
-    # It says nothing yet, so the error is that of silence: the noise itself, of variance 1.
+    # The output is zero, so the error is the noise itself, of variance 1.
     assert first == pytest.approx(1, abs=0.2)
 
 
@@ -123,20 +125,20 @@ def test_training_lowers_the_loss(words):
     assert history.valid[-1][1] < 0.8
 
 
-def test_a_diffusion_run_resumes_to_the_bit(words, tmp_path):
+def test_a_diffusion_run_resumes_bit_for_bit(words, tmp_path):
     def stop(step, loss):
         if step == 6:
             raise KeyboardInterrupt
 
-    whole, resumed, path = new_model(), new_model(), tmp_path / "run.pt"
-    history = train(whole, words, CONFIG, valid=words, progress=False)
+    uninterrupted, resumed, path = new_model(), new_model(), tmp_path / "run.pt"
+    history = train(uninterrupted, words, CONFIG, valid=words, progress=False)
     with pytest.raises(KeyboardInterrupt):
         train(new_model(), words, CONFIG, path, valid=words, on_step=stop, progress=False)
     assert train(resumed, words, CONFIG, path, valid=words, progress=False) == history
     weights = resumed.state_dict()
-    assert all(torch.equal(x, weights[name]) for name, x in whole.state_dict().items())
+    assert all(torch.equal(x, weights[name]) for name, x in uninterrupted.state_dict().items())
 
 
 def test_validation_does_not_disturb_training(words):
-    judged = train(new_model(), words, CONFIG, valid=words, progress=False)
-    assert judged.loss == train(new_model(), words, CONFIG, progress=False).loss
+    with_validation = train(new_model(), words, CONFIG, valid=words, progress=False)
+    assert with_validation.loss == train(new_model(), words, CONFIG, progress=False).loss

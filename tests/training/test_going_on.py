@@ -17,8 +17,8 @@ from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.training import optimizer
 from sashimi_lib.training.checkpoint import best_of, load_checkpoint, previous_of, save_checkpoint
 from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.logger import MultiLogger
 from sashimi_lib.training.optimizer import load_optimizer_state, new_optimizer, parameter_groups
-from sashimi_lib.training.tensorboard import TensorBoard
 from sashimi_lib.training.train_state import History, TrainState
 from sashimi_lib.training.trainer import train
 
@@ -81,19 +81,13 @@ def test_a_longer_cosine_goes_on_and_says_what_that_is(data, path):
     run(cosine, data, path)
     rates = []
 
-    class Board(TensorBoard):
-        def __init__(self):
-            pass
-
-        def step(self, step, **scalars):
+    class Rates(MultiLogger):
+        def log_step(self, step, **scalars):
             rates.append(scalars["learning_rate"])
-
-        def flush(self):
-            pass
 
     longer = dataclasses.replace(cosine, steps=6)
     with pytest.warns(UserWarning, match=r"on its way to 3 steps, now to 6: after step 3 the rate .* at 50%"):
-        history, _ = run(longer, data, path, tensorboard=Board())
+        history, _ = run(longer, data, path, logger=Rates())
     assert rates == pytest.approx([0.02 * longer.rate(step) for step in (3, 4, 5)])
     assert len(history.loss) == 6
     settings = load_checkpoint(path)["settings"]

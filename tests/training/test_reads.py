@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sashimi_lib.audio.quantizers import MuLaw
+from sashimi_lib.data.sequences import collate
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.models import DiffWaveConfig, SaShiMiUNetConfig, WaveRNN, WaveRNNConfig
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.training import optimizer
-from sashimi_lib.training.batches import collate
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.distributed import SINGLE_PROCESS
 from sashimi_lib.training.execution import DEFAULT_EXECUTION

@@ -8,7 +8,7 @@ import torch
 from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
 from sashimi_lib.models.audio_lm import AudioLM
-from sashimi_lib.training.tensorboard import TensorBoard
+from sashimi_lib.training.tensorboard import TensorBoardLogger
 from sashimi_lib.training.trainer import TrainingConfig, train
 
 CODES = torch.full((4, 32), 120)
@@ -24,8 +24,8 @@ def test_numbers_and_clips_are_written_and_change_no_number(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = TrainingConfig(steps=4, batch_size=2, valid_every=2, decay="cosine")
-    board = TensorBoard(tmp_path, sample_rate=8_000, seconds=0.01)
-    history = train(new_model(), CODES, config, valid=CODES, tensorboard=board, progress=False)
+    board = TensorBoardLogger(tmp_path, sample_rate=8_000, seconds=0.01)
+    history = train(new_model(), CODES, config, valid=CODES, logger=board, progress=False)
     assert history == train(new_model(), CODES, config, valid=CODES, progress=False)
 
     events = EventAccumulator(str(tmp_path))
@@ -53,5 +53,5 @@ def test_without_tensorboard_it_says_what_to_install(tmp_path, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install sashimi_lib\[train\]"):
-        TensorBoard(tmp_path)
+    with pytest.raises(ImportError, match=r'pip install "sashimi_lib\[train\]"'):
+        TensorBoardLogger(tmp_path)

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from sashimi_lib.audio.quantizers import MuLaw
+from sashimi_lib.checks import check_parameters
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.ssm.s4 import StateSpace
 from sashimi_lib.training.checkpoint import load_checkpoint, save_checkpoint
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.ema import moving_average
-from sashimi_lib.training.finite_checks import check_gradients, check_parameters
+from sashimi_lib.training.finite_checks import check_gradients
 from sashimi_lib.training.optimizer import parameter_groups
 from sashimi_lib.training.trainer import train
 from sashimi_lib.training.validation import validation_loss
@@ -102,7 +103,7 @@ class Leaky(nn.Module):
 
 
 def test_any_module_may_name_parameters_that_train_slowly():
-    model = nn.ModuleDict({"leaky": Leaky(), "dynamics": nn.Linear(2, 2)})
+    model = nn.ModuleDict({"leaky": Leaky(), "ssm_parameters": nn.Linear(2, 2)})
     fast, slow = parameter_groups(model, TrainingConfig(lr=0.004, ssm_lr=0.001, weight_decay=0.1))
     assert [id(p) for p in slow["params"]] == [id(model["leaky"].decay)]
     assert (slow["full_lr"], slow["weight_decay"]) == (0.001, 0.0)

@@ -1,0 +1,1 @@
+"""What benchmarks share: results, timing, memory, counting, training and evaluation."""

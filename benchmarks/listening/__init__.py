@@ -1,0 +1,1 @@
+"""Audio clips that chapters play."""

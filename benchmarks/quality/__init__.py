@@ -1,0 +1,2 @@
+"""How well models do: likelihoods, and the classifier's accuracy on generated digits, after equal
+training."""

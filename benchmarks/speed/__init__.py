@@ -1,0 +1,1 @@
+"""How fast models train and generate, and how much memory they take."""

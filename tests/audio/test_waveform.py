@@ -1,0 +1,61 @@
+"""Validation, loudness and spectrograms of waveforms."""
+
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given
+
+from sashimi_lib import audio
+from tests.audio_files import sine
+from tests.awkward import as_a_reader, bad_waveforms, good_waveforms
+
+
+@given(good_waveforms())
+def test_valid_audio_passes_and_normalized_audio_stays_within_full_scale(x: torch.Tensor) -> None:
+    audio.check_waveform(x)
+    assert audio.rms_db(x) <= 1e-6
+    louder = audio.normalize_loudness(x, -20)
+    audio.check_waveform(louder)
+    assert audio.rms_db(louder) <= -20 + 1e-3
+
+
+@given(bad_waveforms())
+def test_every_function_refuses_invalid_audio_and_names_the_fault(case: tuple[torch.Tensor, str]) -> None:
+    bad, message = case
+    calls = [
+        lambda: audio.check_waveform(bad, "waveform"),
+        lambda: audio.rms_db(bad),
+        lambda: audio.normalize_loudness(bad),
+        lambda: audio.resample(bad, 8000, 16000),
+        lambda: audio.encode_bytes(bad, 8000),
+        lambda: audio.spectrogram_db(bad),
+    ]
+    with as_a_reader():
+        for call in calls:
+            with pytest.raises(ValueError, match="waveform must.*" + re.escape(message)):
+                call()
+
+
+def test_loudness_of_known_signals() -> None:
+    assert audio.rms_db(torch.ones(10)) == 0
+    assert audio.rms_db(torch.zeros(10)) == -math.inf
+    assert audio.rms_db(sine(100, 8000, amplitude=1.0)) == pytest.approx(-3.01, abs=0.01)
+
+
+def test_a_full_scale_sine_has_zero_db_in_its_bin() -> None:
+    db = audio.spectrogram_db(sine(1000, 16000, amplitude=1.0), window=512, hop=128)
+    assert db[20].argmax() == 1000 * 512 / 16000
+    assert float(db[20].max()) == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize("rate", [0, -8000, 8000.0, True, "8000", None])
+def test_invalid_sample_rates_are_refused(rate: object) -> None:
+    with as_a_reader(), pytest.raises(ValueError, match="sample_rate must be a positive integer"):
+        audio.encode_bytes(torch.zeros(10), rate)
+
+
+def test_an_odd_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="window must be even"):
+        audio.spectrogram_db(torch.zeros(10), window=3)
