@@ -36,8 +36,8 @@ from sashimi_lib.ssm.precision import cudnn_as_matmul
 class SubscaleConfig:
     """Configuration of a subscale WaveRNN; the hidden units, sub-sequences and lookahead are the paper's.
 
-    The paper does not give the depth and width of the CNN. Its receptive field is ``context + 1`` positions, of
-    which the last is ``lookahead`` ahead.
+    The paper does not give the depth and width of the CNN. Its receptive field is ``context + 1`` positions,
+    of which the last is ``lookahead`` ahead.
 
     >>> SubscaleConfig().context
     255
