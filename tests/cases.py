@@ -223,8 +223,8 @@ NONCAUSAL = {
         for kind in (BidirectionalSSM, ConcatBidirectionalSSM)
         for name, c in FORMS.items()
     },
-    "S4, two-sided": Case(lambda: Plain(S4(2, SSM, directions="two-sided")), 2, full_sequence, S4),
-    "S4, concatenated": Case(lambda: Plain(S4(2, SSM, True, "concatenated")), 2, full_sequence, S4),
+    "S4, bidirectional": Case(lambda: Plain(S4(2, SSM, direction="bidirectional")), 2, full_sequence, S4),
+    "S4, concat": Case(lambda: Plain(S4(2, SSM, True, "concat")), 2, full_sequence, S4),
     "pools": Case(Pooled, 2, in_frames(3)),
     "hourglass without the shift": Case(
         lambda: Plain(Hourglass(DownPool(4, 6, 3), Stack([FeedForward(6)]), UpPool(6, 4, 3), causal=False)),
@@ -241,12 +241,10 @@ NONCAUSAL = {
     "DiffWave": Case(
         lambda: Denoising(DiffWave(DIFFWAVE)), 1, window(*[DIFFWAVE.receptive_field // 2] * 2), DiffWave
     ),
-    "diffusion U-Net, two-sided": Case(unet, 1, full_sequence, SaShiMiUNet),
-    "diffusion U-Net, concatenated": Case(
-        lambda: unet(directions="concatenated"), 1, full_sequence, SaShiMiUNet
-    ),
-    "diffusion U-Net, forward": Case(  # up to the end of its slowest frame, since nothing is shifted
-        lambda: unet(directions="forward"), 1, lambda t, length: range(t // 6 * 6 + 6), SaShiMiUNet
+    "diffusion U-Net, bidirectional": Case(unet, 1, full_sequence, SaShiMiUNet),
+    "diffusion U-Net, concat": Case(lambda: unet(direction="concat"), 1, full_sequence, SaShiMiUNet),
+    "diffusion U-Net, causal": Case(  # up to the end of its slowest frame, since nothing is shifted
+        lambda: unet(direction="causal"), 1, lambda t, length: range(t // 6 * 6 + 6), SaShiMiUNet
     ),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from tests.streaming import by_steps, in_chunks
+from tests.streaming.helpers import by_steps, in_chunks
 
 LENGTH = 18  # a multiple of every frame in `tests/cases.py`, and of the chunk sizes 1 and 3, not of 7
 CHUNKS = (1, 3, 7)

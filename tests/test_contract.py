@@ -49,7 +49,7 @@ from sashimi_lib.streaming.graph import Graphed
 from tests import contract, contract_models
 from tests.cases import CAUSAL, COMPILED, DISCRETE, HEADS, NONCAUSAL, WAVENET
 from tests.contract import TOLERANCE, causal, window
-from tests.streaming import by_steps, error
+from tests.streaming.helpers import by_steps, error
 
 pytestmark = pytest.mark.usefixtures("shapes_unchecked")  # other tests check them
 
@@ -182,7 +182,7 @@ def test_the_compiled_engine_has_the_likelihood_and_the_samples_of_the_model(mak
 @pytest.mark.parametrize("name", [name for name in DISCRETE if name not in ("subscale", "vocoder")])
 def test_the_static_step_of_graphs_has_the_samples_of_the_model(name):
     model = contract_models.random_model(DISCRETE[name])
-    contract_models.assert_engine_samples(model, Graphed(model, record=False))
+    contract_models.assert_engine_samples(model, Graphed(model, capture=False))
 
 
 # Heads

@@ -1,5 +1,4 @@
-"""Models built from published weights compute what the published code computed from them, whole and by the
-step."""
+"""Models loaded from published weights reproduce published outputs, in one pass and by steps."""
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from sashimi_lib.ssm.kernels import (
 )
 from sashimi_lib.ssm.systems import DPLR
 from tests.awkward import as_a_reader
-from tests.streaming import by_steps, error
+from tests.streaming.helpers import by_steps, error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 BOTH = pytest.mark.parametrize("dtype", TOLERANCE)
@@ -90,7 +89,7 @@ def test_s4d_kernels_are_the_published_ones(golden, name, length, rule):
 @BOTH
 @pytest.mark.parametrize("name", LAYERS)
 @torch.no_grad()
-def test_s4_layers_compute_what_was_published(golden, name, dtype):
+def test_s4_layers_reproduce_published_outputs(golden, name, dtype):
     weights, inputs, out = golden(name)
     layer = load_s4(weights, dtype=dtype)
     x = inputs["x"].to(dtype)
@@ -98,10 +97,9 @@ def test_s4_layers_compute_what_was_published(golden, name, dtype):
     steps = out["y_step"].shape[1]
     y, state = by_steps(layer, x[:, :steps])
     assert error(y, out["y_step"]) < TOLERANCE[dtype]
-    kept = out["state_after_steps"][
-        :, :, : state.shape[-1] // 2
-    ]  # the published dense mode appends conjugates
-    assert error(state, torch.cat(kept.unbind(-1), dim=-1)) < TOLERANCE[dtype]
+    # the published dense mode appends conjugates
+    expected = out["state_after_steps"][:, :, : state.shape[-1] // 2]
+    assert error(state, torch.cat(expected.unbind(-1), dim=-1)) < TOLERANCE[dtype]
     state = torch.cat(inputs["state0"].to(dtype).unbind(-1), dim=-1)
     y, state = layer(x, state)
     assert error(y, out["y_with_state"]) < TOLERANCE[dtype]
@@ -111,7 +109,7 @@ def test_s4_layers_compute_what_was_published(golden, name, dtype):
 @BOTH
 @pytest.mark.parametrize("name", BACKBONES)
 @torch.no_grad()
-def test_standalone_sashimi_computes_what_was_published(golden, name, dtype):
+def test_standalone_sashimi_reproduces_published_outputs(golden, name, dtype):
     weights, inputs, out = golden(name)
     backbone = load_sashimi(weights, dtype=dtype)
     x = inputs["x"].to(dtype)
@@ -124,7 +122,7 @@ def test_standalone_sashimi_computes_what_was_published(golden, name, dtype):
 @BOTH
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
 @torch.no_grad()
-def test_training_code_sashimi_computes_what_was_published(golden, name, dtype):
+def test_training_code_sashimi_reproduces_published_outputs(golden, name, dtype):
     weights, inputs, out = golden(name)
     model = load_audio_lm(weights, "mu-law", step="softplus" if "softplus" in name else "exp", dtype=dtype)
     codes = inputs["codes"]
@@ -138,20 +136,20 @@ def test_training_code_sashimi_computes_what_was_published(golden, name, dtype):
 def test_a_missing_tensor_is_named(golden, key):
     weights, _, _ = golden("sashimi_standalone_tiny")
     del weights[key]
-    with pytest.raises(ValueError, match="weights must hold") as caught:
+    with pytest.raises(ValueError, match="weights must contain") as caught:
         load_sashimi(weights)
     assert key in str(caught.value)
 
 
-def test_a_tensor_too_many_is_named(golden):
+def test_an_unknown_tensor_is_named(golden):
     weights, _, _ = golden("s4_layer_dplr")
-    with pytest.raises(ValueError, match=r"nothing unknown.*stranger"):
+    with pytest.raises(ValueError, match=r"no unknown tensors.*stranger"):
         load_s4(weights | {"stranger": torch.zeros(1)})
 
 
 @BOTH
 @torch.no_grad()
-def test_the_two_sided_layer_computes_what_was_published(golden, dtype):
+def test_the_bidirectional_layer_reproduces_published_outputs(golden, dtype):
     weights, inputs, out = golden("s4_layer_bidirectional")
     layer = load_s4(weights, dtype=dtype)
     assert error(layer(inputs["x"].to(dtype))[0], out["y"]) < TOLERANCE[dtype]
@@ -159,48 +157,48 @@ def test_the_two_sided_layer_computes_what_was_published(golden, dtype):
 
 @BOTH
 @torch.no_grad()
-def test_the_two_sided_u_net_computes_what_was_published(golden, dtype):
+def test_the_bidirectional_u_net_reproduces_published_outputs(golden, dtype):
     weights, inputs, out = golden("sashimi_standalone_unet_bidirectional")
     backbone = load_sashimi(weights, dtype=dtype)
     assert error(backbone(inputs["x"].to(dtype))[0], out["y"]) < TOLERANCE[dtype]
 
 
-def of_groups(weights, n, which=None):
+def with_shared_systems(weights, n, index=None):
     """The weights of a layer whose channels share n systems, made from one that all shared; or with the
-    ``which``-th of them for all."""
+    system of an ``index`` for all."""
     torch.manual_seed(n)
     grouped = dict(weights)
     for key, axis in (("A_real", 0), ("A_imag", 0), ("B", 1), ("P", 1)):
         if (name := f"layer.kernel.{key}") in weights:
             first = weights[name].narrow(axis, 0, 1)
-            every = [first * (1 + 0.1 * torch.rand(first.shape)) for _ in range(n)]
-            grouped[name] = torch.cat(every if which is None else [every[which]], dim=axis)
+            systems = [first * (1 + 0.1 * torch.rand(first.shape)) for _ in range(n)]
+            grouped[name] = torch.cat(systems if index is None else [systems[index]], dim=axis)
     return grouped
 
 
 @pytest.mark.parametrize("name", LAYERS)
 @torch.no_grad()
-def test_channels_that_share_systems_in_turn_compute_what_each_would_alone(golden, name):
-    """Channel h has the system h mod n, as the published code repeats them; C and the step are its own."""
+def test_shared_systems_are_assigned_to_channels_in_turn(golden, name):
+    """Channel h has the system h mod n, as in the published code, and its own C and step size."""
     weights, inputs, _ = golden(name)
     weights["layer.kernel.l_kernel"] = torch.tensor(0)
     x = inputs["x"]
     H, n = x.shape[-1], 2
-    y = load_s4(of_groups(weights, n), dtype=torch.float64).ssm(x)[0]
-    alone = [load_s4(of_groups(weights, n, which), dtype=torch.float64).ssm(x)[0] for which in range(n)]
-    assert error(alone[0], alone[1]) > 1e-3
+    y = load_s4(with_shared_systems(weights, n), dtype=torch.float64).ssm(x)[0]
+    single = [load_s4(with_shared_systems(weights, n, i), dtype=torch.float64).ssm(x)[0] for i in range(n)]
+    assert error(single[0], single[1]) > 1e-3
     for h in range(H):
-        assert error(y[..., h], alone[h % n][..., h]) < 1e-12
+        assert error(y[..., h], single[h % n][..., h]) < 1e-12
 
 
 def test_systems_that_do_not_divide_the_channels_are_refused(golden):
     weights, _, _ = golden("s4_layer_dplr")
-    with pytest.raises(ValueError, match=r"groups of equal size of the \d+ channels, got 4"):
-        load_s4(of_groups(weights, 4))
+    with pytest.raises(ValueError, match=r"divides the \d+ channels, got 4"):
+        load_s4(with_shared_systems(weights, 4))
 
 
 @pytest.mark.parametrize("quantization", ["mu-law", "linear"])
-def test_the_quantizer_is_the_one_that_is_named(golden, quantization):
+def test_the_quantizer_is_the_named_one(golden, quantization):
     weights, _, _ = golden("sashimi_training_code")
     expected = {"mu-law": MuLaw(256), "linear": Linear(256)}[quantization]
     assert load_audio_lm(weights, quantization).quantizer == expected
@@ -208,8 +206,8 @@ def test_the_quantizer_is_the_one_that_is_named(golden, quantization):
         load_audio_lm(weights)
 
 
-def test_a_layer_of_more_kernels_is_refused(golden):
+def test_a_layer_of_more_than_two_kernels_is_refused(golden):
     weights, _, _ = golden("s4_layer_bidirectional")
     weights["layer.kernel.C"] = weights["layer.kernel.C"].repeat(2, 1, 1, 1)
-    with pytest.raises(ValueError, match=r"one kernel a channel, or of a two-sided one, got 4"):
+    with pytest.raises(ValueError, match=r"one C, or two for a bidirectional kernel, got 4"):
         load_s4(weights)

@@ -1,4 +1,4 @@
-"""A SampleRNN built from published weights computes what the published code computed from them."""
+"""A SampleRNN loaded from published weights reproduces the outputs of the published code."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from sashimi_lib.official import load_samplernn
 from tests.awkward import as_a_reader
-from tests.streaming import error
+from tests.streaming.helpers import error
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 BOTH = pytest.mark.parametrize("dtype", TOLERANCE)
@@ -34,15 +34,15 @@ def golden(shared):
     return case(shared, "mu-law")
 
 
-def after(model, codes):
-    """The state before which nothing happened but hearing these ``LOOKBACK - 1`` codes."""
+def state_after(model, codes):
+    """The initial state with a context of ``LOOKBACK - 1`` codes."""
     _, vectors, phase, tiers = model.initial_state(len(codes))
-    heard = model.embedding(codes)
-    return heard[..., 0], heard[:, -vectors.shape[1] :, 1:], phase, tiers
+    inputs = model.embedding(codes)
+    return inputs[..., 0], inputs[:, -vectors.shape[1] :, 1:], phase, tiers
 
 
 def chunk_of(codes, i):
-    """The codes that the predictions of chunk i, of two, are made from: one for each."""
+    """The input codes of chunk i of two."""
     chunk = (codes.shape[1] - LOOKBACK) // 2
     start = LOOKBACK - 1 + i * chunk
     return codes[:, start : start + chunk]
@@ -55,10 +55,10 @@ def assert_states(tiers, out, i, dtype):
 
 @BOTH
 @torch.no_grad()
-def test_chunks_with_carried_state_compute_what_was_published(shared, quantization, dtype):
+def test_chunks_with_carried_state_reproduce_published_outputs(shared, quantization, dtype):
     weights, codes, out = case(shared, quantization)
     model = load_samplernn(weights, quantization, dtype)
-    state = after(model, codes[:, : LOOKBACK - 1])
+    state = state_after(model, codes[:, : LOOKBACK - 1])
     for i in range(2):
         logits, state = model(chunk_of(codes, i), state)
         assert error(logits, out[f"logits_{i}"]) < TOLERANCE[dtype]
@@ -67,10 +67,10 @@ def test_chunks_with_carried_state_compute_what_was_published(shared, quantizati
 
 @BOTH
 @torch.no_grad()
-def test_steps_compute_what_was_published(shared, quantization, dtype):
+def test_steps_reproduce_published_outputs(shared, quantization, dtype):
     weights, codes, out = case(shared, quantization)
     model = load_samplernn(weights, quantization, dtype)
-    state = after(model, codes[:, : LOOKBACK - 1])
+    state = state_after(model, codes[:, : LOOKBACK - 1])
     for i in range(2):
         logits = []
         for code in chunk_of(codes, i).unbind(1):
@@ -81,24 +81,24 @@ def test_steps_compute_what_was_published(shared, quantization, dtype):
 
 
 @torch.no_grad()
-def test_the_other_quantizer_computes_something_else(shared, quantization):
-    """By no tensor could a wrong one be told."""
+def test_the_other_quantizer_has_other_outputs(shared, quantization):
+    """The tensors alone do not reveal a wrong quantizer."""
     weights, codes, out = case(shared, quantization)
     (other,) = CASES.keys() - {quantization}
     model = load_samplernn(weights, other)
-    logits, _ = model(chunk_of(codes, 0), after(model, codes[:, : LOOKBACK - 1]))
+    logits, _ = model(chunk_of(codes, 0), state_after(model, codes[:, : LOOKBACK - 1]))
     assert error(logits, out["logits_0"]) > 0.01
     with as_a_reader(), pytest.raises(TypeError, match="quantization"):
         load_samplernn(weights)
 
 
-def test_the_table_of_amplitudes_is_what_the_quantizer_decodes(golden, quantization):
+def test_the_table_of_amplitudes_equals_the_decoded_codes(golden, quantization):
     model = load_samplernn(golden[0], quantization)
     codes = torch.arange(model.quantizer.levels)
     assert torch.allclose(model.embedding.amplitude, 2 * model.quantizer.decode(codes), rtol=1e-6, atol=0)
 
 
-def test_the_shape_is_read_off_the_tensors(golden):
+def test_the_configuration_is_read_from_the_tensors(golden):
     config = load_samplernn(golden[0], "mu-law").backbone.config
     assert (config.frame_sizes, config.n_rnn) == ((8, 2, 2), 1)
     assert (config.d_hidden, config.d_embedding) == (24, 16)
@@ -123,7 +123,7 @@ def test_a_prefix_of_the_training_code_is_dropped(golden):
 def test_a_missing_tensor_is_named(golden, key):
     weights = golden[0]
     del weights[key]
-    with pytest.raises(ValueError, match="weights must hold") as caught:
+    with pytest.raises(ValueError, match="weights must contain") as caught:
         load_samplernn(weights, "mu-law")
     assert key in str(caught.value)
 
@@ -142,6 +142,6 @@ def test_a_missing_matrix_of_a_gru_is_refused(golden):
         load_samplernn(weights, "mu-law")
 
 
-def test_a_tensor_too_many_is_named(golden):
-    with pytest.raises(ValueError, match=r"nothing unknown.*stranger"):
+def test_an_unknown_tensor_is_named(golden):
+    with pytest.raises(ValueError, match=r"no unknown tensors.*stranger"):
         load_samplernn(golden[0] | {"stranger": torch.zeros(1)}, "mu-law")

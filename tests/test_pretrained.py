@@ -64,7 +64,7 @@ DIFFUSION = {
     "sashimi of classes": DiffusionConfig(
         SaShiMiUNetConfig(
             d_model=4, n_layers=1, pool=(2, 5), d_step=(4, 6, 8), n_classes=3, ssm=DIAGONAL,
-            directions="concatenated",
+            direction="concat",
         ),
         CosineSchedule(30), "velocity",
     ),
@@ -477,7 +477,7 @@ def with_a_gain():
         (lambda: sparse(pruning(finished=True)), r"differs in .*R\.weight.*not a `sparse` one"),
         (with_a_gain, r"differs in backbone\.gain"),
         (lambda: compiled(WaveRNN(WaveRNNConfig(12))), "got the engine Compiled: save its `model`"),
-        (lambda: Graphed(WaveRNN(WaveRNNConfig(12)), record=False), "got the engine Graphed"),
+        (lambda: Graphed(WaveRNN(WaveRNNConfig(12)), capture=False), "got the engine Graphed"),
     ],
     ids=["pruner", "sparse", "another tensor", "compiled", "graphed"],
 )

@@ -68,8 +68,10 @@ def reason_against_result(path: Path) -> str | None:
         return f"not a result: {', '.join(missing)} missing"
     if not str(result["device"]).startswith("GPU"):
         return f"not measured on a GPU: {result['device']}"
-    if result["name"] != path.stem or not path.stem.endswith("_gpu"):
-        return f"its name must be {path.stem} and end in _gpu, got {result['name']}"
+    if result["name"] != path.stem:
+        return f"its name must be that of its file, got {result['name']}"
+    if not path.stem.endswith("_gpu"):
+        return f"its name must end in _gpu, got {path.stem}"
     return None if result["figures"] else "it has no figures"
 
 

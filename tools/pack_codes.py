@@ -1,6 +1,6 @@
 """Pack training corpora into one small file of codes, for a machine without a network.
 
-    python -m tools.pack_codes runs/data/codes.safetensors \
+    python -m tools.pack_codes runs/data/codes.safetensors \\
         --piano runs/data/piano_bach --tunes runs/data/tunes --minutes-of-tunes 30
 
 Each folder holds ``train``, ``valid`` and ``test``, with whole recordings. With a limit of minutes, whole

@@ -1,7 +1,7 @@
 """Do a CPU and a GPU train the same model, and does validation during training see the current weights?
 
-    python -m benchmarks.numerics.same_training            on a GPU, half a minute python -m
-    benchmarks.numerics.same_training --quick    a CPU against itself, one model, to see that it runs
+    python -m benchmarks.numerics.same_training            on a GPU, half a minute
+    python -m benchmarks.numerics.same_training --quick    a CPU with itself, one model, to see that it runs
 
 Runs some steps of `sashimi_lib.training.trainer.train` on both, from the same weights and data. Rounding
 differs, and Adam's division by the gradient's size amplifies small differences, so losses are compared up to

@@ -47,7 +47,7 @@ UNITS = {
 
 def engines(model: Autoregressive) -> dict[str, Autoregressive]:
     """The eager step and CUDA graphs. Graphs are recorded for one batch size, so each has its own engine."""
-    return {"eager": model, "graph": Graphed(model, record=model.device.type == "cuda")}
+    return {"eager": model, "graph": Graphed(model, capture=model.device.type == "cuda")}
 
 
 def slice_states(make: Make, name: str, batch: int, repeats: int, seconds: float) -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ def equal_samples(make: Make, n_samples: int) -> int:
     """How many of ``n_samples`` samples are equal, by recorded graphs and by the same steps unrecorded. (On a
     GPU the eager step consumes random numbers in another order.)"""
     model = make().to(default_device())
-    both = engines(model)["graph"], Graphed(model, record=False) if model.device.type == "cuda" else model
+    both = engines(model)["graph"], Graphed(model, capture=False) if model.device.type == "cuda" else model
     one, other = (engine.generate(n_samples, seed=SEED) for engine in both)
     return int((one == other).reshape(n_samples, -1).all(1).sum())
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from sashimi_lib.models.states import State
-from sashimi_lib.ssm.s4 import PAPER_SSM, S4, Directions, SSMConfig
+from sashimi_lib.ssm.s4 import PAPER_SSM, S4, Direction, SSMConfig
 
 Advance = Callable[
     [Any, Tensor, State], tuple[Any, State]
@@ -116,11 +116,11 @@ class S4Block(SequenceModel):
         ssm: SSMConfig = PAPER_SSM,
         glu: bool = False,
         norm: Norm = "scalar",
-        directions: Directions = "forward",
+        direction: Direction = "causal",
     ) -> None:
         super().__init__()
         self.norm = make_norm(norm, d_model)
-        self.layer = S4(d_model, ssm, glu, directions)
+        self.layer = S4(d_model, ssm, glu, direction)
 
     def initial_state(self, batch_size: int) -> State:
         """Return the state before the first sample."""

@@ -21,7 +21,7 @@ from sashimi_lib.models.blocks import (
 )
 from sashimi_lib.models.pooling import DownPool, Hourglass, UpPool
 from sashimi_lib.registry import register
-from sashimi_lib.ssm.s4 import PAPER_SSM, Directions, SSMConfig
+from sashimi_lib.ssm.s4 import PAPER_SSM, Direction, SSMConfig
 
 
 @register
@@ -173,8 +173,8 @@ def _tier(config: SaShiMiConfig, level: int) -> Composite:
 
 def _blocks(config: SaShiMiConfig, width: int) -> Stack:
     blocks: list[SequenceModel] = []
-    directions: Directions = "two-sided" if config.bidirectional else "forward"
+    direction: Direction = "bidirectional" if config.bidirectional else "causal"
     for _ in range(config.n_layers):
-        blocks.append(S4Block(width, config.ssm, config.glu, config.norm, directions))
+        blocks.append(S4Block(width, config.ssm, config.glu, config.norm, direction))
         blocks.append(FeedForward(width, config.ff, config.norm))
     return Stack(blocks)

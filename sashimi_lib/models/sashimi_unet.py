@@ -21,7 +21,7 @@ from sashimi_lib.models.denoiser import (
 from sashimi_lib.models.pooling import DownPool, UpPool
 from sashimi_lib.models.sashimi import SaShiMiConfig
 from sashimi_lib.registry import register
-from sashimi_lib.ssm.s4 import S4, Directions, Form, SSMConfig
+from sashimi_lib.ssm.s4 import S4, Direction, Form, SSMConfig
 
 FREE_SSM = SSMConfig(tied=False)  # all parameters train, per channel: the published code after the paper
 # The code of the paper: of each channel's matrix Lambda + p q*, only q trains.
@@ -42,7 +42,7 @@ class SaShiMiUNetConfig(DenoiserConfig):
     expand: int = 2  # Factor of channels from a tier to the one below.
     ff: int = 2  # Width of feed-forward blocks as a multiple of the channels.
     glu: bool = True  # Gated linear unit after each S4.
-    directions: Directions = "two-sided"  # Direction of each S4: causal, two-sided, or both concatenated.
+    direction: Direction = "bidirectional"  # Direction of each S4: causal, bidirectional or concat.
     ssm: SSMConfig = FREE_SSM  # State spaces of the S4 layers.
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class SaShiMiUNetConfig(DenoiserConfig):
 
 
 # The paper's models: 23.0M and 7.5M parameters that train.
-PAPER_UNET = SaShiMiUNetConfig(directions="concatenated", glu=False, ssm=PAPER_SSM)
+PAPER_UNET = SaShiMiUNetConfig(direction="concat", glu=False, ssm=PAPER_SSM)
 PAPER_UNET_SMALL = replace(PAPER_UNET, d_model=64)
 
 
@@ -79,7 +79,7 @@ class UNetBlock(nn.Module):
         super().__init__()
         self.norm = ScalarNorm()
         self.conditioning = nn.Linear(config.d_step[-1], width)
-        self.layer = S4(width, config.ssm, config.glu, config.directions)
+        self.layer = S4(width, config.ssm, config.glu, config.direction)
         self.frames = weight_norm(nn.Linear(config.mel.n_mels, width)) if config.mel else None
         self.feed_forward = FeedForward(width, config.ff, normed=True)
 

@@ -1,4 +1,4 @@
-"""Published weights into this library's models, each layout in a file of its own."""
+"""Conversion of published weights into models of this library, one module per layout."""
 
 from sashimi_lib.official.diffwave import load_diffwave
 from sashimi_lib.official.diffwave_sashimi import load_diffwave_sashimi

@@ -1,4 +1,4 @@
-"""A published S4 layer, wherever it stands: its shape, and its tensors as this library's `S4` has them."""
+"""Conversion of published S4 layers: their configuration and their state dict."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,79 +7,85 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sashimi_lib.official._weights import Weights, look, matrix, take
+from sashimi_lib.official._weights import Weights, as_matrix, get_tensor, pop_tensor
 from sashimi_lib.ssm.kernels import untruncate
-from sashimi_lib.ssm.s4 import Directions, Form, SSMConfig
+from sashimi_lib.ssm.s4 import Direction, Form, SSMConfig
 from sashimi_lib.ssm.systems import DPLR
 
 StepTransform = Literal["exp", "softplus"]
-STEPS: dict[str, Callable[[Tensor], Tensor]] = {"exp": torch.exp, "softplus": F.softplus}
+STEP_TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {"exp": torch.exp, "softplus": F.softplus}
 
 
 def ssm_config(weights: Weights, prefix: str) -> SSMConfig:
-    """The settings of the state spaces whose kernel has that prefix."""
-    copies, modes = look(weights, f"{prefix}A_real").shape
+    """Read the configuration of a layer's state spaces from the tensors of its kernel."""
+    copies, modes = get_tensor(weights, f"{prefix}A_real").shape
     form = Form.HURWITZ if f"{prefix}P" in weights else Form.DIAGONAL
     return SSMConfig(2 * modes, form, init="legs", tied=copies == 1)
 
 
-def directions(weights: Weights, prefix: str) -> Directions:
-    """One C for each channel, or one for each side of its kernel. Raises ValueError for more of them."""
-    readings = len(look(weights, f"{prefix}C"))
-    if readings not in (1, 2):
-        raise ValueError(f"weights must be of one kernel a channel, or of a two-sided one, got {readings}")
-    return "forward" if readings == 1 else "two-sided"
+def kernel_direction(weights: Weights, prefix: str) -> Direction:
+    """Read the direction of a layer from C, which a bidirectional kernel has twice.
+
+    Raises ValueError for more than two.
+    """
+    n_outputs = len(get_tensor(weights, f"{prefix}C"))
+    if n_outputs not in (1, 2):
+        raise ValueError(f"weights must contain one C, or two for a bidirectional kernel, got {n_outputs}")
+    return "causal" if n_outputs == 1 else "bidirectional"
 
 
 def has_glu(weights: Weights, prefix: str) -> bool:
-    """Whether the layer ends in a gate."""
-    rows, columns, *_ = look(weights, f"{_linear(weights, prefix)}weight").shape
+    """Return whether the layer ends in a gated linear unit."""
+    rows, columns, *_ = get_tensor(weights, f"{_linear(weights, prefix)}weight").shape
     return rows == 2 * columns
 
 
 def s4_state(weights: Weights, prefix: str, step: StepTransform) -> Weights:
-    """One layer: the state space, and the linear map with or without its gate."""
+    """Convert one layer: the state space and the output projection, with or without GLU."""
     kernel = f"{prefix}layer.kernel."
-    dt = STEPS[step](take(weights, f"{kernel}inv_dt").double().flatten())
-    C = take(weights, f"{kernel}C")
+    dt = STEP_TRANSFORMS[step](pop_tensor(weights, f"{kernel}inv_dt").double().flatten())
+    C = pop_tensor(weights, f"{kernel}C")
 
-    def systems(name: str) -> Tensor:
-        return _by_channel(take(weights, kernel + name), C.shape[1])
+    def per_channel(name: str) -> Tensor:
+        return _by_channel(pop_tensor(weights, kernel + name), C.shape[1])
 
     state = {
-        "ssm.Lambda": torch.stack([systems("A_real").double(), -systems("A_imag").double()], dim=-1),
-        "ssm.B": systems("B")[0],
+        "ssm.Lambda": torch.stack([per_channel("A_real").double(), -per_channel("A_imag").double()], dim=-1),
+        "ssm.B": per_channel("B")[0],
         "ssm.C": C[0] if len(C) == 1 else C,
-        "ssm.D": take(weights, f"{prefix}layer.D")[0],
+        "ssm.D": pop_tensor(weights, f"{prefix}layer.D")[0],
         "ssm.log_dt": dt.log(),
     }
     if f"{kernel}P" in weights:
-        state["ssm.p"] = systems("P").permute(1, 2, 0, 3)  # (r, n, M, 2) -> (n, M, r, 2)
+        state["ssm.p"] = per_channel("P").permute(1, 2, 0, 3)  # (r, n, M, 2) -> (n, M, r, 2)
     length = int(weights.pop(f"{kernel}l_kernel", torch.tensor(0)))
-    if length and "ssm.p" in state:  # the diagonal class stores the plain C whatever its length
-        state["ssm.C"] = _plain_C(state, dt, length)
+    if length and "ssm.p" in state:  # the diagonal class never truncates C
+        state["ssm.C"] = _untruncated_C(state, dt, length)
     linear = _linear(weights, prefix)
-    return state | {f"output.{part}": matrix(take(weights, linear + part)) for part in ("weight", "bias")}
+    return state | {f"output.{x}": as_matrix(pop_tensor(weights, linear + x)) for x in ("weight", "bias")}
 
 
 def _by_channel(systems: Tensor, H: int) -> Tensor:
-    """Systems (n, M), or (rank, n, M, 2), that channels share: one for each of H, where h has the published
-    h mod n. One that all share stays one. Raises ValueError where H is no multiple of n."""
+    """Repeat n shared systems, of shape (n, M) or (rank, n, M, 2), to one per channel.
+
+    Channel h has the system h mod n. A single system is left as it is. Raises ValueError where n does not
+    divide H.
+    """
     axis = 0 if systems.ndim == 2 else 1
     n = systems.shape[axis]
     if H % n:
-        raise ValueError(f"weights must hold systems for groups of equal size of the {H} channels, got {n}")
+        raise ValueError(f"weights must contain a number of systems that divides the {H} channels, got {n}")
     return systems if n == 1 else torch.cat([systems] * (H // n), dim=axis)
 
 
 def _linear(weights: Weights, prefix: str) -> str:
-    """The output map is ``output_linear.0`` in most versions, ``output_linear`` in those without a gate
-    before 4."""
+    """Return the prefix of the output projection: ``output_linear.0``, or ``output_linear`` in versions
+    before 4 without GLU."""
     name = f"{prefix}output_linear."
     return f"{name}0." if f"{name}0.weight" in weights else name
 
 
-def _plain_C(state: Weights, dt: Tensor, length: int) -> Tensor:
+def _untruncated_C(state: Weights, dt: Tensor, length: int) -> Tensor:
     H = len(dt)
     p, B, C = (torch.view_as_complex(state[f"ssm.{x}"].double().contiguous()) for x in "pBC")
     Lambda = torch.complex(-state["ssm.Lambda"][..., 0].exp(), state["ssm.Lambda"][..., 1])

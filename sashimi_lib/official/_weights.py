@@ -1,4 +1,4 @@
-"""What every loader does with a published state dict: take each tensor once, leave none, name what is off."""
+"""Helpers of the loaders: each tensor of a published state dict must be used exactly once."""
 
 from typing import Literal, TypeVar, get_args
 
@@ -12,64 +12,64 @@ Quantization = Literal["mu-law", "linear"]  # as the published configurations ca
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def look(weights: Weights, key: str) -> Tensor:
-    """The tensor of that name, left in place. Raises ValueError where there is none."""
+def get_tensor(weights: Weights, key: str) -> Tensor:
+    """Return a tensor by name. Raises ValueError where it is missing."""
     if key not in weights:
-        raise ValueError(f"weights must hold {key!r}, and do not")
+        raise ValueError(f"weights must contain {key!r}, which is missing")
     return weights[key]
 
 
-def take(weights: Weights, key: str) -> Tensor:
-    """The tensor of that name, taken out.
+def pop_tensor(weights: Weights, key: str) -> Tensor:
+    """Remove a tensor from the state dict and return it. Raises ValueError where it is missing.
 
     >>> weights = {"bias": torch.ones(1)}
-    >>> take(weights, "bias"), weights
+    >>> pop_tensor(weights, "bias"), weights
     (tensor([1.]), {})
     """
-    tensor = look(weights, key)
+    tensor = get_tensor(weights, key)
     del weights[key]
     return tensor
 
 
-def matrix(tensor: Tensor) -> Tensor:
-    """A 1 x 1 convolution's weight as a matrix; a matrix or a bias, also of shape (H, 1), as it is."""
+def as_matrix(tensor: Tensor) -> Tensor:
+    """Convert the weight of a convolution of length 1 to a matrix; return a matrix or a bias unchanged."""
     return tensor.squeeze(-1) if tensor.ndim == 3 else tensor
 
 
-def quantizer_of(quantization: Quantization, levels: int) -> MuLaw | Linear:
-    """The quantizer that a published configuration names.
+def make_quantizer(quantization: Quantization, levels: int) -> MuLaw | Linear:
+    """Return the quantizer named in a published configuration.
 
-    >>> quantizer_of("linear", 256)
+    >>> make_quantizer("linear", 256)
     Linear(levels=256)
 
-    Raises ValueError for another name.
+    Raises ValueError for an unknown name.
     """
     if quantization not in get_args(Quantization):
         raise ValueError(f"quantization must be one of {get_args(Quantization)}, got {quantization!r}")
     return Linear(levels) if quantization == "linear" else MuLaw(levels)
 
 
-def ends(weights: Weights) -> Weights:
-    """The embedding and the head of the training code, as an `AudioLM` names them."""
+def embedding_and_head(weights: Weights) -> Weights:
+    """Convert the embedding and the head of the training code to those of an `AudioLM`."""
     return {
-        "embedding.weight": take(weights, "encoder.0.weight"),
-        "head.weight": take(weights, "decoder.0.output_transform.weight"),
-        "head.bias": take(weights, "decoder.0.output_transform.bias"),
+        "embedding.weight": pop_tensor(weights, "encoder.0.weight"),
+        "head.weight": pop_tensor(weights, "decoder.0.output_transform.weight"),
+        "head.bias": pop_tensor(weights, "decoder.0.output_transform.bias"),
     }
 
 
-def finish(model: Model, state: Weights, weights: Weights, dtype: torch.dtype) -> Model:
-    """Load the translated state, after making sure that nothing of the published one was passed over.
+def load_converted(model: Model, state: Weights, weights: Weights, dtype: torch.dtype) -> Model:
+    """Load a converted state dict into a model, and check that all published tensors were used.
 
-    Raises ValueError for what is left in ``weights``, and for a state that does not fit the model.
+    Raises ValueError for tensors left in ``weights``, and for a state dict that does not fit the model.
     """
-    if left := sorted(weights):
+    if unused := sorted(weights):
         raise ValueError(
-            f"weights must hold nothing unknown, got {len(left)} tensors more: {', '.join(left[:3])} ..."
+            f"weights must contain no unknown tensors, got {len(unused)}: {', '.join(unused[:3])} ..."
         )
     model.to(dtype)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"weights must fit the model that they describe: {error}") from error
+        raise ValueError(f"weights must fit the model that their shapes describe: {error}") from error
     return model

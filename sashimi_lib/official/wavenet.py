@@ -1,6 +1,6 @@
-"""The published WaveNet baseline: weights of the training code into this library's model.
+"""Conversion of the WaveNet baseline of ``state-spaces/s4`` into this library's `WaveNet`.
 
-Filter and gate, and their two taps, lie in one matrix here; so do the skips of all layers.
+Filter and gate, with their two taps, are one matrix here; so are the skip connections of all layers.
 
 Chapter: 12. Layout: the code at commit e757cef.
 """
@@ -14,43 +14,44 @@ from sashimi_lib.models.wavenet import WaveNet, WaveNetConfig
 from sashimi_lib.official._weights import (
     Quantization,
     Weights,
-    ends,
-    finish,
-    look,
-    matrix,
-    quantizer_of,
-    take,
+    as_matrix,
+    embedding_and_head,
+    get_tensor,
+    load_converted,
+    make_quantizer,
+    pop_tensor,
 )
 
 
 def load_wavenet(
     weights: Weights, quantization: Quantization, layers: int = 10, dtype: torch.dtype = torch.float32
 ) -> AudioLM:
-    """A whole WaveNet of the training code: embedding, backbone, head.
+    """Load a WaveNet of the training code: embedding, backbone and head.
 
-    Tensors tell neither the ``quantization``, "mu-law" or "linear", nor after how many ``layers`` dilations
-    start again.
+    Two settings cannot be read from the tensors: ``quantization``, "mu-law" or "linear", and ``layers``, the
+    number of layers after which dilations repeat.
 
     >>> load_wavenet({}, "mu-law")
     Traceback (most recent call last):
         ...
-    ValueError: weights must hold 'model.start_conv.weight', and do not
+    ValueError: weights must contain 'model.start_conv.weight', which is missing
 
-    Chapter: 12. Raises ValueError for a tensor that is missing, left over, or of an unexpected shape, and for
-    a number of convolutions that ``layers`` does not divide or another quantization.
+    Chapter: 12. Raises ValueError for a tensor that is missing, unknown or of an unexpected shape, for
+    ``layers`` that do not divide the number of convolutions, and for an unknown quantization.
     """
     weights = dict(weights)
     backbone = WaveNet(_config(weights, layers))
-    state = {f"backbone.{key}": tensor for key, tensor in _wavenet(backbone, weights).items()} | ends(weights)
-    quantizer = quantizer_of(quantization, len(state["embedding.weight"]))
-    return finish(AudioLM(quantizer, backbone), state, weights, dtype)
+    state = embedding_and_head(weights)
+    state |= {f"backbone.{key}": tensor for key, tensor in _wavenet(backbone, weights).items()}
+    quantizer = make_quantizer(quantization, len(state["embedding.weight"]))
+    return load_converted(AudioLM(quantizer, backbone), state, weights, dtype)
 
 
 def _config(weights: Weights, layers: int) -> WaveNetConfig:
-    d_residual, d_model, _ = look(weights, "model.start_conv.weight").shape
-    d_skip, d_dilation, _ = look(weights, "model.skip_convs.0.weight").shape
-    found = [re.match(r"model\.\w+_convs\.(\d+)\.", key) for key in weights]
-    depth = 1 + max(int(match[1]) for match in found if match)
+    d_residual, d_model, _ = get_tensor(weights, "model.start_conv.weight").shape
+    d_skip, d_dilation, _ = get_tensor(weights, "model.skip_convs.0.weight").shape
+    matches = [re.match(r"model\.\w+_convs\.(\d+)\.", key) for key in weights]
+    depth = 1 + max(int(match[1]) for match in matches if match)
     if layers < 1 or depth % layers:
         raise ValueError(f"layers must divide the {depth} convolutions that weights hold, got {layers}")
     return WaveNetConfig(
@@ -59,21 +60,22 @@ def _config(weights: Weights, layers: int) -> WaveNetConfig:
         d_residual=d_residual,
         d_dilation=d_dilation,
         d_skip=d_skip,
-        d_end=len(look(weights, "model.end_conv_1.weight")),
+        d_end=len(get_tensor(weights, "model.end_conv_1.weight")),
         d_model=d_model,
     )
 
 
 def _wavenet(backbone: WaveNet, weights: Weights) -> Weights:
-    state, skips = {"start.weight": matrix(take(weights, "model.start_conv.weight"))}, []
+    state, skips = {"start.weight": as_matrix(pop_tensor(weights, "model.start_conv.weight"))}, []
     for i in range(len(backbone.layers)):
-        taps = [take(weights, f"model.{part}_convs.{i}.weight") for part in ("filter", "gate")]
+        taps = [pop_tensor(weights, f"model.{part}_convs.{i}.weight") for part in ("filter", "gate")]
         # (filter and gate, channels, taps) -> (filter and gate, taps x channels), older tap first
         state[f"layers.{i}.gates.weight"] = torch.cat(taps).mT.flatten(1)
-        state[f"layers.{i}.residual.weight"] = matrix(take(weights, f"model.residual_convs.{i}.weight"))
-        skips.append(matrix(take(weights, f"model.skip_convs.{i}.weight")))
+        residual = pop_tensor(weights, f"model.residual_convs.{i}.weight")
+        state[f"layers.{i}.residual.weight"] = as_matrix(residual)
+        skips.append(as_matrix(pop_tensor(weights, f"model.skip_convs.{i}.weight")))
     state["skip.weight"] = torch.cat(skips, dim=1)
-    for ours, theirs in ((1, 1), (3, 2)):
-        state[f"end.{ours}.weight"] = matrix(take(weights, f"model.end_conv_{theirs}.weight"))
-        state[f"end.{ours}.bias"] = take(weights, f"model.end_conv_{theirs}.bias")
+    for target, source in ((1, 1), (3, 2)):
+        state[f"end.{target}.weight"] = as_matrix(pop_tensor(weights, f"model.end_conv_{source}.weight"))
+        state[f"end.{target}.bias"] = pop_tensor(weights, f"model.end_conv_{source}.bias")
     return state

@@ -1,6 +1,6 @@
-"""The WaveRNN of ``fatchord/WaveRNN``, ``models/deepmind_version.py``: its weights into this library's model.
+"""Conversion of the WaveRNN of ``fatchord/WaveRNN``, ``models/deepmind_version.py``.
 
-The biases of the three gates lie in one vector here; all else has the same names and the same layout.
+The biases of the three gates are one vector here; all other tensors have the same names and layout.
 
 Chapter: 12. Layout: the code at commit 83c08fd.
 """
@@ -8,24 +8,26 @@ Chapter: 12. Layout: the code at commit 83c08fd.
 import torch
 
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
-from sashimi_lib.official._weights import Weights, finish, look, take
+from sashimi_lib.official._weights import Weights, get_tensor, load_converted, pop_tensor
 
 
 def load_wavernn(weights: Weights, dtype: torch.dtype = torch.float32) -> WaveRNN:
-    """A whole WaveRNN; its shape is read off the tensors.
+    """Load a WaveRNN; its configuration is read from the tensors.
 
-    That code begins to sing from ``c = f = 0``, the lowest value there is; this library from silence.
+    The published code starts generation from ``c = f = 0``, the lowest amplitude, and this library from
+    silence.
 
     >>> load_wavernn({})
     Traceback (most recent call last):
         ...
-    ValueError: weights must hold 'R.weight', and do not
+    ValueError: weights must contain 'R.weight', which is missing
 
-    Chapter: 12. Raises ValueError for a tensor that is missing, left over, or of an unexpected shape.
+    Chapter: 12. Raises ValueError for a tensor that is missing, unknown or of an unexpected shape.
     """
     weights = dict(weights)
-    config = WaveRNNConfig(look(weights, "R.weight").shape[1], levels=len(look(weights, "O2.weight")))
+    d_hidden = get_tensor(weights, "R.weight").shape[1]
+    config = WaveRNNConfig(d_hidden, levels=len(get_tensor(weights, "O2.weight")))
     model = WaveRNN(config)
-    state = {"bias": torch.cat([take(weights, f"bias_{gate}") for gate in "ure"])}
-    state |= {name: take(weights, name) for name in model.state_dict() if name != "bias"}
-    return finish(model, state, weights, dtype)
+    state = {"bias": torch.cat([pop_tensor(weights, f"bias_{gate}") for gate in "ure"])}
+    state |= {name: pop_tensor(weights, name) for name in model.state_dict() if name != "bias"}
+    return load_converted(model, state, weights, dtype)

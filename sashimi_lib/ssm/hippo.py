@@ -1,8 +1,8 @@
-"""HiPPO: matrices that make a linear ODE remember its input (chapter 2).
+"""HiPPO: state matrices whose linear ODE projects its input history onto an orthogonal basis (chapter 2).
 
-A state ``c'(t) = A c(t) + B f(t)`` with one of these matrices holds the coefficients of the past of ``f`` in
-an orthogonal basis: Legendre polynomials over all the past (LegS), or over a sliding window of two time units
-in Legendre polynomials (LegT) or in sines and cosines (FouT).
+The state ``c'(t) = A c(t) + B f(t)`` of such a matrix holds the coefficients of the history of ``f``: in
+Legendre polynomials over all of it (LegS), or over a sliding window of two time units in Legendre polynomials
+(LegT) or in sines and cosines (FouT).
 """
 
 import math
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from sashimi_lib.ssm.discretize import zoh
 
-WINDOW = 2.0  # time units that LegT and FouT remember, with the matrices below
+WINDOW = 2.0  # length of the window of LegT and FouT in time units, with the matrices below
 
 
 class Measure(StrEnum):
-    """Which past a HiPPO matrix remembers, and in which basis."""
+    """The measure of a HiPPO matrix: a weighting of the input history, with its basis."""
 
     LEGS = "legs"
     LEGT = "legt"
@@ -33,7 +33,7 @@ class Measure(StrEnum):
 
 
 class NPLR(NamedTuple):
-    """A HiPPO matrix in the basis that makes its normal part diagonal; one of each conjugate pair is kept.
+    """A HiPPO matrix in the eigenbasis of its normal part; one of each conjugate pair is stored.
 
     With ``P_hippo = 2 Re(V P)`` the measure has ``A = 2 Re(V diag(Lambda) V*) - P_hippo P_hippo^T``
     and ``B_hippo = 2 Re(V B)``.
@@ -46,7 +46,7 @@ class NPLR(NamedTuple):
 
 
 def legs(N: int) -> tuple[Float64[Tensor, "N N"], Float64[Tensor, " N"]]:
-    """HiPPO-LegS, the scaled Legendre measure: all of the past, uniformly weighted.
+    """Return (A, B) of HiPPO-LegS, the scaled Legendre measure: the whole history, uniformly weighted.
 
     ``A[n, k] = -sqrt((2n+1)(2k+1))`` below the diagonal, ``-(n+1)`` on it, 0 above; ``B[n] = sqrt(2n+1)``.
 
@@ -62,7 +62,7 @@ def legs(N: int) -> tuple[Float64[Tensor, "N N"], Float64[Tensor, " N"]]:
 
 
 def legt(N: int) -> tuple[Float64[Tensor, "N N"], Float64[Tensor, " N"]]:
-    """HiPPO-LegT, the translated Legendre measure: a sliding window of two time units.
+    """Return (A, B) of HiPPO-LegT, the translated Legendre measure: a sliding window of two time units.
 
     ``A[n, k] = -sqrt((2n+1)(2k+1)) / 2``, times ``(-1)^(n-k)`` above the diagonal; ``B[n] = sqrt(2n+1) / 2``.
 
@@ -79,15 +79,15 @@ def legt(N: int) -> tuple[Float64[Tensor, "N N"], Float64[Tensor, " N"]]:
 
 
 def fout(N: int) -> tuple[Float64[Tensor, "N N"], Float64[Tensor, " N"]]:
-    """HiPPO-FouT, the truncated Fourier measure: a sliding window of two time units, in sines and cosines.
+    """Return (A, B) of HiPPO-FouT, the truncated Fourier measure: a sliding window of two time units.
 
-    ``A = S - B B^T`` where S turns the n-th cosine into the n-th sine at ``pi n`` radians per unit of time.
+    ``A = S - B B^T``, where S rotates the n-th cosine into the n-th sine by ``pi n`` radians per time unit.
 
     >>> fout(2)
     (tensor([[-1.,  0.],
             [ 0.,  0.]], dtype=torch.float64), tensor([1., 0.], dtype=torch.float64))
 
-    Chapter: 2. Raises ValueError for an odd N, which would leave a cosine without its sine.
+    Chapter: 2. Raises ValueError for an odd N, with which a cosine would have no sine.
     """
     frequency = torch.zeros(_even(N) - 1, dtype=torch.float64)
     frequency[::2] = torch.arange(N // 2, dtype=torch.float64)
@@ -99,18 +99,18 @@ def fout(N: int) -> tuple[Float64[Tensor, "N N"], Float64[Tensor, " N"]]:
 
 
 def hippo(measure: Measure | str, N: int) -> tuple[Float64[Tensor, "N N"], Float64[Tensor, " N"]]:
-    """The pair (A, B) of a measure by its name.
+    """Return (A, B) of a measure.
 
     >>> bool(torch.equal(hippo("legs", 4)[0], legs(4)[0]))
     True
 
-    Chapter: 2. Raises ValueError for a measure that does not exist.
+    Chapter: 2. Raises ValueError for an unknown measure.
     """
     return {Measure.LEGS: legs, Measure.LEGT: legt, Measure.FOUT: fout}[Measure(measure)](N)
 
 
 def low_rank(measure: Measure | str, N: int) -> Float64[Tensor, "N r"]:
-    """P such that ``A + P P^T`` is normal: rank 1 for LegS and FouT, 2 for LegT.
+    """Return P such that ``A + P P^T`` is normal; its rank is 1 for LegS and FouT, 2 for LegT.
 
     >>> low_rank("legs", 4)[:, 0]
     tensor([0.7071, 1.2247, 1.5811, 1.8708], dtype=torch.float64)
@@ -129,10 +129,10 @@ def low_rank(measure: Measure | str, N: int) -> Float64[Tensor, "N r"]:
 
 
 def nplr(measure: Measure | str, N: int) -> NPLR:
-    """Diagonalise the normal part of a HiPPO matrix, in float64, keeping one of each conjugate pair.
+    """Diagonalize the normal part of a HiPPO matrix in float64, and return one of each conjugate pair.
 
-    ``A + P P^T = a I + S`` with S skew-symmetric, so ``-i S`` is Hermitian and `eigh` gives a unitary V; that
-    is well conditioned where the eigenvectors of A itself are not (condition 8e10 at N = 16).
+    ``A + P P^T = a I + S`` with S skew-symmetric, so ``-i S`` is Hermitian and `eigh` gives a unitary V. That
+    is well conditioned, unlike the eigenvectors of A itself (condition number 8e10 at N = 16).
 
     >>> nplr("legs", 4).Lambda
     tensor([-0.5000-4.6033j, -0.5000-0.5565j], dtype=torch.complex128)
@@ -145,7 +145,7 @@ def nplr(measure: Measure | str, N: int) -> NPLR:
     real = normal.diagonal().mean()
     imag, V = torch.linalg.eigh(-1j * (normal - real * torch.eye(N, dtype=torch.float64)))
     imag, V = imag[: N // 2], V[:, : N // 2]  # ascending: the half with negative imaginary part
-    if imag[-1].abs() < 1e-9:  # FouT: states 0 and 1 share the eigenvalue 0, and eigh mixes them at will
+    if imag[-1].abs() < 1e-9:  # FouT: states 0 and 1 share the eigenvalue 0, for which eigh returns any basis
         V[:, -1] = 0
         V[:2, -1] = torch.tensor([1, 1j], dtype=V.dtype) / math.sqrt(2)
         imag[-1] = 0
@@ -154,7 +154,7 @@ def nplr(measure: Measure | str, N: int) -> NPLR:
 
 
 class Diagonal(StrEnum):
-    """Where S4D starts its eigenvalues (S4D paper, section 4)."""
+    """Initialization of the eigenvalues of S4D (S4D paper, section 4)."""
 
     LIN = "lin"
     INV = "inv"
@@ -167,10 +167,10 @@ class Diagonal(StrEnum):
 
 
 def diagonal(init: Diagonal | str, N: int) -> tuple[Complex128[Tensor, " M"], Complex128[Tensor, " M"]]:
-    """(Lambda, B) of S4D, one of each conjugate pair, M = N/2, n = 0 ... M-1.
+    """Return the initial (Lambda, B) of S4D, one of each conjugate pair: M = N/2, n = 0 ... M-1.
 
     Lin ``-1/2 + i pi n``; Inv ``-1/2 + i N/pi (N/(2n+1) - 1)``; LegS the diagonal part of HiPPO-LegS, with
-    its B; Real ``-(n+1)``. B is 1 but for LegS.
+    its B; Real ``-(n+1)``. B is 1 except for LegS.
 
     >>> diagonal("lin", 4)[0]
     tensor([-0.5000+0.0000j, -0.5000+3.1416j], dtype=torch.complex128)
@@ -194,12 +194,12 @@ def diagonal(init: Diagonal | str, N: int) -> tuple[Complex128[Tensor, " M"], Co
 def project(
     signal: Float[Tensor, " length"], measure: Measure | str, N: int, window: int | None = None
 ) -> Float64[Tensor, "length N"]:
-    """Online memory: the coefficients of the past after each sample, by the recurrence alone.
+    """Return the coefficients of the input history after each sample, computed by the recurrence.
 
-    LegS stretches with time, ``c' = (A c + B f) / t``, and needs no window; in ``s = log t`` that is
+    LegS scales with time, ``c' = (A c + B f) / t``, and takes no window; in ``s = log t`` that is
     time-invariant, so its k-th step has length ``log((k + 1) / k)``. LegT and FouT run at ``dt = 2 / window``
-    and remember the last ``window`` samples. Each sample is held until the next comes (`zoh`), for which a
-    step is exact.
+    and represent the last ``window`` samples. The input is constant between samples, for which a step of
+    `zoh` is exact.
 
     >>> project(torch.ones(100), "legs", 3)[-1].round(decimals=6).abs()
     tensor([1., 0., 0.], dtype=torch.float64)
@@ -207,13 +207,7 @@ def project(
     Chapter: 2. Inverse: `reconstruct`. Raises ValueError for an empty signal, and where window is missing,
     not positive, or given to LegS.
     """
-    measure = Measure(measure)
-    if len(signal) == 0:
-        raise ValueError("signal must hold at least one sample, got none")
-    if measure is Measure.LEGS and window is not None:
-        raise ValueError(f"window must be None for legs, which remembers everything, got {window}")
-    if measure is not Measure.LEGS and not (window is not None and window > 0):
-        raise ValueError(f"window must be a positive number of samples for {measure.value}, got {window}")
+    _check_history(signal, Measure(measure), window)
     A, B = (matrix.to(signal.device) for matrix in hippo(measure, N))
     coefficients = torch.zeros(len(signal), N, dtype=torch.float64, device=signal.device)
     c = coefficients.new_zeros(N)
@@ -222,7 +216,7 @@ def project(
     for k, f in enumerate(signal.double()):
         if window is not None:
             c = A_bar @ c + B_bar * f
-        elif k == 0:  # the past is one sample, a constant: exactly f times the first basis function
+        elif k == 0:  # the history is one sample, a constant: exactly f times the first basis function
             c[0] = f
         else:
             A_bar, B_bar = zoh(A, B, math.log((k + 1) / k))
@@ -232,7 +226,7 @@ def project(
 
 
 def basis(measure: Measure | str, N: int, position: Float[Tensor, " P"]) -> Float64[Tensor, "N P"]:
-    """The N basis functions at positions in [0, 1] of the remembered past: 0 the oldest moment, 1 now.
+    """Evaluate the N basis functions at positions in [0, 1] of the window: 0 is its start, 1 the present.
 
     Legendre: ``sqrt(2n+1) P_n(2x-1)``. Fourier: 1 and 0, then ``sqrt(2) cos`` and ``sqrt(2) sin`` of
     ``2 pi n (1-x)`` in turn, n = 1 ... N/2 - 1.
@@ -256,7 +250,7 @@ def basis(measure: Measure | str, N: int, position: Float[Tensor, " P"]) -> Floa
 def reconstruct(
     coefficients: Float[Tensor, "*batch N"], measure: Measure | str, position: Float[Tensor, " P"]
 ) -> Float64[Tensor, "*batch P"]:
-    """The past that a state remembers, at positions in [0, 1] of its window (0 oldest, 1 now).
+    """Reconstruct the input history from a state, at positions in [0, 1] of its window (1 is the present).
 
     >>> reconstruct(torch.tensor([1.0, 0.0, 0.0]), "legs", torch.tensor([0.0, 0.5, 1.0]))
     tensor([1., 1., 1.], dtype=torch.float64)
@@ -264,6 +258,15 @@ def reconstruct(
     Chapter: 2. Inverse of `project`.
     """
     return coefficients.double() @ basis(measure, coefficients.shape[-1], position)
+
+
+def _check_history(signal: Tensor, measure: Measure, window: int | None) -> None:
+    if len(signal) == 0:
+        raise ValueError("signal must hold at least one sample, got none")
+    if measure is Measure.LEGS and window is not None:
+        raise ValueError(f"window must be None for legs, which covers the whole history, got {window}")
+    if measure is not Measure.LEGS and not (window is not None and window > 0):
+        raise ValueError(f"window must be a positive number of samples for {measure.value}, got {window}")
 
 
 def _positive(N: int) -> int:

@@ -1,9 +1,9 @@
-"""Kernels and discrete systems, made once where parameters stay as they are (chapters 7 and 10).
+"""Caching of kernels and discretized systems while parameters stay constant (chapters 7 and 10).
 
-They follow from parameters alone. A `Cached` module makes them anew at each call, and that is always right.
-Inside `cached_kernels` and `shared_kernels` it makes them at the first call and keeps them. The scope opens
-with an empty cache and drops it at its end; outside of a scope nothing is kept, so nothing can be out of
-date.
+They depend on parameters alone. A `CachesKernels` module computes them at each call, which is always correct.
+Inside `cached_kernels` and `shared_kernels` it computes them at the first call and caches them. The scope
+starts with an empty cache and clears it at the end; nothing is cached outside of a scope, so nothing can be
+stale.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,42 +18,48 @@ from torch.utils.checkpoint import checkpoint
 
 
 class KernelCache:
-    """What the modules of a model made inside one scope. `cached_kernels` and `shared_kernels` open it.
+    """Tensors that the modules of a model computed inside one scope, opened by `cached_kernels` or
+    `shared_kernels`.
 
-    With ``recompute``, what a graph needs for its gradients is not kept, but made once more in the backward
+    With ``recompute``, the intermediate tensors of their graph are not stored, but recomputed in the backward
     pass. Chapter: 10.
     """
 
     def __init__(self, recompute: bool = False) -> None:
         self._recompute = recompute
-        self._made: dict[tuple, dict[int, Any]] = {}  # by what it is, then by its length
+        self._entries: dict[tuple, dict[int, Any]] = {}  # by (module, name, mode), then by length
         self._copies: dict[tuple, Any] = {}
         self._leaves: list[Tensor] = []
         self._detached = False
 
-    def get(self, owner: nn.Module, name: str, make: Callable[[], Any], length: int = 0) -> Any:
-        """What ``make`` gives: tensors, or a nested tuple of them. Where it has a ``length``, a longer one
-        may come back, whose beginning it is."""
+    def get(self, owner: nn.Module, name: str, compute: Callable[[], Any], length: int = 0) -> Any:
+        """Return ``compute()``, tensors or a nested tuple of them, or its cached value.
+
+        A cached value of a greater ``length`` may be returned: the first ``length`` entries of it are equal.
+        """
         graph = torch.is_grad_enabled() and any(p.requires_grad for p in owner.parameters())
         key = owner, name, graph, torch.is_inference_mode_enabled()
-        made = self._made.setdefault(key, {})
-        enough = min((n for n in made if n >= length), default=None)
-        if enough is None:
-            value = self._make(make)
+        entries = self._entries.setdefault(key, {})
+        stored = min((n for n in entries if n >= length), default=None)
+        if stored is None:
+            value = self._compute(compute)
             if not graph:
-                made.clear()  # the longest will do; but a graph may still have gradients to come
-            made[length], enough = value, length
-        return self._copy((*key, enough), made[enough]) if self._detached else made[enough]
+                entries.clear()  # the longest suffices; but a graph may still have gradients to come
+            entries[length], stored = value, length
+        return self._copy((*key, stored), entries[stored]) if self._detached else entries[stored]
 
     def drop(self, owner: nn.Module) -> None:
-        """Forget what was made of parameters that are no more."""
-        self._made = {key: made for key, made in self._made.items() if key[0] is not owner}
+        """Remove the entries of a module whose parameters have been replaced."""
+        self._entries = {key: entries for key, entries in self._entries.items() if key[0] is not owner}
         self._copies = {key: copy for key, copy in self._copies.items() if key[0] is not owner}
 
     @contextmanager
     def detached(self) -> Iterator[None]:
-        """Inside, gradients stop at copies of what is kept. They join those of the next pass outside, which
-        takes the sum back through the graph: once, however many passes there were."""
+        """Return detached copies of cached tensors inside ``with``, and accumulate gradients in them.
+
+        The next backward pass outside adds these gradients to its own and propagates the sum through the
+        shared graph, once for any number of detached passes.
+        """
         self._detached = True
         try:
             yield
@@ -61,18 +67,20 @@ class KernelCache:
             self._detached = False
 
     def check(self) -> None:
-        """Raises RuntimeError for gradients that no pass outside of `detached` has taken on."""
+        """Raise RuntimeError for accumulated gradients that no pass outside of `detached` has propagated."""
         if any(leaf.grad is not None for leaf in self._leaves):
-            raise RuntimeError("gradients of kernels are left over: the last part must not be detached")
+            raise RuntimeError(
+                "gradients of kernels are left over: the last micro-batch must not be detached"
+            )
 
-    def _make(self, make: Callable[[], Any]) -> Any:
-        detached, self._detached = self._detached, False  # what it is made from keeps its graph
+    def _compute(self, compute: Callable[[], Any]) -> Any:
+        detached, self._detached = self._detached, False  # cached values it depends on keep their graph
         try:
-            # Activation checkpointing would drop what the graph saves, and make it anew for each block.
-            with saved_tensors_hooks(_same, _same):
+            # Activation checkpointing would drop the saved tensors, and recompute them for each block.
+            with saved_tensors_hooks(_identity, _identity):
                 if self._recompute:
-                    return checkpoint(make, use_reentrant=False, preserve_rng_state=False)
-                return make()
+                    return checkpoint(compute, use_reentrant=False, preserve_rng_state=False)
+                return compute()
         finally:
             self._detached = detached
 
@@ -82,34 +90,36 @@ class KernelCache:
         return self._copies[key]
 
     def _leaf(self, x: Tensor) -> Tensor:
+        """Detach x, and add the gradients of the copy to the next gradient of x."""
         if not x.requires_grad:
             return x
         leaf = x.detach().requires_grad_()
 
-        def join(grad: Tensor) -> Tensor:
-            waiting, leaf.grad = leaf.grad, None
-            return grad if waiting is None else grad + waiting
+        def add_accumulated(grad: Tensor) -> Tensor:
+            accumulated, leaf.grad = leaf.grad, None
+            return grad if accumulated is None else grad + accumulated
 
-        x.register_hook(join)
+        x.register_hook(add_accumulated)
         self._leaves.append(leaf)
         return leaf
 
 
-class Cached(nn.Module):
-    """A module that makes tensors of its parameters alone, such as kernels. ``torch.compile`` leaves it out.
+class CachesKernels(nn.Module):
+    """A module that computes tensors, such as kernels, from its parameters alone, and can cache them.
+    ``torch.compile`` leaves it out.
 
     Chapter: 10.
     """
 
-    _cache: KernelCache | None = None  # of the scope that is open, if one is
+    _cache: KernelCache | None = None  # that of the open scope, if any
 
-    def cached(self, name: str, make: Callable[[], Any], length: int = 0) -> Any:
-        """`KernelCache.get` inside a scope, and ``make()`` outside."""
-        return make() if self._cache is None else self._cache.get(self, name, make, length)
+    def cached(self, name: str, compute: Callable[[], Any], length: int = 0) -> Any:
+        """Return `KernelCache.get` inside a scope, and ``compute()`` outside."""
+        return compute() if self._cache is None else self._cache.get(self, name, compute, length)
 
     def discretized(self) -> Any:
-        """What a step reads of that, for a CUDA graph to keep where it is: nothing unless it says
-        otherwise."""
+        """Return the cached tensors that a recurrent step reads, which a CUDA graph must keep in place: none by
+        default."""
         return ()
 
     def _apply(self, *args: Any, **options: Any) -> Any:
@@ -125,17 +135,18 @@ class Cached(nn.Module):
             self._cache.drop(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy is outside of every scope."""
+        """Leave out the cache: a copy of a module is outside of every scope."""
         return {name: value for name, value in self.__dict__.items() if name != "_cache"}
 
 
 @contextmanager
 def cached_kernels(model: nn.Module) -> Iterator[None]:
-    """Inside ``with``, a model makes its kernels and discrete systems once: for generating, or validating.
+    """Inside ``with``, compute the kernels and discretized systems of a model once: for generation and
+    validation.
 
-    Nothing but ``load_state_dict`` and ``to`` may change parameters there, and gradients may be taken once,
-    for there is one graph. Scopes may be nested: the
-    outermost one counts, and clears at its end, as ``torch.nn.utils.parametrize.cached`` does.
+    There only ``load_state_dict`` and ``to`` may change parameters, and the backward pass may run only once,
+    for there is one graph. Scopes may be nested: the outermost one owns the cache and clears it at its end,
+    as ``torch.nn.utils.parametrize.cached`` does.
 
     >>> from sashimi_lib.ssm.s4 import StateSpace
     >>> ssm = StateSpace(3)
@@ -147,17 +158,18 @@ def cached_kernels(model: nn.Module) -> Iterator[None]:
 
     Chapter: 10.
     """
-    with _opened([module for module in _cached_of(model) if module._cache is None], KernelCache()):
+    with _open_scope([module for module in _modules(model) if module._cache is None], KernelCache()):
         yield
 
 
 @contextmanager
 def shared_kernels(model: nn.Module, recompute: bool = False) -> Iterator[KernelCache]:
-    """Inside ``with``, a training step: a model makes its kernels once, for all parts of a batch, outside of
-    what activation checkpointing makes anew; or, with ``recompute``, twice, in less memory.
+    """Inside ``with``, compute the kernels of a model once for one training step: for all micro-batches of
+    gradient accumulation, and outside of activation checkpointing.
 
-    All parts but the last run inside `KernelCache.detached`, forward and backward. The last one's backward pass
-    hands on the gradients of all of them.
+    With ``recompute`` they are computed twice, in less memory. All micro-batches but the last run inside
+    `KernelCache.detached`, forward and backward; the backward pass of the last one propagates the sum of
+    their gradients.
 
     >>> from sashimi_lib.ssm.s4 import StateSpace
     >>> ssm, u = StateSpace(3).double(), torch.randn(4, 100, 3, dtype=torch.float64)
@@ -165,23 +177,23 @@ def shared_kernels(model: nn.Module, recompute: bool = False) -> Iterator[Kernel
     ...     with cache.detached():
     ...         ssm(u[:2])[0].sum().backward()
     ...     ssm(u[2:])[0].sum().backward()
-    >>> whole, = torch.autograd.grad(ssm(u)[0].sum(), ssm.C)
-    >>> torch.allclose(ssm.C.grad, whole)
+    >>> expected, = torch.autograd.grad(ssm(u)[0].sum(), ssm.C)
+    >>> torch.allclose(ssm.C.grad, expected)
     True
 
-    Chapter: 10. Raises ValueError inside of another scope, where weights must not change, and RuntimeError
-    where gradients are left over.
+    Chapter: 10. Raises ValueError inside of another scope, where parameters must not change, and RuntimeError
+    for gradients that were not propagated.
     """
-    modules = list(_cached_of(model))
+    modules = list(_modules(model))
     if any(module._cache is not None for module in modules):
         raise ValueError("model must be outside of cached_kernels while it trains, got one inside")
-    with _opened(modules, KernelCache(recompute)) as cache:
+    with _open_scope(modules, KernelCache(recompute)) as cache:
         yield cache
         cache.check()
 
 
 @contextmanager
-def _opened(modules: list[Cached], cache: KernelCache) -> Iterator[KernelCache]:
+def _open_scope(modules: list[CachesKernels], cache: KernelCache) -> Iterator[KernelCache]:
     for module in modules:
         module._cache = cache
     try:
@@ -191,9 +203,9 @@ def _opened(modules: list[Cached], cache: KernelCache) -> Iterator[KernelCache]:
             module._cache = None
 
 
-def _cached_of(model: nn.Module) -> Iterator[Cached]:
-    return (module for module in model.modules() if isinstance(module, Cached))
+def _modules(model: nn.Module) -> Iterator[CachesKernels]:
+    return (module for module in model.modules() if isinstance(module, CachesKernels))
 
 
-def _same(x: Tensor) -> Tensor:
+def _identity(x: Tensor) -> Tensor:
     return x

@@ -1,11 +1,10 @@
-"""The convolution kernel ``K = (C B, C A B, C A^2 B, ...)`` of a discretised system (chapters 3 and 4).
+"""The convolution kernel ``K = (C B, C A B, C A^2 B, ...)`` of a discretized system (chapters 3 and 4).
 
-Three textbook forms, each the definition of something: `kernel_naive` (powers), `kernel_vandermonde` (S4D)
-and `kernel_cauchy` (S4). And `kernel`, which the layers use: it splits a lag ``l = i T + j`` so that two
-short tables of powers stand in for one of length L. The same tables carry a state along when a sequence comes
-in pieces.
+Three reference implementations follow textbook formulas: `kernel_naive` (powers), `kernel_vandermonde` (S4D)
+and `kernel_cauchy` (S4). The layers use `kernel`: it splits a lag ``l = i T + j``, so that two short tables
+of powers replace one of length L. The same tables propagate a state through a chunk of a sequence.
 
-Products that build on each other are `exact_matmul`: never of factors rounded to TensorFloat-32.
+Products of products use `exact_matmul`, which never rounds factors to TensorFloat-32.
 """
 
 import math
@@ -20,13 +19,13 @@ from sashimi_lib.ssm.discretize import bilinear_dplr
 from sashimi_lib.ssm.precision import exact_matmul, tf32_allowed
 from sashimi_lib.ssm.systems import DPLR, DiagonalMatrix, DiagonalPlusLowRank, Matrices, Recurrence
 
-STRIDE = 8  # powers of one stride of `strided_powers`
+POWER_STRIDE = 8  # powers of A that `strided_powers` computes before it multiplies by A^8
 
 
 def kernel_naive(
     A_bar: Float[Tensor, "H N N"], B_bar: Float[Tensor, "H N"], C: Float[Tensor, "H N"], length: int
 ) -> Float[Tensor, "H length"]:
-    """``K[l] = C A_bar^l B_bar``, one matrix-vector product after the other.
+    """Compute ``K[l] = C A_bar^l B_bar`` by one matrix-vector product per lag.
 
     >>> kernel_naive(torch.full((1, 1, 1), 0.5), torch.ones(1, 1), torch.ones(1, 1), 4)
     tensor([[1.0000, 0.5000, 0.2500, 0.1250]])
@@ -43,7 +42,7 @@ def kernel_naive(
 def kernel_vandermonde(
     A_bar: Complex[Tensor, "H M"], B_bar: Complex[Tensor, "H M"], C: Complex[Tensor, "H M"], length: int
 ) -> Float[Tensor, "H length"]:
-    """S4D as it is written: ``K[l] = 2 Re sum_n C_n B_n A_n^l``, through the whole H x M x L table of powers.
+    """Compute the S4D kernel ``K[l] = 2 Re sum_n C_n B_n A_n^l`` from the full H x M x L table of powers.
 
     >>> kernel_vandermonde(torch.full((1, 1), 0.5 + 0j), torch.ones(1, 1) + 0j, torch.ones(1, 1) / 2 + 0j, 3)
     tensor([[1.0000, 0.5000, 0.2500]])
@@ -56,23 +55,24 @@ def kernel_vandermonde(
 
 
 def kernel_cauchy(system: DPLR, length: int) -> Float[Tensor, "H length"]:
-    """S4 as the paper has it: the truncated generating function at the roots of unity, then an inverse FFT.
+    """Compute the S4 kernel as in the paper: the truncated generating function at the roots of unity, then an
+    inverse FFT.
 
-    ``system.C`` is the truncated ``C~ = C (I - A_bar^L)`` (see `truncate`), which ties it to one length. With
+    ``system.C`` is the truncated ``C~ = C (I - A_bar^L)`` (see `truncate`), which holds for one length. With
     ``z = 2 (1 - w) / (1 + w)`` and Cauchy sums ``k_xy = sum dt x y / (z - dt Lambda)`` over both halves of
     the pairs, ``K^(w) = 2 / (1 + w) (k_CB + k_Cp (1 - k_qp)^-1 k_qB)``. At ``w = -1`` factor and z are
     infinite while their quotient is not, so the factor goes inside the sum: ``2 / (1 + w) / (z - a) = 2 / (2
     (1 - w) - a (1 + w))``.
 
-    >>> one, none = torch.ones(1, 1) + 0j, torch.zeros(1, 1, 0) + 0j
-    >>> system = DPLR(-one, none, none, one, one / 2, torch.tensor([0.1]))
+    >>> one, empty = torch.ones(1, 1) + 0j, torch.zeros(1, 1, 0) + 0j
+    >>> system = DPLR(-one, empty, empty, one, one / 2, torch.tensor([0.1]))
     >>> kernel_cauchy(system._replace(C=truncate(system, 4)), 4)
     tensor([[0.0952, 0.0862, 0.0780, 0.0705]])
 
     Chapter: 4 (equation cauchy). Fast twin: `kernel`. Raises ValueError for an eigenvalue of exactly 0.
     """
     if bool((system.Lambda == 0).any()):
-        raise ValueError("Lambda must not hold 0, a pole at w = 1 (HiPPO-FouT has one); `kernel` takes it")
+        raise ValueError("Lambda must not contain 0, a pole at w = 1 (HiPPO-FouT has one); use `kernel`")
     dt = system.dt[:, None]
     angle = torch.arange(length // 2 + 1, dtype=dt.dtype, device=dt.device) * (-2 * math.pi / length)
     w = torch.polar(torch.ones_like(angle), angle)
@@ -89,36 +89,37 @@ def kernel_cauchy(system: DPLR, length: int) -> Float[Tensor, "H length"]:
     return torch.fft.irfft((k[..., :1, :1] + correction)[..., 0, 0], n=length)
 
 
-def truncate(system: DPLR, length: int) -> Complex[Tensor, "*readings H M"]:
-    """``C~ = C (I - A_bar^L)``: what the generating function of L terms wants in place of C.
+def truncate(system: DPLR, length: int) -> Complex[Tensor, "*outputs H M"]:
+    """Return ``C~ = C (I - A_bar^L)``, which replaces C in the generating function of L terms.
 
     Chapter: 4. S4 paper, appendix C.3. Inverse: `untruncate`.
     """
-    return _halves(_one_minus_power(system, length).mT @ system.C_row()[..., None])
+    return _complex_C(_one_minus_power(system, length).mT @ system.C_row()[..., None])
 
 
-def untruncate(system: DPLR, length: int) -> Complex[Tensor, "*readings H M"]:
-    """The plain C behind a truncated one, such as published checkpoints store for one length.
+def untruncate(system: DPLR, length: int) -> Complex[Tensor, "*outputs H M"]:
+    """Return C for a truncated ``C~``; published checkpoints store the truncated one of some length.
 
     Chapter: 4. Inverse: `truncate`.
     """
-    return _halves(torch.linalg.solve(_one_minus_power(system, length).mT, system.C_row()[..., None]))
+    return _complex_C(torch.linalg.solve(_one_minus_power(system, length).mT, system.C_row()[..., None]))
 
 
 def kernel(
     recurrence: Recurrence, length: int, dtype: torch.dtype | None = None
-) -> Float[Tensor, "*readings H length"]:
-    """The kernel of any structured recurrence, diagonal or DPLR, without a table of length L.
+) -> Float[Tensor, "*outputs H length"]:
+    """Compute the kernel of a diagonal or DPLR recurrence without a table of powers of length L.
 
     ``K[i T + j] = (C A_bar^(iT)) (A_bar^j B)``: the left factor for L/T values of i, the right one for T
-    values of j, and one matrix product. Tables grow by doubling (`krylov`), the left one soon in strides
-    (`strided_powers`), and the first powers are the modes plus a low rank (`sashimi_lib.ssm.systems.DiagonalPlusLowRank`), of few
-    operations. Give the recurrence in float64 and ask for a ``dtype`` of float32: powers up to A_bar^(T/2)
-    are then squared in float64, the later ones in float32, so that no lag is more than 2 L/T rounding errors
-    off. All readings C of the same states share the powers.
+    values of j, and one matrix product. Tables are computed by doubling (`krylov`), and beyond 8 rows of the
+    left one in strides (`strided_powers`). The first powers are diagonal plus low rank
+    (`sashimi_lib.ssm.systems.DiagonalPlusLowRank`), which takes few operations. With the recurrence in
+    float64 and a ``dtype`` of float32, powers up to A_bar^(T/2) are squared in float64 and later ones in
+    float32, so that the error of any lag is at most that of 2 L/T roundings. The outputs of one state share
+    the powers.
 
-    >>> one, none = torch.ones(1, 1) + 0j, torch.zeros(1, 1, 0) + 0j
-    >>> kernel(bilinear_dplr(DPLR(-one, none, none, one, one / 2, torch.tensor([0.1]))), 4)
+    >>> one, empty = torch.ones(1, 1) + 0j, torch.zeros(1, 1, 0) + 0j
+    >>> kernel(bilinear_dplr(DPLR(-one, empty, empty, one, one / 2, torch.tensor([0.1]))), 4)
     tensor([[0.0952, 0.0862, 0.0780, 0.0705]])
 
     Chapter: 4. Slow twins: `kernel_naive`, `kernel_vandermonde`, `kernel_cauchy`. Raises ValueError for
@@ -126,21 +127,21 @@ def kernel(
     """
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
-    T = _block(length)
+    T = _block_length(length)
     B, C = (x.to(dtype or x.dtype) for x in (recurrence.B, recurrence.C))
     right, A = krylov(B[:, None], recurrence.A_bar().mT, T)
     A = A.to(C.dtype)
-    readings = C.reshape(-1, *B.shape).transpose(0, 1)  # (H, readings, N)
-    left = strided_powers(readings, exact_matmul(A, A).mT, -(-length // T))
-    K = exact_matmul(left, right.mT).unflatten(1, (-1, readings.shape[1]))  # (H, L/T, readings, T)
+    C_rows = C.reshape(-1, *B.shape).transpose(0, 1)  # (H, outputs, N)
+    left = strided_powers(C_rows, exact_matmul(A, A).mT, -(-length // T))
+    K = exact_matmul(left, right.mT).unflatten(1, (-1, C_rows.shape[1]))  # (H, L/T, outputs, T)
     return K.permute(2, 0, 1, 3).reshape(*C.shape[:-1], -1)[..., :length]
 
 
 def krylov(x: Float[Tensor, "H r N"], A: Matrices, length: int) -> tuple[Float[Tensor, "H rows N"], Matrices]:
-    """``[x, x A, x A^2, ..., x A^(length-1)]`` by doubling, and the last power of A that it took.
+    """Compute ``[x, x A, x A^2, ..., x A^(length-1)]`` by doubling; return it and the last power of A used.
 
-    For a power of two ``length`` that is ``A^(length/2)``. Vectors are rows: they lie in memory one after the
-    other, and so do the tables that grow from them.
+    For a ``length`` that is a power of two the latter is ``A^(length/2)``. Vectors are rows, so that they and
+    the tables of their products are contiguous.
 
     >>> krylov(torch.ones(1, 1, 1), torch.full((1, 1, 1), 0.5), 4)[0]
     tensor([[[1.0000],
@@ -160,24 +161,26 @@ def krylov(x: Float[Tensor, "H r N"], A: Matrices, length: int) -> tuple[Float[T
 
 
 def strided_powers(x: Float[Tensor, "H r N"], A: Matrices, length: int) -> Float[Tensor, "H rows N"]:
-    """`krylov`'s table, for powers that soon are full matrices: to square one costs as much as 64 rows. It
-    doubles to 8 powers, and goes on in strides of ``A^8``.
+    """Compute the table of `krylov`, for powers of A that soon are full matrices.
+
+    Squaring a full matrix costs as much as 64 rows. So the table is doubled up to 8 powers, and continued by
+    products with ``A^8``.
 
     >>> strided_powers(torch.ones(1, 1, 1), torch.full((1, 1, 1), 0.5), 20)[0, -1] == 0.5**19
     tensor([True])
 
     Chapter: 4.
     """
-    if length <= STRIDE or isinstance(A, DiagonalMatrix):
+    if length <= POWER_STRIDE or isinstance(A, DiagonalMatrix):
         return krylov(x, A, length)[0]
-    rows, A = krylov(x, A, STRIDE)
+    rows, A = krylov(x, A, POWER_STRIDE)
     A = exact_matmul(A, A)
     full = A.dense() if isinstance(A, DiagonalPlusLowRank) else A
-    return _StridedPowers.apply(rows, full.to(x.dtype), -(-length // STRIDE))[:, : length * x.shape[1]]
+    return _StridedPowers.apply(rows, full.to(x.dtype), -(-length // POWER_STRIDE))[:, : length * x.shape[1]]
 
 
 class _StridedPowers(torch.autograd.Function):
-    """``[x, x A, x A^2, ...]``, one after the other. What A gets of all strides is one product."""
+    """Compute ``[x, x A, x A^2, ...]`` in sequence; the gradient of A is one product over all strides."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, A: Tensor, strides: int) -> Tensor:
@@ -204,11 +207,11 @@ class _StridedPowers(torch.autograd.Function):
 def zero_input_response(
     recurrence: Recurrence, state: Float[Tensor, "batch H N"], length: int
 ) -> Float[Tensor, "batch H length"]:
-    """What a state goes on to say when no more input comes: ``C A_bar^(l+1) x`` for l = 0 ... length - 1.
+    """Compute the outputs of a state without further input: ``C A_bar^(l+1) x`` for l = 0 ... length - 1.
 
-    Chapter: 3. Slow twin: `sashimi_lib.ssm.convolution.scan` on a silent input.
+    Chapter: 3. Slow twin: `sashimi_lib.ssm.convolution.scan` on an input of zeros.
     """
-    T = _block(length)
+    T = _block_length(length)
     x, A = state.transpose(0, 1), recurrence.A_bar().mT
     right, A = krylov(exact_matmul(x, A.to(x.dtype)), A, T)  # (H, T batch, N)
     left = strided_powers(recurrence.C[:, None].to(x.dtype), exact_matmul(A, A).mT, -(-length // T))
@@ -219,21 +222,21 @@ def zero_input_response(
 def final_state(
     recurrence: Recurrence, u: Float[Tensor, "batch H length"], state: Float[Tensor, "batch H N"]
 ) -> Float[Tensor, "batch H N"]:
-    """The state after a whole input: ``A_bar^L x + sum_l A_bar^(L-1-l) B u_l``, block by block, then as a
-    tree.
+    """Compute the state after an input: ``A_bar^L x + sum_l A_bar^(L-1-l) B u_l``, by blocks and then by a
+    tree over blocks.
 
     Chapter: 3. Slow twin: `sashimi_lib.ssm.convolution.scan`.
     """
     H, N = recurrence.B.shape
     batch, _, length = u.shape
-    T = _block(length)
-    rest = length % T
+    T = _block_length(length)
+    remainder = length % T
     right, A = krylov(recurrence.B[:, None].to(u.dtype), recurrence.A_bar().mT, T)
-    start, _ = krylov(state.transpose(0, 1), recurrence.A_bar().mT, rest + 1)
-    start = start[:, -batch:] + exact_matmul(u[..., :rest].transpose(0, 1), right[:, :rest].flip(1))
-    blocks = u[..., rest:].reshape(batch, H, -1, T).permute(1, 2, 0, 3).flatten(1, 2)
+    start, _ = krylov(state.transpose(0, 1), recurrence.A_bar().mT, remainder + 1)
+    start = start[:, -batch:] + exact_matmul(u[..., :remainder].transpose(0, 1), right[:, :remainder].flip(1))
+    blocks = u[..., remainder:].reshape(batch, H, -1, T).permute(1, 2, 0, 3).flatten(1, 2)
     x = torch.cat([start, exact_matmul(blocks, right.flip(1))], dim=1).reshape(H, -1, batch, N)
-    while (count := x.shape[1]) > 1:  # neighbours merge: the older block moves A_bar^(its length) further
+    while (count := x.shape[1]) > 1:  # merge neighbors: advance the older by the length of the newer
         A = exact_matmul(A, A)
         x = torch.nn.functional.pad(x, (0, 0, 0, 0, count % 2, 0))
         older, newer = x[:, 0::2].flatten(1, 2), x[:, 1::2].flatten(1, 2)
@@ -241,19 +244,18 @@ def final_state(
     return x[:, 0].transpose(0, 1)
 
 
-def _block(length: int) -> int:
-    """T, a power of two a little below the square root of the length: both tables are then short."""
+def _block_length(length: int) -> int:
+    """Return T, a power of two of about the square root of the length: both tables are then short."""
     return 2 ** max(1, int(math.log2(length) / 2))
 
 
 def _one_minus_power(system: DPLR, length: int) -> Tensor:
     A_bar = bilinear_dplr(system).dense()
-    return torch.eye(A_bar.shape[-1], dtype=A_bar.dtype, device=A_bar.device) - torch.linalg.matrix_power(
-        A_bar, length
-    )
+    I = torch.eye(A_bar.shape[-1], dtype=A_bar.dtype, device=A_bar.device)
+    return I - torch.linalg.matrix_power(A_bar, length)
 
 
-def _halves(row: Tensor) -> Tensor:
-    """Undo `DPLR.C_row`."""
+def _complex_C(row: Tensor) -> Tensor:
+    """Invert `DPLR.C_row`, for a column vector."""
     real, imag = row[..., 0].chunk(2, dim=-1)
     return torch.complex(real, -imag) / 2

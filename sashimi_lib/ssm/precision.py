@@ -1,7 +1,7 @@
-"""Products of matrices in full float32, where a GPU may round the others to TensorFloat-32 (chapter 10).
+"""Numerical precision: TensorFloat-32, and matrix products and regions that need full float32 (chapter 10).
 
-TensorFloat-32 keeps 10 bits of a factor. A layer that mixes channels learns as well with them; a kernel,
-which multiplies powers of powers, does not bear it.
+TensorFloat-32 rounds factors to 10 bits. That does not hurt the training of linear layers, but it does hurt
+SSM kernels, which multiply powers of powers.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,8 +16,9 @@ from torch.autograd.function import once_differentiable
 
 @contextmanager
 def tf32_allowed(allowed: bool) -> Iterator[None]:
-    """Inside ``with``, products in float32 may round their factors to TensorFloat-32, or none may: those of
-    matrices, and cuDNN's convolutions and recurrent layers, for which PyTorch allows it unless told not to.
+    """Inside ``with``, allow or forbid TensorFloat-32 in float32 matrix products and in cuDNN.
+
+    By default PyTorch allows it in cuDNN's convolutions and recurrent layers alone.
 
     >>> with tf32_allowed(True):
     ...     torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
@@ -25,39 +26,40 @@ def tf32_allowed(allowed: bool) -> Iterator[None]:
 
     Chapter: 10.
     """
-    before = list(_settings())
+    restorers = list(_restorers())
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
-    for backend in _backends():  # the line above may leave "none", which asks the setting of all backends
+    for backend in _backends():  # the line above may set "none", which inherits from all backends
         backend.fp32_precision = "tf32" if allowed else "ieee"
     try:
         yield
     finally:
-        for restore in before:
+        for restore in restorers:
             restore()
 
 
 @contextmanager
 def cudnn_as_matmul() -> Iterator[None]:
-    """Inside ``with``, cuDNN's convolutions and recurrent layers round factors only where products of
-    matrices in float32 do: by PyTorch's defaults the first may, the second may not.
+    """Inside ``with``, allow TensorFloat-32 in cuDNN only where float32 matrix products may use it.
+
+    By PyTorch's defaults cuDNN may use it, and matrix products may not.
 
     >>> with cudnn_as_matmul():
     ...     torch.backends.cudnn.allow_tf32
     False
 
-    What generates runs so, and what judges runs in full float32; a module that is called by itself follows
-    PyTorch's settings, as every module does. Chapter: 10.
+    Generation runs with this setting, and evaluation in full float32. A module that is called on its own
+    follows PyTorch's settings. Chapter: 10.
     """
-    with tf32_allowed(_rounded()):
+    with tf32_allowed(_tf32_in_matmul()):
         yield
 
 
-def _settings() -> Iterator[Callable[[], None]]:
-    """What holds now, as calls that make it hold again, in this order.
+def _restorers() -> Iterator[Callable[[], None]]:
+    """Return functions that restore the current settings, to be called in this order.
 
-    PyTorch has two interfaces for it, the second since 2.9. Writing by the first writes the second too, but
-    not the other way round; and after that, reading by the first raises RuntimeError.
+    PyTorch has two interfaces for them, the second since 2.9. Writing to the first also writes to the second,
+    but not vice versa; after writing to the second, reading the first raises RuntimeError.
     """
     with suppress(RuntimeError):
         yield partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
@@ -68,31 +70,31 @@ def _settings() -> Iterator[Callable[[], None]]:
 
 
 def _backends() -> list[Any]:
-    """Where the second interface keeps the precision of products in float32; empty in versions without it."""
-    names: Any = torch.backends
-    if not hasattr(names, "fp32_precision"):
+    """Return the objects that hold the settings of the second interface; none in versions without it."""
+    backends: Any = torch.backends
+    if not hasattr(backends, "fp32_precision"):
         return []
-    return [names.cuda.matmul, names.mkldnn.matmul, names.cudnn.conv, names.cudnn.rnn]
+    return [backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn]
 
 
 def autocast_off(device: torch.device) -> AbstractContextManager[Any]:
-    """Inside ``with``, nothing is computed in half precision: for what does not bear it, under autocast too.
+    """Inside ``with``, disable autocast, for operations that need full precision.
 
     >>> with torch.autocast("cpu", torch.bfloat16), autocast_off(torch.device("cpu")):
     ...     (torch.eye(2) @ torch.eye(2)).dtype
     torch.float32
 
-    On a device without autocast, such as "meta", there is nothing to turn off. Chapter: 10.
+    On a device without autocast, such as "meta", it does nothing. Chapter: 10.
     """
     available = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def exact_matmul(a: Any, b: Any) -> Any:
-    """``a @ b`` of factors that are not rounded, and so are the products of its gradients.
+    """Compute ``a @ b`` and its gradients without TensorFloat-32.
 
-    Both are tensors with the same axes before the last two, or a structured matrix of
-    `sashimi_lib.ssm.systems` stands last, or two such.
+    Both are tensors with the same batch axes, or b is a structured matrix of `sashimi_lib.ssm.systems`, or
+    both are.
 
     >>> with tf32_allowed(True):
     ...     exact_matmul(torch.eye(2), torch.ones(2, 1))
@@ -101,19 +103,22 @@ def exact_matmul(a: Any, b: Any) -> Any:
 
     Chapter: 10.
     """
-    return _Exact.apply(a, b) if isinstance(b, Tensor) and _rounded() else a @ b
+    return _ExactMatmul.apply(a, b) if isinstance(b, Tensor) and _tf32_in_matmul() else a @ b
 
 
-def _rounded() -> bool:
-    """Whether a product of matrices in float32 may round its factors."""
-    backends = _backends()[:2]  # those of matrices
+def _tf32_in_matmul() -> bool:
+    """Return whether float32 matrix products may use TensorFloat-32."""
+    backends = _backends()[:2]  # those of matrix products
     if not backends:
         return torch.get_float32_matmul_precision() != "highest"
     return any(backend.fp32_precision not in ("ieee", "none") for backend in backends)
 
 
-class _Exact(torch.autograd.Function):
-    """Gradients are taken later and elsewhere: a ``with`` round the product would not hold for theirs."""
+class _ExactMatmul(torch.autograd.Function):
+    """A matrix product without TensorFloat-32.
+
+    The backward pass runs outside of any ``with`` around the product, so it needs one of its own.
+    """
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The layer S4: H state spaces side by side, then a mixing of channels (chapters 4, 5 and 9)."""
+"""The S4 layer: one state space per channel, followed by a linear map over channels (chapters 4, 5 and 9)."""
 
 import math
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ from sashimi_lib.registry import register
 from sashimi_lib.ssm import hippo
 from sashimi_lib.ssm.convolution import bidirectional_conv, causal_conv
 from sashimi_lib.ssm.discretize import bilinear_dplr, zoh_diagonal
-from sashimi_lib.ssm.kernel_cache import Cached
+from sashimi_lib.ssm.kernel_cache import CachesKernels
 from sashimi_lib.ssm.kernels import final_state, kernel, zero_input_response
 from sashimi_lib.ssm.precision import autocast_off
 from sashimi_lib.ssm.systems import DPLR, Recurrence
 
-Directions = Literal["forward", "two-sided", "concatenated"]
+Direction = Literal["causal", "bidirectional", "concat"]
 
 
 class Form(StrEnum):
-    """How A is written down, hence what training can make of it (SaShiMi paper, section 4.1).
+    """Parameterization of the state matrix A (SaShiMi paper, section 4.1).
 
-    ``hurwitz``: ``Lambda - p p*`` with ``Re Lambda = -exp(.)``, stable whatever the parameters are.
-    ``hurwitz-free-lambda``: ``Lambda - p p*`` with Lambda free, as the paper trained it.
-    ``unconstrained``: ``Lambda + p q*`` with everything free, as S4 had it before.
-    ``diagonal``: ``Lambda`` alone with ``Re Lambda = -exp(.)`` (S4D), by zero-order hold; the others are
-    bilinear.
+    ``hurwitz``: ``Lambda - p p*`` with ``Re Lambda = -exp(.)``, stable for any value of the parameters.
+    ``hurwitz-free-lambda``: ``Lambda - p p*`` with Lambda unconstrained, as trained in the paper.
+    ``unconstrained``: ``Lambda + p q*`` with all of them unconstrained, as in the original S4.
+    ``diagonal``: ``Lambda`` alone with ``Re Lambda = -exp(.)`` (S4D), discretized by zero-order hold. The
+    other forms use the bilinear rule.
     """
 
     HURWITZ = "hurwitz"
-    FREE_LAMBDA = "hurwitz-free-lambda"
+    HURWITZ_FREE_LAMBDA = "hurwitz-free-lambda"
     UNCONSTRAINED = "unconstrained"
     DIAGONAL = "diagonal"
 
@@ -47,7 +47,7 @@ class Form(StrEnum):
 @register
 @dataclass(frozen=True)
 class SSMConfig:
-    """What a bank of state spaces is made of.
+    """Configuration of the state spaces of a layer.
 
     ``init`` is a `hippo.Measure` for the DPLR forms and a `hippo.Diagonal` for the diagonal one. The paper
     froze p, B and log_dt, and so does the default of the models.
@@ -81,37 +81,34 @@ class SSMConfig:
 PAPER_SSM = SSMConfig(frozen=("p", "B", "log_dt"))  # SaShiMi trained Lambda and C alone (appendix C.2)
 
 
-class SSMParameters(Cached):
-    """Systems side by side as parameters, and the kernels that they make: ``systems`` of them for each of
-    ``d_model`` channels, each with its own C and dt. Of ``readings`` C there may be several.
+class SSMParameters(CachesKernels):
+    """The parameters of a layer's state spaces, and the kernels computed from them.
+
+    There are H = ``systems * d_model`` systems, each with its own C and dt. With ``n_outputs`` above 1 each
+    system has as many outputs of one state: C then has an axis of that size in front.
 
     Chapter: 4. SaShiMi paper, section 4.1.
     """
 
     def __init__(
-        self, d_model: int, config: SSMConfig = SSMConfig(), systems: int = 1, readings: tuple[int, ...] = ()
+        self, d_model: int, config: SSMConfig = SSMConfig(), systems: int = 1, n_outputs: int = 1
     ) -> None:
         super().__init__()
         self.config = config
-        Lambda, p, B = _initial(config)
+        Lambda, p, B = _init_hippo(config)
         H = systems * d_model
-        copies = 1 if config.tied else H
-
-        def parameter(z: Tensor) -> nn.Parameter:
-            parts = torch.view_as_real(z).to(torch.get_default_dtype())
-            return nn.Parameter(parts.expand(copies, *parts.shape).clone())
-
-        if config.form.bounded:  # LegT and FouT start on the imaginary axis, where the logarithm has no value
+        if config.form.bounded:  # LegT and FouT start on the imaginary axis, where the logarithm is infinite
             Lambda = torch.complex((-Lambda.real).clamp(min=1e-4).log(), Lambda.imag)
-        self.Lambda = parameter(Lambda)
-        self.B = parameter(B)
+        copies = 1 if config.tied else H
+        self.Lambda = _complex_parameter(Lambda, copies)
+        self.B = _complex_parameter(B, copies)
         if config.form is not Form.DIAGONAL:
-            self.p = parameter(p)
+            self.p = _complex_parameter(p, copies)
         if config.form is Form.UNCONSTRAINED:
-            self.q = parameter(-p)
-        self.C = nn.Parameter(
-            torch.view_as_real(torch.randn(*readings, H, len(B), dtype=torch.cfloat)).clone()
-        )
+            self.q = _complex_parameter(-p, copies)
+        outputs = (n_outputs,) if n_outputs > 1 else ()
+        C = torch.randn(*outputs, H, len(B), dtype=torch.cfloat)
+        self.C = nn.Parameter(torch.view_as_real(C).clone())
         span = math.log(config.dt_max) - math.log(config.dt_min)
         self.log_dt = nn.Parameter(math.log(config.dt_min) + span * torch.rand(H))
         self.D = nn.Parameter(torch.randn(d_model))
@@ -120,11 +117,12 @@ class SSMParameters(Cached):
                 getattr(self, name).requires_grad_(False)
 
     def ssm_parameters(self) -> list[nn.Parameter]:
-        """The parameters that shape time: they train slowly, and without weight decay."""
+        """Return the parameters of the dynamics, which train with a lower learning rate and no weight
+        decay."""
         return [p for name, p in self.named_parameters() if name not in ("C", "D")]
 
     def system(self) -> DPLR:
-        """The continuous systems, in float64, one a channel."""
+        """Return the continuous-time systems in float64, one per channel."""
         H = len(self.log_dt)
         Lambda, B, C = (_complex(x) for x in (self.Lambda, self.B, self.C))
         if self.config.form.bounded:
@@ -135,35 +133,40 @@ class SSMParameters(Cached):
         return DPLR(Lambda, p, q, B, C, self.log_dt.double().exp())
 
     def recurrence(self) -> Recurrence:
-        """The discrete systems, in float64: bilinear, or zero-order hold for the diagonal form."""
+        """Return the discretized systems in float64: bilinear, or zero-order hold for the diagonal form."""
         rule = zoh_diagonal if self.config.form is Form.DIAGONAL else bilinear_dplr
         return rule(self.system())
 
     def discretized(self) -> tuple[Recurrence, Recurrence]:
-        """`recurrence` in float64 and in the layer's own precision. Made at each call, but inside
-        `sashimi_lib.ssm.kernel_cache.cached_kernels`."""
+        """Return `recurrence` in float64 and in the layer's dtype.
 
-        def make() -> tuple[Recurrence, Recurrence]:
+        It is computed at each call, except inside `sashimi_lib.ssm.kernel_cache.cached_kernels`.
+        """
+
+        def compute() -> tuple[Recurrence, Recurrence]:
             precise = self.recurrence()
             return precise, precise.to(self.D.dtype)
 
-        return self.cached("constants", make)
+        return self.cached("discretized", compute)
 
-    def kernels(self, length: int) -> Float[Tensor, "*readings H length"]:
-        """The kernel of every system and reading, in the layer's own precision. Made at each call, but inside
-        `sashimi_lib.ssm.kernel_cache.cached_kernels`, where a shorter kernel is the beginning of a longer one."""
+    def kernels(self, length: int) -> Float[Tensor, "*outputs H length"]:
+        """Return the convolution kernel of every system and output, in the layer's dtype.
 
-        def make() -> Tensor:
+        It is computed at each call, except inside `sashimi_lib.ssm.kernel_cache.cached_kernels`, where a
+        shorter kernel is a slice of a longer one.
+        """
+
+        def compute() -> Tensor:
             return kernel(self.discretized()[0], length, self.D.dtype)
 
-        return self.cached("kernels", make, length)[..., :length]
+        return self.cached("kernels", compute, length)[..., :length]
 
 
 class StateSpace(SSMParameters):
-    """``d_model`` single-input single-output state spaces, one a channel, each with its own C, dt and skip D.
+    """``d_model`` single-input single-output state spaces, one per channel, each with its own C, dt and D.
 
-    Any length, one kernel: nothing here is tied to the length it was trained at, and a sequence may come
-    whole, in frames, or sample by sample, with the same result.
+    The parameters do not depend on the sequence length. A sequence can be processed in one pass, in chunks
+    or sample by sample, with equal results up to rounding.
 
     >>> ssm = StateSpace(3)
     >>> y, state = ssm(torch.randn(2, 100, 3), ssm.initial_state(2))
@@ -174,18 +177,19 @@ class StateSpace(SSMParameters):
     """
 
     def initial_state(self, batch_size: int) -> Float[Tensor, "batch H N"]:
-        """The state of silence: zeros."""
+        """Return a state of zeros, that of a silent past."""
         return self.D.new_zeros(batch_size, len(self.D), 2 * self.C.shape[1])
 
     def forward(
         self, u: Float[Tensor, "batch length H"], state: Float[Tensor, "batch H N"] | None = None
     ) -> tuple[Float[Tensor, "batch length H"], Float[Tensor, "batch H N"] | None]:
-        """All samples at once, by convolution. Pass a state to go on from it and get the next one back.
+        """Compute all outputs by convolution, starting from ``state``; return them and the final state.
 
-        Without one the sequence starts from silence, and the cost of a final state is saved: None comes back.
+        Without a state the sequence starts from zeros, the final state is not computed, and None is returned
+        in its place.
         """
         _check_input(u, len(self.D))
-        with autocast_off(u.device):  # touchy: powers and FFTs stay in full precision
+        with autocast_off(u.device):  # powers and FFTs need full precision
             x = u.transpose(1, 2).to(self.D.dtype)
             y = causal_conv(x, self.kernels(x.shape[-1]), self.D)
             if state is not None:
@@ -197,54 +201,53 @@ class StateSpace(SSMParameters):
     def step(
         self, u_t: Float[Tensor, "batch H"], state: Float[Tensor, "batch H N"]
     ) -> tuple[Float[Tensor, "batch H"], Float[Tensor, "batch H N"]]:
-        """One sample, by recurrence, in O(N) a channel and in real arithmetic."""
+        """Compute one sample by the recurrence: O(N) per channel, in real arithmetic."""
         _, recurrence = self.discretized()
         state = recurrence.step(u_t.to(state.dtype), state)
         return torch.linalg.vecdot(recurrence.C, state) + self.D * u_t, state
 
 
 class BidirectionalSSM(SSMParameters):
-    """State spaces whose kernel has a side for the future: the same states, run backwards and read by
-    another C.
+    """State spaces with a bidirectional kernel: both halves share the dynamics, and each has its own C.
 
     ``y[t] = sum_{m <= t} K[t - m] u[m] + sum_{m > t} K'[m - t - 1] u[m] + D u[t]``.
 
     >>> BidirectionalSSM(3)(torch.randn(2, 100, 3)).shape
     torch.Size([2, 100, 3])
 
-    Chapter: 9. The form of the published code that came after the paper.
+    Chapter: 9. Used by the code that the authors published after the paper.
     """
 
     def __init__(self, d_model: int, config: SSMConfig = SSMConfig()) -> None:
-        super().__init__(d_model, config, readings=(2,))
+        super().__init__(d_model, config, n_outputs=2)
 
     def forward(self, u: Float[Tensor, "batch length H"]) -> Float[Tensor, "batch length H"]:
-        """All samples at once."""
+        """Compute all outputs by convolution."""
         _check_input(u, len(self.D))
         with autocast_off(u.device):
             x = u.transpose(1, 2).to(self.D.dtype)
-            past, future = self.kernels(x.shape[-1])
-            y = bidirectional_conv(x, past, future, self.D)
+            causal, anticausal = self.kernels(x.shape[-1])
+            y = bidirectional_conv(x, causal, anticausal, self.D)
         return y.transpose(1, 2).to(u.dtype)
 
 
 class ConcatBidirectionalSSM(SSMParameters):
-    """State spaces over the sequence, and others over its reverse, side by side: twice the channels.
+    """State spaces over the sequence and others over its reverse, concatenated to twice the channels.
 
     ``y[t] = (sum_{m <= t} K[t - m] u[m] + D u[t], sum_{m >= t} K'[m - t] u[m] + D u[t])``.
 
     >>> ConcatBidirectionalSSM(3)(torch.randn(2, 100, 3)).shape
     torch.Size([2, 100, 6])
 
-    Chapter: 9. SaShiMi paper, section 4.2. Both directions have one D, as the published counts of parameters
-    say.
+    Chapter: 9. SaShiMi paper, section 4.2. Both directions share one D, which agrees with the published
+    numbers of parameters.
     """
 
     def __init__(self, d_model: int, config: SSMConfig = SSMConfig()) -> None:
         super().__init__(d_model, config, systems=2)
 
-    def forward(self, u: Float[Tensor, "batch length H"]) -> Float[Tensor, "batch length both"]:
-        """All samples at once."""
+    def forward(self, u: Float[Tensor, "batch length H"]) -> Float[Tensor, "batch length 2*H"]:
+        """Compute all outputs by convolution."""
         _check_input(u, len(self.D))
         with autocast_off(u.device):
             x = u.transpose(1, 2).to(self.D.dtype)
@@ -256,17 +259,17 @@ class ConcatBidirectionalSSM(SSMParameters):
 
 
 class S4(nn.Module):
-    """State spaces, GELU, and a linear mixing of channels, with a gate (GLU) if wanted.
+    """State spaces, GELU and a linear map over channels, optionally with a gated linear unit (GLU).
 
-    ``directions`` says what it hears: the past (``forward``: a `StateSpace`), or past and future, by one
-    kernel of two sides (`BidirectionalSSM`) or by two whose outputs the mixing brings together (`ConcatBidirectionalSSM`).
-    What hears the future has no state and no step.
+    ``direction`` is "causal" (`StateSpace`), "bidirectional" (one two-sided kernel, `BidirectionalSSM`) or
+    "concat" (two kernels, whose outputs are concatenated before the linear map, `ConcatBidirectionalSSM`).
+    Only a causal layer has a state and a step.
 
     >>> S4(4)(torch.randn(1, 32, 4))[0].shape
     torch.Size([1, 32, 4])
 
-    Chapters: 4 and 9. SaShiMi paper, section 4.2. Raises ValueError for other directions, and where a layer
-    that hears the future is asked for a state.
+    Chapters: 4 and 9. SaShiMi paper, section 4.2. Raises ValueError for an unknown direction, and where a
+    bidirectional layer is given a state or asked for one.
     """
 
     def __init__(
@@ -274,53 +277,59 @@ class S4(nn.Module):
         d_model: int,
         ssm: SSMConfig = SSMConfig(),
         glu: bool = False,
-        directions: Directions = "forward",
+        direction: Direction = "causal",
     ) -> None:
         super().__init__()
-        kinds = {"forward": StateSpace, "two-sided": BidirectionalSSM, "concatenated": ConcatBidirectionalSSM}
-        if directions not in kinds:
-            raise ValueError(f"directions must be one of {', '.join(kinds)}, got {directions!r}")
-        self.ssm: StateSpace | BidirectionalSSM | ConcatBidirectionalSSM = kinds[directions](d_model, ssm)
+        kinds = {"causal": StateSpace, "bidirectional": BidirectionalSSM, "concat": ConcatBidirectionalSSM}
+        if direction not in kinds:
+            raise ValueError(f"direction must be one of {', '.join(kinds)}, got {direction!r}")
+        self.ssm: StateSpace | BidirectionalSSM | ConcatBidirectionalSSM = kinds[direction](d_model, ssm)
         self.glu = glu
-        self.output = nn.Linear(d_model * (1 + (directions == "concatenated")), d_model * (1 + glu))
+        self.output = nn.Linear(d_model * (1 + (direction == "concat")), d_model * (1 + glu))
 
     def initial_state(self, batch_size: int) -> Float[Tensor, "batch H N"]:
-        """The state of silence."""
-        return self._causal().initial_state(batch_size)
+        """Return a state of zeros, that of a silent past."""
+        return self._causal_ssm().initial_state(batch_size)
 
     def forward(
         self, x: Float[Tensor, "batch length H"], state: Float[Tensor, "batch H N"] | None = None
     ) -> tuple[Float[Tensor, "batch length H"], Float[Tensor, "batch H N"] | None]:
-        """All samples at once; see `StateSpace.forward` for what a state does."""
+        """Compute all outputs by convolution; ``state`` is that of `StateSpace.forward`."""
         if isinstance(self.ssm, StateSpace) or state is not None:
-            y, state = self._causal()(x, state)
+            y, state = self._causal_ssm()(x, state)
         else:
             y = self.ssm(x)
-        return self._mix(y), state
+        return self._output_projection(y), state
 
     def step(
         self, x_t: Float[Tensor, "batch H"], state: Float[Tensor, "batch H N"]
     ) -> tuple[Float[Tensor, "batch H"], Float[Tensor, "batch H N"]]:
-        """One sample."""
-        y, state = self._causal().step(x_t, state)
-        return self._mix(y), state
+        """Compute one sample by the recurrence."""
+        y, state = self._causal_ssm().step(x_t, state)
+        return self._output_projection(y), state
 
-    def _mix(self, y: Tensor) -> Tensor:
+    def _output_projection(self, y: Tensor) -> Tensor:
         y = self.output(F.gelu(y))
         return F.glu(y, dim=-1) if self.glu else y
 
-    def _causal(self) -> StateSpace:
+    def _causal_ssm(self) -> StateSpace:
         if not isinstance(self.ssm, StateSpace):
-            raise ValueError("state must be None for a two-directional S4: it needs the whole sequence")
+            raise ValueError("state must be None for a bidirectional S4, which needs the whole sequence")
         return self.ssm
 
 
-def _initial(config: SSMConfig) -> tuple[Tensor, Tensor, Tensor]:
+def _init_hippo(config: SSMConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the initial (Lambda, p, B) of one system, in complex128."""
     if config.form is Form.DIAGONAL:
         Lambda, B = hippo.diagonal(config.init, config.d_state)
         return Lambda, B[:, None][:, :0], B
     normal = hippo.nplr(config.init, config.d_state)
     return normal.Lambda, normal.P, normal.B
+
+
+def _complex_parameter(z: Tensor, copies: int) -> nn.Parameter:
+    parts = torch.view_as_real(z).to(torch.get_default_dtype())
+    return nn.Parameter(parts.expand(copies, *parts.shape).clone())
 
 
 def _complex(parts: Tensor) -> Tensor:

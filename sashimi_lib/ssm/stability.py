@@ -1,5 +1,4 @@
-"""Will it blow up? Where the eigenvalues lie, how far the numerical range reaches, how powers grow (chapter
-5)."""
+"""Stability of linear systems: eigenvalues, numerical range and growth of powers (chapter 5)."""
 
 import math
 
@@ -9,7 +8,7 @@ from torch import Tensor
 
 
 def spectral_abscissa(A: Tensor) -> Float[Tensor, "*H"]:
-    """``max Re eig(A)``: continuous time is stable where it is negative.
+    """Return ``max Re eig(A)``; a continuous-time system is stable where it is negative.
 
     >>> spectral_abscissa(torch.tensor([[-1.0, 5.0], [0.0, -2.0]]))
     tensor(-1.)
@@ -20,7 +19,7 @@ def spectral_abscissa(A: Tensor) -> Float[Tensor, "*H"]:
 
 
 def is_hurwitz(A: Tensor) -> bool:
-    """True where every eigenvalue lies strictly in the left half plane (SaShiMi paper, section 4.1).
+    """Return whether every eigenvalue lies strictly in the left half plane (SaShiMi paper, section 4.1).
 
     >>> [is_hurwitz(torch.tensor([[0.0, 1.0], [-1.0, damping]])) for damping in (-0.1, 0.0)]
     [True, False]
@@ -31,7 +30,7 @@ def is_hurwitz(A: Tensor) -> bool:
 
 
 def spectral_radius(A_bar: Tensor) -> Float[Tensor, "*H"]:
-    """``max |eig(A_bar)|``: discrete time is stable where it is below one.
+    """Return ``max |eig(A_bar)|``; a discrete-time system is stable where it is below one.
 
     >>> spectral_radius(torch.tensor([[0.5, 5.0], [0.0, -0.9]]))
     tensor(0.9000)
@@ -42,10 +41,10 @@ def spectral_radius(A_bar: Tensor) -> Float[Tensor, "*H"]:
 
 
 def numerical_abscissa(A: Tensor) -> Float[Tensor, "*H"]:
-    """``max eig((A + A*) / 2)``, the right edge of the numerical range: the fastest growth at the first
-    instant.
+    """Return ``max eig((A + A*) / 2)``, the right edge of the numerical range.
 
-    It bounds `spectral_abscissa` from above; where it is negative too, no state ever grows.
+    It is the largest initial growth rate of ``||x||``, and an upper bound of `spectral_abscissa`. Where it is
+    negative, the norm of no state ever grows.
 
     >>> numerical_abscissa(torch.tensor([[-1.0, 5.0], [0.0, -2.0]]))
     tensor(1.0495)
@@ -56,10 +55,10 @@ def numerical_abscissa(A: Tensor) -> Float[Tensor, "*H"]:
 
 
 def numerical_range(A: Tensor, points: int = 200) -> Complex128[Tensor, " points"]:
-    """The boundary of ``{v* A v : |v| = 1}``, a convex set that holds every eigenvalue, as points in order.
+    """Return points on the boundary of ``{v* A v : |v| = 1}``, a convex set that contains all eigenvalues.
 
-    For each direction, the eigenvector of the largest eigenvalue of the rotated Hermitian part touches the
-    boundary.
+    They are in order of angle. For each angle, the eigenvector of the largest eigenvalue of the rotated
+    Hermitian part gives a boundary point.
 
     >>> numerical_range(torch.diag(torch.tensor([-1.0, -3.0])), points=4).real.round().tolist()
     [-1.0, -3.0, -3.0, -1.0]
@@ -70,18 +69,20 @@ def numerical_range(A: Tensor, points: int = 200) -> Complex128[Tensor, " points
         raise ValueError(f"A must be one square matrix, got shape {tuple(A.shape)}")
     A = A.to(torch.complex128)
     angle = (torch.arange(points, dtype=torch.float64, device=A.device) + 0.5) * (2 * math.pi / points)
-    turned = torch.exp(-1j * angle)[:, None, None] * A
-    v = torch.linalg.eigh((turned + turned.mH) / 2).eigenvectors[..., -1]
+    rotated = torch.exp(-1j * angle)[:, None, None] * A
+    v = torch.linalg.eigh((rotated + rotated.mH) / 2).eigenvectors[..., -1]
     return torch.einsum("pn,nm,pm->p", v.conj(), A, v)
 
 
 def growth(A_bar: Tensor, steps: int) -> Float[Tensor, "*H"]:
-    """``||A_bar^steps||_2``: the most that ``steps`` steps can amplify a state; infinite where it overflows.
+    """Return ``||A_bar^steps||_2``, the largest amplification of a state in ``steps`` steps.
+
+    It is infinite where the power overflows.
 
     >>> growth(torch.tensor([[0.5]]), 3)
     tensor(0.1250)
 
-    Chapter: 5. Raises ValueError for a negative number of steps.
+    Chapter: 5. Raises ValueError for negative ``steps``.
     """
     if steps < 0:
         raise ValueError(f"steps must not be negative, got {steps}")

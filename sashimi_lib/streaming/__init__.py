@@ -1,4 +1,4 @@
-"""Engines: faster ways of drawing from the same distribution as a trained model; and the live stream."""
+"""Generation engines, which sample from a trained model's distribution faster, and streaming generation."""
 
 from sashimi_lib.streaming.engine import best_engine, compiled
 from sashimi_lib.streaming.graph import graphed

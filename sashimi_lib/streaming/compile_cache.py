@@ -1,10 +1,10 @@
-"""Machine code on disk that is as old as everything it was made of.
+"""An on-disk cache of machine code that is invalidated by a change of any source file it depends on.
 
-Numba keeps what it compiles and recognises it by the file of the function that was called. Our loops are
-made of functions in several files, so after an update of one of these, old machine code would run. Here the
-name of a cache file holds a digest of this whole folder and of the compiler's version: other sources, other
-files. Where they lie is Numba's choice, as for anybody's code (``__pycache__``, ``NUMBA_CACHE_DIR``, a folder
-of the user's own).
+Numba caches compiled code and validates it by the file of the function that was called. The compiled loops
+call functions in several files, so an update of one of those would leave stale machine code in use. Here the
+name of a cache file contains a digest of this whole folder and of the compiler's version, so changed sources
+never match old files. Where the files are is Numba's choice (``__pycache__``, ``NUMBA_CACHE_DIR``, or a
+cache folder of the user).
 """
 
 import functools
@@ -18,41 +18,43 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
 
 @functools.cache
-def digest() -> str:
-    """What compiled code depends on, beside what Numba compares itself: its version, Python's and the CPU."""
+def source_digest() -> str:
+    """Return a digest of what Numba does not check itself (it does check its version, Python and the CPU)."""
     sha = hashlib.sha256(llvmlite.__version__.encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         sha.update(path.name.encode() + path.read_bytes())
     return sha.hexdigest()[:16]
 
 
-class _Named(CompileResultCacheImpl):
-    """Names files by the digest as well."""
+class _DigestInName(CompileResultCacheImpl):
+    """An implementation that adds the digest to the names of cache files."""
 
     def get_filename_base(self, fullname: str, abiflags: str) -> str:
-        """``MODULE.FUNCTION-LINE.pyVERSION-DIGEST``."""
+        """Return ``MODULE.FUNCTION-LINE.pyVERSION-DIGEST``."""
         self.function = fullname
-        return f"{super().get_filename_base(fullname, abiflags)}-{digest()}"
+        return f"{super().get_filename_base(fullname, abiflags)}-{source_digest()}"
 
 
 class SourceCache(FunctionCache):
-    """Numba's cache of one function, under such names. Files of other sources are removed when new ones are
-    written. A cache that cannot be written costs the time to compile, and nothing else."""
+    """Numba's cache of one function, with the digest in its file names.
 
-    _impl_class = _Named
+    Files with another digest are removed when new ones are written. Where the cache cannot be written, the
+    function is compiled in every process.
+    """
+
+    _impl_class = _DigestInName
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep what was compiled for some types of arguments."""
+        """Write the machine code for one signature."""
         with suppress(OSError):
             super().save_overload(sig, data)
             for path in Path(self.cache_path).glob(f"{self._impl.function}-*.nb[ic]"):
-                if f"-{digest()}." not in path.name:
+                if f"-{source_digest()}." not in path.name:
                     path.unlink(missing_ok=True)
 
 
-def keep_on_disk(dispatcher: Any) -> Any:
-    """A function compiled by Numba whose machine code is kept for other processes, where any folder can be
-    written to. Chapter: 7."""
-    with suppress(RuntimeError):  # Numba finds no such folder
+def cache_on_disk(dispatcher: Any) -> Any:
+    """Enable the on-disk cache of a function compiled by Numba, if a folder is writable. Chapter: 7."""
+    with suppress(RuntimeError):  # Numba finds no writable folder
         dispatcher._cache = SourceCache(dispatcher.py_func)
     return dispatcher

@@ -1,4 +1,4 @@
-"""What every compiled loop is to the engine: a model's weights, packed, and how its state is kept."""
+"""The base class of compiled sample loops: packed weights, and how a state is packed and unpacked."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,38 +9,38 @@ import numpy as np
 from sashimi_lib.models.blocks import State
 from sashimi_lib.streaming.compiled_ops import SamplingRequest
 
-Tree = Any  # an array, or a nested tuple of arrays; other entries stay as they are
-PAGE = 2**21  # bytes of a large page of memory, which Linux gives to arrays of several
-LINE = 64  # bytes that a core reads at once
+Tree = Any  # an array, or a nested tuple of arrays; `tree_map` leaves other leaves as they are
+PAGE = 2**21  # bytes of a huge page, which Linux uses for large arrays
+LINE = 64  # bytes of a cache line
 
 
 class CompiledLoop(ABC):
-    """A model's weights in the layout that its loop wants, and the loop.
+    """A model's weights in the layout of its compiled sample loop, and that loop.
 
-    ``codes`` is how many a sample has, ``levels`` how many values each.
+    ``n_codes`` is the number of codes of a sample, ``levels`` the number of values of each.
     """
 
-    codes: int
+    n_codes: int
     levels: int
 
     @abstractmethod
-    def begin(self, state: State) -> Tree:
-        """The model's state as the loop keeps it: arrays of its own, batch first, which it writes to."""
+    def pack_state(self, state: State) -> Tree:
+        """Return a copy of the model's state as arrays, batch first, which `run` updates in place."""
 
     @abstractmethod
-    def end(self, memory: Tree) -> State:
-        """What the loop keeps as the model's state."""
+    def unpack_state(self, state: Tree) -> State:
+        """Return a packed state as the model's state; the inverse of `pack_state`."""
 
     @abstractmethod
-    def run(self, codes: np.ndarray, memory: Tree, request: SamplingRequest) -> bool:
-        """Write codes, (batch, 1 + samples, codes), after the first ones, which are there already.
+    def run(self, codes: np.ndarray, state: Tree, request: SamplingRequest) -> bool:
+        """Fill ``codes`` of shape (batch, 1 + samples, n_codes), whose first sample is the input.
 
-        Holds no lock while it runs. False where logits were not finite.
+        Releases the GIL while it runs. Returns False if any logits were not finite.
         """
 
 
 def tree_map(function: Callable[[np.ndarray], np.ndarray], tree: Tree) -> Tree:
-    """The same tree with that done to every array."""
+    """Return the tree with ``function`` applied to every array."""
     if isinstance(tree, np.ndarray):
         return function(tree)
     if not isinstance(tree, tuple):
@@ -50,8 +50,10 @@ def tree_map(function: Callable[[np.ndarray], np.ndarray], tree: Tree) -> Tree:
 
 
 def pack_contiguous(tree: Tree) -> Tree:
-    """A copy whose arrays lie in one piece of memory, each from the beginning of a line of the cache: a loop
-    that reads all of them over and over is 5 to 8 % faster for it."""
+    """Return a copy whose arrays lie in one block of memory, each aligned to a cache line.
+
+    A loop that reads all of them over and over is 5 to 8 % faster for it.
+    """
     sizes: list[int] = []
 
     def measure(x: np.ndarray) -> np.ndarray:
@@ -59,8 +61,8 @@ def pack_contiguous(tree: Tree) -> Tree:
         return x
 
     tree_map(measure, tree)
-    memory = np.empty(sum(sizes) + PAGE, np.uint8)
-    free = memory[-memory.ctypes.data % PAGE :]
+    block = np.empty(sum(sizes) + PAGE, np.uint8)
+    free = block[-block.ctypes.data % PAGE :]
 
     def move(x: np.ndarray) -> np.ndarray:
         nonlocal free

@@ -1,8 +1,7 @@
-"""The live stream: sound as it is made, for as long as anybody listens.
+"""Streaming generation: audio in chunks, of any length.
 
-Nothing is kept of the past but the model's state, so a stream takes the same memory after an hour as after a
-second; and that state can be copied, to go on in many ways, or saved, to go on another day. A saved one knows
-its model by a checksum of the weights.
+A stream keeps only the model's cache, so it takes constant memory. It can be copied, to generate several
+continuations, or saved, to be resumed later. A file identifies the model by a checksum of its weights.
 """
 
 import dataclasses
@@ -27,25 +26,25 @@ from sashimi_lib.storage.tensor_file import digest, read_tensors, write_tensors
 from sashimi_lib.streaming.base import Engine
 from sashimi_lib.streaming.engine import best_engine
 
-KIND = "stream 3"  # of a file, and the version of that
+KIND = "stream 3"  # of a file, with its version
 SETTINGS = ("sample_rate", "chunk", "remaining")
 
 
 @dataclass(eq=False)
 class Stream(Iterator[Float[Tensor, "batch samples"]]):
-    """Waveforms, a chunk at a time: each is what comes next. `stream` begins one.
+    """An iterator over chunks of generated waveforms, each the continuation of the last. See `stream`.
 
-    ``cache`` is all that it remembers. ``chunk`` is how many samples it gives at once and ``remaining`` how many
-    are still to come, None without end; these two and ``sampling`` may be changed at any time.
+    ``cache`` is its whole state. ``chunk`` is the size of a chunk in samples and ``remaining`` the number
+    of samples that are left, or None for an endless stream. Both and ``sampling`` may be changed at any time.
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
-    >>> one = stream(WaveRNN(WaveRNNConfig(d_hidden=32)), seconds=0.02, chunk=0.01)
-    >>> first = next(one)
-    >>> other = one.copy(seed=1)
-    >>> [chunk.shape for chunk in one], [chunk.shape for chunk in other]
+    >>> live = stream(WaveRNN(WaveRNNConfig(d_hidden=32)), seconds=0.02, chunk=0.01)
+    >>> first = next(live)
+    >>> other = live.copy(seed=1)
+    >>> [chunk.shape for chunk in live], [chunk.shape for chunk in other]
     ([torch.Size([1, 160])], [torch.Size([1, 160])])
 
-    Chapter: 7. Raises ValueError for settings out of range, at the next chunk where they were changed.
+    Chapter: 7. Raises ValueError for settings out of range; for changed settings, at the next chunk.
     """
 
     model: Autoregressive
@@ -60,7 +59,7 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
         self._check()
 
     def __next__(self) -> Float[Tensor, "batch samples"]:
-        """The next chunk, whole; where it is interrupted, it is as if it had not been begun."""
+        """Generate the next chunk. If that is interrupted, the stream is left as it was before the call."""
         self._check()
         if self.remaining == 0:
             raise StopIteration
@@ -77,9 +76,9 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
     @torch.no_grad()
     @cudnn_as_matmul()
     def prefill(self, codes: Int[Tensor, "batch length *two"]) -> None:
-        """Go on as though it had just made these codes. They are taken in by the parallel pass, all at once.
+        """Append codes to the context by the parallel pass, as if the stream had just generated them.
 
-        Raises ValueError for codes that are none of its model's, and for another number of sequences.
+        Raises ValueError for codes that the model's quantizer does not have, and for another batch size.
         """
         self.model.quantizer.check(codes)
         if len(codes) != len(self.cache[0]):
@@ -87,7 +86,7 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
         self.cache = self.model.prefill(codes.to(self.model.device), self.cache)
 
     def copy(self, seed: int | None = None) -> "Stream":
-        """A stream that goes on from here by itself: the same sound, or, with a seed, another one."""
+        """Return an independent stream with the same continuation or, with a seed, another one."""
         if seed is not None:
             return dataclasses.replace(self, generator=self.model.generator(seed))
         generator = torch.Generator(self.generator.device)
@@ -95,16 +94,17 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
         return dataclasses.replace(self, generator=generator)
 
     def save(self, path: str | Path) -> None:
-        """Write what it takes to go on, its random numbers included, but not the model; an interruption
-        leaves the old file as it was.
+        """Save the stream, with the state of its random generator but without the model, to resume it.
+
+        The file is replaced atomically.
 
         >>> import tempfile
         >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
-        >>> model, path = WaveRNN(WaveRNNConfig(d_hidden=32)), Path(tempfile.mkdtemp()) / "here.safetensors"
-        >>> today = stream(model, seconds=0.02, chunk=0.01)
-        >>> _ = next(today)
-        >>> today.save(path)
-        >>> torch.equal(next(Stream.load(model, path)), next(today))
+        >>> model, path = WaveRNN(WaveRNNConfig(d_hidden=32)), Path(tempfile.mkdtemp()) / "live.safetensors"
+        >>> live = stream(model, seconds=0.02, chunk=0.01)
+        >>> _ = next(live)
+        >>> live.save(path)
+        >>> torch.equal(next(Stream.load(model, path)), next(live))
         True
         """
         code, state = self.cache
@@ -115,29 +115,28 @@ class Stream(Iterator[Float[Tensor, "batch samples"]]):
             "sampling": dataclasses.asdict(self.sampling),
             **{name: getattr(self, name) for name in SETTINGS},
         }
-        tensors = {"code": code, "random": self.generator.get_state()} | _numbered(state)
-        # Each in memory of its own: the format has no tensors that share theirs.
+        tensors = {"code": code, "random": self.generator.get_state()} | _state_tensors(state)
+        # Cloned, since the format does not allow tensors that share memory.
         tensors = {name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}
         write_tensors(path, KIND, json.dumps(header), tensors)
 
     @classmethod
     def load(cls, model: Autoregressive, path: str | Path, seed: int | None = None) -> "Stream":
-        """The stream that `save` wrote, as it was; with a seed, its random numbers are new ones.
+        """Load a stream that `save` wrote; with a seed, its random generator is replaced.
 
-        Raises ValueError, naming the file and what is wrong, for one that is damaged or of another kind,
-        whose settings are out of range, and for the state of another model than this: of other tensors, over
-        other codes, with other weights.
+        Raises ValueError, with the file and the reason, for a damaged file, one of another kind, settings
+        out of range, and the stream of a model with another quantizer, architecture or weights.
         """
         engine = best_engine(model)
         try:
             header, tensors = read_tensors(path, KIND)
-            cache = _past_of(model, header, tensors)
-            generator = _generator_of(model, header, tensors) if seed is None else model.generator(seed)
+            cache = _load_cache(model, header, tensors)
+            generator = _load_generator(model, header, tensors) if seed is None else model.generator(seed)
             sampling = SamplingConfig(**header["sampling"])
             settings = {name: header[name] for name in SETTINGS}
             return cls(engine, cache, generator, sampling=sampling, **settings)
-        except Exception as error:  # a foreign file may fail anywhere, and a reader asks which it was
-            raise ValueError(f"path must be a stream of such a model, got {path}: {error}") from error
+        except Exception as error:  # a foreign file may fail anywhere, and the message has to name it
+            raise ValueError(f"path must be a saved stream of this model, got {path}: {error}") from error
 
     def _check(self) -> None:
         """Raise ValueError for settings out of range."""
@@ -158,11 +157,11 @@ def stream(
     seed: int | torch.Generator = 0,
     batch_size: int = 1,
 ) -> Stream:
-    """A model's sound as it is made, by its `best_engine` engine: so many seconds of it, in chunks of so many;
-    or, where ``seconds`` is None, without end.
+    """Return a stream of audio from a model, by its `best_engine`.
 
-    ``prompt`` is what it goes on from, in codes; it is not given back. All chunks together are what
-    `Autoregressive.generate` of the same engine draws with the same seed.
+    ``seconds`` is the total duration, None for an endless stream, and ``chunk`` the duration of a chunk in
+    seconds. ``prompt`` are codes to continue, which are not part of the output. The concatenated chunks equal
+    what `Autoregressive.generate` of the same engine generates with the same seed.
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
     >>> model = WaveRNN(WaveRNNConfig(d_hidden=32))
@@ -172,21 +171,22 @@ def stream(
     >>> torch.equal(torch.cat(chunks, dim=1), model.quantizer.decode(model.generate(4_000, seed=0)))
     True
 
-    Chapter: 7. Raises ValueError for settings out of range, and for a prompt that is no codes of this model.
+    Chapter: 7. Raises ValueError for settings out of range, and for a prompt with codes that the model's
+    quantizer does not have.
     """
     check_sample_rate(sample_rate)
     remaining = None if seconds is None else whole_samples("seconds", seconds, sample_rate)
     engine = best_engine(model)
     cache = engine.initial_cache(batch_size if prompt is None else len(prompt))
     settings = sample_rate, whole_samples("chunk", chunk, sample_rate), remaining, sampling
-    begun = Stream(engine, cache, engine.generator(seed), *settings)
+    live = Stream(engine, cache, engine.generator(seed), *settings)
     if prompt is not None and prompt.shape[1] > 0:
-        begun.prefill(prompt)
-    return begun
+        live.prefill(prompt)
+    return live
 
 
 def whole_samples(name: str, seconds: float | int, sample_rate: int) -> int:
-    """How many samples last so many seconds. ``name`` is what an error calls the argument.
+    """Convert seconds to a number of samples. ``name`` is the argument's name in an error message.
 
     >>> whole_samples("seconds", 0.25, 16_000)
     4000
@@ -202,29 +202,29 @@ def whole_samples(name: str, seconds: float | int, sample_rate: int) -> int:
 
 
 def _checksum(model: Autoregressive) -> str:
-    """What a state knows its model by: its weights, and the settings that no tensor tells, as dilations."""
+    """Return a checksum of a model's weights and configs, since some settings change no shape (dilations)."""
     model = model.model if isinstance(model, Engine) else model
     settings = [repr(module.config) for module in model.modules() if hasattr(module, "config")]
     return digest("\n".join(settings), model.state_dict())
 
 
-def _numbered(state: Any) -> dict[str, Tensor]:
-    return {f"state.{number}": x for number, x in enumerate(flatten_state(state))}
+def _state_tensors(state: Any) -> dict[str, Tensor]:
+    return {f"state.{index}": x for index, x in enumerate(flatten_state(state))}
 
 
-def _past_of(model: Autoregressive, header: dict[str, Any], tensors: dict[str, Tensor]) -> Cache:
-    """The past in a file, where the model wants it. Raises ValueError for one that is not the model's."""
+def _load_cache(model: Autoregressive, header: dict[str, Any], tensors: dict[str, Tensor]) -> Cache:
+    """Return the cache from a file, on the model's device. Raises ValueError for that of another model."""
     if header["quantizer"] != repr(model.quantizer):
-        raise ValueError(f"its codes are those of {header['quantizer']}, the model's of {model.quantizer}")
+        raise ValueError(f"saved with quantizer {header['quantizer']}, but the model has {model.quantizer}")
     model.quantizer.check(tensors["code"][:, None])
     code, state = model.initial_cache(len(tensors["code"]))
-    wanted = {"code": code} | _numbered(state)
+    expected = {"code": code} | _state_tensors(state)
     found = {name: x for name, x in tensors.items() if name != "random"}
-    if _shapes(found) != _shapes(wanted):
-        raise ValueError("it was saved for a model with other layer sizes")
+    if _shapes(found) != _shapes(expected):
+        raise ValueError("saved for a model with other layer sizes")
     if header["model"] != _checksum(model):
-        raise ValueError("it was saved for a model with other weights or settings")
-    code, *parts = (found[name].to(x.device) for name, x in wanted.items())
+        raise ValueError("saved for a model with other weights or settings")
+    code, *parts = (found[name].to(x.device) for name, x in expected.items())
     return code, unflatten_state(parts, like=state)
 
 
@@ -232,13 +232,13 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dty
     return {name: (x.shape, x.dtype) for name, x in tensors.items()}
 
 
-def _generator_of(
+def _load_generator(
     model: Autoregressive, header: dict[str, Any], tensors: dict[str, Tensor]
 ) -> torch.Generator:
     if header["device"] != model.device.type:
         raise ValueError(
-            f"its random numbers are of {header['device']}, the model is on {model.device.type}: "
-            "give a seed for new ones"
+            f"saved with a random generator on {header['device']}, but the model is on {model.device.type}: "
+            "pass a seed"
         )
     generator = torch.Generator(model.device)
     generator.set_state(tensors["random"])

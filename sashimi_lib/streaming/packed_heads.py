@@ -1,4 +1,4 @@
-"""Codes to features and features to codes, as compiled loops want them (chapters 7 and 8)."""
+"""Embeddings and heads of compiled loops (chapters 7 and 8)."""
 
 from typing import NamedTuple, no_type_check
 
@@ -21,7 +21,7 @@ from sashimi_lib.streaming.compiled_ops import (
 
 
 class PackedSoftmax(NamedTuple):
-    """A logit for each level, and no hidden layer."""
+    """The weights of `Softmax`: one linear layer, no hidden one."""
 
     layer: PackedLinear
     levels: int
@@ -29,7 +29,7 @@ class PackedSoftmax(NamedTuple):
 
 
 class PackedDualSoftmax(NamedTuple):
-    """Logits of the coarse code, and of the fine one, which hears the coarse one by a vector of its own."""
+    """The weights of `DualSoftmax`; the rows of ``E`` embed the coarse code for the fine one."""
 
     O1: PackedLinear
     O2: PackedLinear
@@ -41,28 +41,28 @@ class PackedDualSoftmax(NamedTuple):
 
 
 def pack_head(head: Head) -> PackedSoftmax | PackedDualSoftmax:
-    """The weights of a head. Raises ValueError for one that has no compiled form."""
+    """Return the weights of a head. Raises ValueError for a head that has no compiled form."""
     if isinstance(head, Softmax):
         return PackedSoftmax(pack_linear(head), head.out_features, 0)
     if isinstance(head, DualSoftmax):
         O1, O2, O3, O4 = map(pack_linear, (head.O1, head.O2, head.O3, head.O4))
         return PackedDualSoftmax(O1, O2, O3, O4, to_float32_array(head.E.weight), *head.O4.weight.shape)
-    raise ValueError(f"model must have one softmax or the dual one, got {type(head).__name__}")
+    raise ValueError(f"model must have a Softmax or DualSoftmax head, got {type(head).__name__}")
 
 
 def pack_embedding(embedding: nn.Module) -> np.ndarray:
-    """(codes a sample, levels, d_model): a vector for each code. Raises ValueError for another embedding."""
+    """Return the embedding table, (n_codes, levels, d_model). Raises ValueError if there is none."""
     if isinstance(embedding, nn.Embedding):
         return to_float32_array(embedding.weight)[None]
     if isinstance(embedding, PairEmbedding):
         return np.stack([to_float32_array(embedding.coarse.weight), to_float32_array(embedding.fine.weight)])
-    raise ValueError(f"model must have a vector for each code, got {type(embedding).__name__}")
+    raise ValueError(f"model must have an embedding table, got {type(embedding).__name__}")
 
 
 @device_function
 @no_type_check
 def embed(codes, t, table, x):
-    """The sum of the vectors of the codes before sample t, ``codes[:, t]``, into the first of ``x``."""
+    """Write the sum of the embeddings of ``codes[:, t]`` to the first columns of ``x``."""
     for b in range(len(codes)):
         for h in range(table.shape[2]):
             x[b, h] = table[0, codes[b, t, 0], h]
@@ -74,32 +74,34 @@ def embed(codes, t, table, x):
 @device_function
 @no_type_check
 def head_workspace(batch, head):
-    """What `sample_codes` computes on: a hidden layer and logits."""
+    """Return the buffers of `sample_codes`: a hidden layer and logits."""
     hidden = np.zeros((batch, padded_size(head.hidden)), np.float32)
     return hidden, np.zeros((batch, padded_size(head.levels)), np.float32)
 
 
 def sample_codes(head, y, request, t, workspace, codes):  # type: ignore[no-untyped-def]
-    """Sample t for each row of features: writes its one or two codes as ``codes[:, t + 1]``, and says whether
-    all logits were finite. For compiled code to call."""
+    """Write the one or two codes of sample t, given features ``y``, as ``codes[:, t + 1]``.
+
+    Returns whether all logits were finite. Called by compiled code.
+    """
     raise NotImplementedError
 
 
 @overload(sample_codes, jit_options=JIT_OPTIONS)
 @no_type_check
 def _sample_codes(head, y, request, t, workspace, codes):
-    return _one if head.instance_class is PackedSoftmax else _two
+    return _sample_softmax if head.instance_class is PackedSoftmax else _sample_dual_softmax
 
 
 @no_type_check
-def _one(head, y, request, t, workspace, codes):
+def _sample_softmax(head, y, request, t, workspace, codes):
     _, logits = workspace
     affine(head.layer, y, logits)
     return emit_token(request, t, 0, logits, head.levels, codes)
 
 
 @no_type_check
-def _two(head, y, request, t, workspace, codes):
+def _sample_dual_softmax(head, y, request, t, workspace, codes):
     hidden, logits = workspace
     affine(head.O1, y, hidden)
     relu(hidden)
@@ -118,7 +120,7 @@ def _two(head, y, request, t, workspace, codes):
 @device_function
 @no_type_check
 def relu(x):
-    """``max(x, 0)``, in place."""
+    """Apply ``max(x, 0)`` in place."""
     for b in range(x.shape[0]):
         for i in range(x.shape[1]):
             x[b, i] = max(x[b, i], np.float32(0))

@@ -1,7 +1,7 @@
-"""A tier of SaShiMi, compiled: its weights side by side, and one sample through its blocks (chapter 7).
+"""One tier of SaShiMi in compiled code: its packed weights, and one sample through its blocks (chapter 7).
 
-The blocks of a tier have one shape, so their weights lie in arrays with one axis more; and all tiers have
-arrays of the same kinds, so that one compiled function serves every block of every tier.
+The blocks of a tier have the same shape, so their weights are stacked along a leading axis. All tiers have
+arrays of the same types, so one compiled function runs every block of every tier.
 """
 
 from typing import NamedTuple, no_type_check
@@ -20,9 +20,11 @@ from sashimi_lib.streaming.compiled_ops import (
 from sashimi_lib.streaming.vectors import broadcast, load, store
 
 
-class Norms(NamedTuple):
-    """``gain (x - mean + shift) / sqrt(variance + epsilon) + bias``, which is either kind of norm: (norms,
-    H), and (norms,) of epsilon."""
+class PackedNorms(NamedTuple):
+    """The weights of several `ScalarNorm` or ``LayerNorm``, (norms, H), and their epsilon, (norms,).
+
+    Both are ``gain (x - mean + shift) / sqrt(variance + epsilon) + bias``.
+    """
 
     shift: np.ndarray
     gain: np.ndarray
@@ -30,102 +32,105 @@ class Norms(NamedTuple):
     epsilon: np.ndarray
 
 
-class Spaces(NamedTuple):
-    """Recurrences ``x <- R (x + s B u + p g) - x`` with ``g = s G q* R (x + s B u) / 2``.
+class PackedSSM(NamedTuple):
+    """State spaces with the recurrence ``x <- R (x + s B u + p g) - x``, ``g = s G q* R (x + s B u) / 2``.
 
-    That is the bilinear rule: ``w = (I - dt/2 A)^-1 (x + dt/2 B u)`` is the state halfway through a step, the
-    next one is ``2 w - x``, and the inverse is Woodbury's, with ``s = dt/2`` and ``R = 2 / (1 - s Lambda)``.
-    Where channels share p, q and B, only R, C and s are read for every channel: half of what ``A_bar`` and
-    ``B_bar`` would take, and reading is what costs. A diagonal A under zero-order hold, ``x <- a x + b u``,
-    is of this form as well: ``R = a + 1``, ``B = b / R``, no p, and ``s = 1``.
+    That is the bilinear rule. The midpoint of a step is ``w = (I - dt/2 A)^-1 (x + dt/2 B u)``, and the next
+    state is ``2 w - x``; the inverse is Woodbury's, with ``s = dt/2`` and ``R = 2 / (1 - s Lambda)``. Where
+    channels share p, q and B, only R, C and s are read for each channel. That is half the size of ``A_bar``
+    and ``B_bar``, and the loop is bound by memory bandwidth. A diagonal A under zero-order hold,
+    ``x <- a x + b u``, has this form as well: ``R = a + 1``, ``B = b / R``, no p, and ``s = 1``.
 
-    Vectors are [real, imaginary], 2 M numbers, and lie in groups of sixteen channels, (groups, 2 M, 16); or
-    (2 M), where channels share.
+    Vectors are [real, imaginary], 2 M numbers, in groups of sixteen channels, (groups, 2 M, 16); or (2 M),
+    where channels share them.
     """
 
     R: np.ndarray  # (pairs, groups, 2 M, 16)
     C: np.ndarray  # (pairs, groups, 2 M, 16)
     B: np.ndarray  # (pairs, groups, 2 M, 16), or (pairs, 2 M)
     p: tuple[np.ndarray, ...]  # as B, for each rank
-    q: np.ndarray  # as B, with an axis for the rank in front: the row q* / 2
-    G: np.ndarray  # (pairs, rank, rank, room): s G
+    q: np.ndarray  # as B, with a leading axis for the rank: the row q* / 2
+    G: np.ndarray  # (pairs, rank, rank, padded H): s G
     D: np.ndarray  # (pairs, H)
     s: np.ndarray  # (pairs, H)
 
 
 class PackedTier(NamedTuple):
-    """The weights of a tier: pairs of an S4 block and a feed-forward block, of which the first ``down`` are
-    on the way down; and the pools to and from the next tier, where there is one."""
+    """The weights of a tier: pairs of an S4 and a feed-forward block, and the pools to and from the next one.
 
-    down: int
-    gated: bool  # the mixing of channels, by a GLU
-    norm: Norms  # of the blocks, in turn
-    space: Spaces
-    mix: PackedLinear  # of all pairs: their axis comes first, in matrix and bias
+    The first ``n_down`` pairs come before the down-pooling. The slowest tier has empty pools. The linear
+    layers of all pairs are stacked along the first axis, in matrix and bias.
+    """
+
+    n_down: int
+    glu: bool  # of the output projections
+    norms: PackedNorms  # of all blocks, in their order
+    ssm: PackedSSM
+    output: PackedLinear
     expand: PackedLinear
     contract: PackedLinear
-    to_next: PackedLinear
-    from_next: PackedLinear
+    down_pool: PackedLinear
+    up_pool: PackedLinear
 
 
 class TierState(NamedTuple):
-    """What a tier remembers, batch first."""
+    """The state of a tier, batch first."""
 
-    states: np.ndarray  # (batch, pairs, groups, 2 M, 16)
-    gathered: np.ndarray  # (batch, pool, room): the samples of this frame so far
-    pending: np.ndarray  # (batch, pool, room): what the slower tiers say to them
-    phase: np.ndarray  # (batch,): how far the frame is
+    ssm: np.ndarray  # (batch, pairs, groups, 2 M, 16)
+    gathered: np.ndarray  # (batch, pool, padded H): the samples of the current frame, to be down-pooled
+    pending: np.ndarray  # (batch, pool, padded H): the up-pooled outputs of the slower tiers for this frame
+    phase: np.ndarray  # (batch,): the index of the next sample in its frame
 
 
 class Workspace(NamedTuple):
-    """What is being computed: features, intermediate results, skips."""
+    """The buffers of intermediate results. Their width is that of the widest layer of any tier."""
 
-    x: np.ndarray  # (batch, widest)
-    y: np.ndarray
-    wide: np.ndarray
-    scratch: np.ndarray  # (1 + 2 rank, widest)
-    skips: np.ndarray  # (1 + 2 pairs, batch, widest)
-
-
-@device_function
-@no_type_check
-def advance_phase(memory):
-    """One sample further in a frame, where there are frames; True where one is whole."""
-    pool = memory.gathered.shape[1]
-    for b in range(len(memory.phase)):
-        memory.phase[b] = (memory.phase[b] + 1) % max(pool, 1)
-    return pool > 0 and memory.phase[0] == 0
+    x: np.ndarray  # (batch, width): features
+    y: np.ndarray  # (batch, width): normalized features
+    hidden: np.ndarray  # (batch, width)
+    scratch: np.ndarray  # (1 + 2 rank, width)
+    skips: np.ndarray  # (1 + 2 pairs, batch, width)
 
 
 @device_function
 @no_type_check
-def run_tier(tier, memory, workspace):
-    """The features ``workspace.x`` through a tier, into its frame, and with what the slower ones have said."""
-    down, (pairs, H) = tier.down, tier.space.D.shape
+def advance_phase(state):
+    """Advance by one sample in the frame, if the tier has frames. Returns whether a frame is complete."""
+    pool = state.gathered.shape[1]
+    for b in range(len(state.phase)):
+        state.phase[b] = (state.phase[b] + 1) % max(pool, 1)
+    return pool > 0 and state.phase[0] == 0
+
+
+@device_function
+@no_type_check
+def run_tier(tier, state, workspace):
+    """Run the features ``workspace.x`` through a tier in place, and exchange them with the pools."""
+    n_down, (pairs, H) = tier.n_down, tier.ssm.D.shape
     for i in range(pairs):
-        if i == down:
-            exchange_with_pool(memory, workspace, H)
+        if i == n_down:
+            exchange_with_pool(state, workspace, H)
         for half in range(2):
             skip = 2 * i + half
-            if i < down or skip == 0:
+            if i < n_down or skip == 0:
                 push_skip(workspace, H, skip)
             if half == 0:
-                _s4_block(workspace, tier, i, memory.states)
+                _s4_block(workspace, tier, i, state.ssm)
             else:
                 _feed_forward(workspace, tier, i)
-            if i >= down > 0:
-                _add_skip(workspace, H, 4 * down - 1 - skip)
-    if not down:  # one skip, round all blocks
-        _add_skip(workspace, H, 0)
+            if i >= n_down > 0:
+                add_skip(workspace, H, 4 * n_down - 1 - skip)
+    if not n_down:  # one skip connection around all blocks
+        add_skip(workspace, H, 0)
 
 
 @device_function
 @no_type_check
-def exchange_with_pool(memory, workspace, H):
-    """Put the features into the frame for the slower tiers, and add what they have said."""
+def exchange_with_pool(state, workspace, H):
+    """Store the features for the down-pooling, and add the up-pooled outputs of the slower tiers."""
     for b in range(len(workspace.x)):
-        if memory.gathered.shape[1]:
-            gathered, pending = memory.gathered[b, memory.phase[b]], memory.pending[b, memory.phase[b]]
+        if state.gathered.shape[1]:
+            gathered, pending = state.gathered[b, state.phase[b]], state.pending[b, state.phase[b]]
             for h in range(H):
                 gathered[h] = workspace.x[b, h]
                 workspace.x[b, h] += pending[h]
@@ -134,6 +139,7 @@ def exchange_with_pool(memory, workspace, H):
 @device_function
 @no_type_check
 def push_skip(workspace, H, n):
+    """Store the features as skip connection n."""
     for b in range(len(workspace.x)):
         for h in range(H):
             workspace.skips[n, b, h] = workspace.x[b, h]
@@ -141,7 +147,8 @@ def push_skip(workspace, H, n):
 
 @device_function
 @no_type_check
-def _add_skip(workspace, H, n):
+def add_skip(workspace, H, n):
+    """Add skip connection n to the features."""
     for b in range(len(workspace.x)):
         for h in range(H):
             workspace.x[b, h] += workspace.skips[n, b, h]
@@ -150,38 +157,39 @@ def _add_skip(workspace, H, n):
 @device_function
 @no_type_check
 def _s4_block(workspace, tier, i, states):
-    """``x + S4(norm(x))``, in place."""
-    x, y, wide, H, mix = workspace.x, workspace.y, workspace.wide, tier.space.D.shape[1], tier.mix
-    normalise(x, tier.norm, 2 * i, y)
-    _recur(y, tier.space, i, states, workspace.scratch)
-    affine(PackedLinear(mix.matrix[i], mix.bias[i]), y, wide)
+    """Apply ``x + S4(norm(x))`` in place."""
+    x, y, hidden, H, output = workspace.x, workspace.y, workspace.hidden, tier.ssm.D.shape[1], tier.output
+    normalize(x, tier.norms, 2 * i, y)
+    _ssm_step(y, tier.ssm, i, states, workspace.scratch)
+    affine(PackedLinear(output.matrix[i], output.bias[i]), y, hidden)
     for b in range(len(x)):
-        if tier.gated:
+        if tier.glu:
             for h in range(H):
-                x[b, h] += wide[b, h] * sigmoid(wide[b, H + h])
+                x[b, h] += hidden[b, h] * sigmoid(hidden[b, H + h])
         else:
             for h in range(H):
-                x[b, h] += wide[b, h]
+                x[b, h] += hidden[b, h]
 
 
 @device_function
 @no_type_check
 def _feed_forward(workspace, tier, i):
-    """``x + W2 gelu(W1 norm(x))``, in place."""
-    x, y, wide, expand, contract = workspace.x, workspace.y, workspace.wide, tier.expand, tier.contract
-    normalise(x, tier.norm, 2 * i + 1, y)
-    affine(PackedLinear(expand.matrix[i], expand.bias[i]), y, wide)
+    """Apply ``x + W2 gelu(W1 norm(x))`` in place."""
+    x, y, hidden, expand, contract = workspace.x, workspace.y, workspace.hidden, tier.expand, tier.contract
+    normalize(x, tier.norms, 2 * i + 1, y)
+    affine(PackedLinear(expand.matrix[i], expand.bias[i]), y, hidden)
     for b in range(len(x)):
         for h in range(expand.bias.shape[1]):
-            wide[b, h] = gelu(wide[b, h])
+            hidden[b, h] = gelu(hidden[b, h])
         for h in range(contract.bias.shape[1]):
             x[b, h] += contract.bias[i, h]
-    add_product(contract.matrix[i], wide, x)
+    add_product(contract.matrix[i], hidden, x)
 
 
 @device_function
 @no_type_check
-def normalise(x, norms, i, y):
+def normalize(x, norms, i, y):
+    """Write norm i of ``x`` to ``y``."""
     H = norms.gain.shape[1]
     for b in range(len(x)):
         mean, variance = np.float32(0), np.float32(0)
@@ -200,61 +208,61 @@ def normalise(x, norms, i, y):
 
 @device_function
 @no_type_check
-def _recur(u, space, i, states, scratch):
-    """One step of H recurrences (`Spaces`), sixteen at a time, and GELU of what they give, in place."""
-    H, M, rank = space.D.shape[1], space.R.shape[2] // 2, len(space.p)
-    v, heard_by_q, g = scratch[0], scratch[1 : 1 + rank], scratch[1 + rank :]
+def _ssm_step(u, ssm, i, states, scratch):
+    """Apply one step of H recurrences (`PackedSSM`), sixteen at a time, and GELU to ``u`` in place."""
+    H, M, rank = ssm.D.shape[1], ssm.R.shape[2] // 2, len(ssm.p)
+    su, q_products, g = scratch[0], scratch[1 : 1 + rank], scratch[1 + rank :]
     for b in range(len(u)):
         for h in range(H):
-            v[h] = space.s[i, h] * u[b, h]
-            u[b, h] *= space.D[i, h]
-        for k in range(space.R.shape[1]):
-            R, C, x = space.R[i, k], space.C[i, k], states[b, i, k]
-            heard = load(v, k)
+            su[h] = ssm.s[i, h] * u[b, h]
+            u[b, h] *= ssm.D[i, h]
+        for k in range(ssm.R.shape[1]):
+            R, C, x = ssm.R[i, k], ssm.C[i, k], states[b, i, k]
+            v = load(su, k)
             for r in range(rank):
-                above, below = broadcast(0), broadcast(0)
+                q_real, q_imag = broadcast(0), broadcast(0)
                 for m in range(M):
-                    real = load(x, m) + at(space.B, i, k, m) * heard
-                    imag = load(x, M + m) + at(space.B, i, k, M + m) * heard
-                    above += at(space.q[r], i, k, m) * (load(R, m) * real - load(R, M + m) * imag)
-                    below += at(space.q[r], i, k, M + m) * (load(R, M + m) * real + load(R, m) * imag)
-                store(above + below, heard_by_q[r], k)
+                    real = load(x, m) + entry(ssm.B, i, k, m) * v
+                    imag = load(x, M + m) + entry(ssm.B, i, k, M + m) * v
+                    q_real += entry(ssm.q[r], i, k, m) * (load(R, m) * real - load(R, M + m) * imag)
+                    q_imag += entry(ssm.q[r], i, k, M + m) * (load(R, M + m) * real + load(R, m) * imag)
+                store(q_real + q_imag, q_products[r], k)
             for r in range(rank):
                 total = broadcast(0)
                 for c in range(rank):
-                    total += load(space.G[i, r, c], k) * load(heard_by_q[c], k)
+                    total += load(ssm.G[i, r, c], k) * load(q_products[c], k)
                 store(total, g[r], k)
-            above, below = load(u[b], k), broadcast(0)
+            y_real, y_imag = load(u[b], k), broadcast(0)
             for m in range(M):
-                real = load(x, m) + at(space.B, i, k, m) * heard + low_rank(space.p, i, k, m, g)
-                imag = load(x, M + m) + at(space.B, i, k, M + m) * heard + low_rank(space.p, i, k, M + m, g)
+                real = load(x, m) + entry(ssm.B, i, k, m) * v + low_rank(ssm.p, i, k, m, g)
+                imag = load(x, M + m) + entry(ssm.B, i, k, M + m) * v + low_rank(ssm.p, i, k, M + m, g)
                 new_real = load(R, m) * real - (load(R, M + m) * imag + load(x, m))
                 new_imag = load(R, M + m) * real + (load(R, m) * imag - load(x, M + m))
-                above += load(C, m) * new_real
-                below += load(C, M + m) * new_imag
+                y_real += load(C, m) * new_real
+                y_imag += load(C, M + m) * new_imag
                 store(new_real, x, m)
                 store(new_imag, x, M + m)
-            store(above + below, u[b], k)
+            store(y_real + y_imag, u[b], k)
         for h in range(H):
             u[b, h] = gelu(u[b, h])
 
 
-def at(vector: np.ndarray, i: int, k: int, m: int) -> object:
-    """Entry m of block i's vector, for sixteen channels: their own, or the one that all share. For compiled
-    code to call."""
+def entry(vector: np.ndarray, i: int, k: int, m: int) -> object:
+    """Return entry m of a vector of block i for the k-th sixteen channels, which may share it. Called by
+    compiled code."""
     raise NotImplementedError
 
 
-@overload(at, inline="always")
+@overload(entry, inline="always")
 @no_type_check
-def _at(vector, i, k, m):
+def _entry(vector, i, k, m):
     if vector.ndim == 2:
         return lambda vector, i, k, m: broadcast(vector[i, m])
     return lambda vector, i, k, m: load(vector[i, k], m)
 
 
 def low_rank(p: tuple[np.ndarray, ...], i: int, k: int, m: int, g: np.ndarray) -> object:
-    """Entry m of ``p g``, for sixteen channels. For compiled code to call."""
+    """Return entry m of ``p g`` for the k-th sixteen channels. Called by compiled code."""
     raise NotImplementedError
 
 
@@ -264,5 +272,5 @@ def _low_rank(p, i, k, m, g):
     if len(p) == 0:
         return lambda p, i, k, m, g: broadcast(0)
     if len(p) == 1:
-        return lambda p, i, k, m, g: at(p[0], i, k, m) * load(g[0], k)
-    return lambda p, i, k, m, g: at(p[0], i, k, m) * load(g[0], k) + at(p[1], i, k, m) * load(g[1], k)
+        return lambda p, i, k, m, g: entry(p[0], i, k, m) * load(g[0], k)
+    return lambda p, i, k, m, g: entry(p[0], i, k, m) * load(g[0], k) + entry(p[1], i, k, m) * load(g[1], k)

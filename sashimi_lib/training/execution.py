@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from sashimi_lib.ssm.kernel_cache import Cached
+from sashimi_lib.ssm.kernel_cache import CachesKernels
 
 Forward = Callable[..., Any]
 
@@ -62,7 +62,7 @@ def apply_execution(model: nn.Module, execution: ExecutionConfig) -> Iterator[No
     try:
         for module in model.modules():
             forward = None
-            if execution.compile and isinstance(module, Cached):
+            if execution.compile and isinstance(module, CachesKernels):
                 forward = torch.compiler.disable(module.forward)
             elif (execution.compile or execution.activation_checkpointing) and is_block(module):
                 forward = partial(_forward, module.forward, _trained(module.forward, execution))
@@ -108,7 +108,7 @@ def has_kernels(model: nn.Module) -> bool:
 
     Chapter: 10.
     """
-    return any(isinstance(module, Cached) for module in model.modules())
+    return any(isinstance(module, CachesKernels) for module in model.modules())
 
 
 def _check(model: nn.Module, execution: ExecutionConfig) -> None:

@@ -46,7 +46,7 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(diffusion, "SMALL", models)
     monkeypatch.setattr(diffusion, "REPEATS", {"training": 1, "generation": 1})
     monkeypatch.setattr(
-        benchmark, "interleaved", lambda steps, _: [step() for step in steps.values()] and SECONDS
+        diffusion, "interleaved", lambda steps, _: [step() for step in steps.values()] and SECONDS
     )
     monkeypatch.setenv("SASHIMI_RESULTS", str(tmp_path))
     return models

@@ -40,7 +40,9 @@ def test_a_small_comparison(tiny, tmp_path, tones, monkeypatch):
     monkeypatch.setattr(sixteen_bits, "ROUNDS", 1)
     monkeypatch.setattr(sixteen_bits, "peak_mebibytes", lambda recipe, corpus: 1.0)
     monkeypatch.setattr(
-        sixteen, "samples_per_second", lambda models, *_, batch_sizes: {name: {"1": 1.0} for name in models}
+        sixteen_bits,
+        "samples_per_second",
+        lambda models, *_, batch_sizes: {name: {"1": 1.0} for name in models},
     )
     monkeypatch.setenv("SASHIMI_RESULTS", str(tmp_path))
     command = [str(tones(70, sample_rate=8000)), "--sample-rate", "8000", "--seconds", "0.01", "--seeds", "2"]

@@ -16,7 +16,7 @@ def test_all_variants_generate_the_same_codes():
         assert torch.equal(other.generate(100, seed=3), codes)
     unpruned = wavernn_speed.random_wavernn(160).generate(100, seed=3)
     assert torch.equal(compiled_dense.generate(100, seed=3), unpruned)
-    assert not torch.equal(every, codes)
+    assert not torch.equal(unpruned, codes)
 
 
 def test_the_plain_step_multiplies_by_R_twice_and_the_others_once():

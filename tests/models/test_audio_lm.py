@@ -128,9 +128,9 @@ def test_a_noncausal_backbone_is_refused(config):
         new_model(config, MuLaw())
 
 
-@pytest.mark.parametrize("directions", ["two-sided", "concatenated"])
-def test_one_noncausal_layer_is_refused(directions):
+@pytest.mark.parametrize("direction", ["bidirectional", "concat"])
+def test_one_noncausal_layer_is_refused(direction):
     backbone = IsotropicS4(IsotropicConfig(d_model=4, n_layers=2))
-    backbone.blocks.blocks[2].layer = S4(4, directions=directions)
+    backbone.blocks.blocks[2].layer = S4(4, direction=direction)
     with pytest.raises(ValueError, match=r"backbone must be causal.*blocks\.blocks\.2\.layer is not causal"):
         AudioLM(MuLaw(), backbone)

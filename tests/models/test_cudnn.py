@@ -39,7 +39,7 @@ CALLS = {
     "WaveNet": (MODELS["WaveNet"], generate_from_prompt),
     "subscale": (MODELS["subscale"], generate_from_prompt),
     "subscale, sequential": (MODELS["subscale"], lambda model: model.generate_sequential(2)),
-    "static steps": (lambda: Graphed(MODELS["SampleRNN"](), record=False), lambda model: model.generate(4)),
+    "static steps": (lambda: Graphed(MODELS["SampleRNN"](), capture=False), lambda model: model.generate(4)),
     "stream": (MODELS["SampleRNN"], prefill_stream),
     "vocoder": (
         lambda: Vocoder(WaveRNNConfig(8, d_conditioning=2), MEL),

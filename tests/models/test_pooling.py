@@ -11,7 +11,7 @@ from sashimi_lib.models import SaShiMi, SaShiMiConfig
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.blocks import FeedForward, S4Block, SequenceModel, Stack
 from sashimi_lib.models.pooling import DownPool, Hourglass, UpPool
-from tests.streaming import by_steps
+from tests.streaming.helpers import by_steps
 
 POOL = 4
 

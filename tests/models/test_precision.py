@@ -24,7 +24,7 @@ UNET = {"d_model": 4, "n_layers": 1, "pool": (2, 2), "ssm": SSM, **CONDITIONING}
 DIFFUSION = {
     "DiffWave": DiffWaveConfig(d_residual=4, d_skip=4, n_layers=3, cycle=2, **CONDITIONING),
     "diffusion U-Net": SaShiMiUNetConfig(**UNET),
-    "diffusion U-Net, concatenated": SaShiMiUNetConfig(directions="concatenated", glu=False, **UNET),
+    "diffusion U-Net, concat": SaShiMiUNetConfig(direction="concat", glu=False, **UNET),
 }
 MODELS = DISCRETE | {name: lambda c=c: DiffusionModel(DiffusionConfig(c)) for name, c in DIFFUSION.items()}
 MODELS["SaShiMi, U-Net"] = lambda: AudioLM(MuLaw(16), sashimi(unet=True))

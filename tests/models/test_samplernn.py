@@ -12,7 +12,7 @@ from sashimi_lib.models import SampleRNN, SampleRNNConfig, SamplingConfig
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.samplernn import AmplitudeEmbedding
 from sashimi_lib.training.init import init_ordered_embeddings, ordered_embeddings
-from tests.streaming import error, in_chunks
+from tests.streaming.helpers import error, in_chunks
 
 pytestmark = pytest.mark.usefixtures("shapes_unchecked")  # other tests check them
 SHAPES = [((8, 2, 2), 1), ((16, 4), 2), ((3, 5, 2, 2), 1), ((4,), 2)]

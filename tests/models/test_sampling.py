@@ -32,7 +32,7 @@ from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.sampling import distribution, sample_token
 from sashimi_lib.models.vocoder import Vocoder
 from sashimi_lib.streaming import compiled, stream
-from sashimi_lib.streaming.compiled_ops import options_of
+from sashimi_lib.streaming.compiled_ops import pack_sampling
 from sashimi_lib.streaming.graph import Graphed
 from tests.awkward import as_a_reader
 
@@ -59,7 +59,7 @@ def generate_stream(model, **settings):
 ENGINES = {
     "eager": generate,
     "compiled": lambda model, **settings: generate(compiled(model), **settings),
-    "graph": lambda model, **settings: generate(Graphed(model, record=False), **settings),
+    "graph": lambda model, **settings: generate(Graphed(model, capture=False), **settings),
     "stream": generate_stream,
 }
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -257,7 +257,7 @@ def test_every_generating_function_takes_a_sampling_config():
 
 
 def test_compiled_code_and_the_command_line_have_every_option():
-    assert options_of(ALL_SET)._asdict() == {name: getattr(ALL_SET, name) for name in NAMES}
+    assert pack_sampling(ALL_SET)._asdict() == {name: getattr(ALL_SET, name) for name in NAMES}
     assert get_type_hints(SamplingOptions) == get_type_hints(SamplingConfig)
     hints = get_type_hints(SamplingOptions, include_extras=True)
     for option in fields(SamplingConfig):

@@ -9,7 +9,7 @@ from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import IsotropicConfig, IsotropicS4, SaShiMi, SaShiMiConfig
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.ssm.s4 import SSMConfig
-from tests.streaming import by_steps, error, in_chunks
+from tests.streaming.helpers import by_steps, error, in_chunks
 
 LENGTH = 4096
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -89,7 +89,7 @@ def test_chunks_of_any_length_equal_the_whole_sequence(cuts):
 
 
 def test_the_bidirectional_u_net_has_no_state():
-    with pytest.raises(ValueError, match="two-directional"):
+    with pytest.raises(ValueError, match="bidirectional S4"):
         small(unet=True, bidirectional=True).initial_state(1)
 
 

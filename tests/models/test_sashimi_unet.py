@@ -11,9 +11,9 @@ from sashimi_lib.models import SaShiMiUNet, SaShiMiUNetConfig
 from sashimi_lib.models.denoiser import ConditioningUpsampler
 from sashimi_lib.models.sashimi_unet import PAPER_UNET, PAPER_UNET_SMALL
 from sashimi_lib.ssm.s4 import SSMConfig
-from tests.streaming import error
+from tests.streaming.helpers import error
 
-DIRECTIONS = ["two-sided", "concatenated", "forward"]
+DIRECTIONS = ["bidirectional", "concat", "causal"]
 MEL = LogMelConfig(8_000, n_mels=5, hop=20, window=80)
 LENGTH = 64
 
@@ -55,16 +55,16 @@ def test_the_published_vocoder_has_the_published_parameters_but_for_its_upsampli
     assert total - upsampler + 30 * 2 * (3 * 32 + 2) == 3_153_459
 
 
-@pytest.mark.parametrize("directions", DIRECTIONS)
-def test_the_initial_output_is_zero(directions):
-    net = SaShiMiUNet(SaShiMiUNetConfig(d_model=4, n_layers=1, directions=directions))
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_initial_output_is_zero(direction):
+    net = SaShiMiUNet(SaShiMiUNetConfig(d_model=4, n_layers=1, direction=direction))
     x, step = batch()
     assert torch.equal(net(x.float(), step.float()), torch.zeros(2, LENGTH))
 
 
-@pytest.mark.parametrize("directions", DIRECTIONS)
-def test_gradients_reach_every_parameter(directions):
-    net = small(directions=directions, n_classes=3, mel=MEL)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_gradients_reach_every_parameter(direction):
+    net = small(direction=direction, n_classes=3, mel=MEL)
     x, step = batch()
     features = torch.randn(2, 5, 5, dtype=torch.float64)
     net(x, step, torch.tensor([0, 3]), features).square().sum().backward()
@@ -95,7 +95,7 @@ def test_no_label_is_the_null_label():
 @torch.no_grad()
 def test_a_frame_affects_the_samples_around_it_only():
     """A change of the last frame affects the end only, in blocks that do not mix over time."""
-    net = small(mel=MEL, directions="forward")
+    net = small(mel=MEL, direction="causal")
     for block in net.modules():
         if hasattr(block, "layer"):
             block.layer.output.weight.zero_()

@@ -11,7 +11,7 @@ from sashimi_lib.evaluation.likelihood import clip_bits
 from sashimi_lib.models import WaveRNNConfig
 from sashimi_lib.models.vocoder import Vocoder
 from sashimi_lib.training.trainer import TrainingConfig, train
-from tests.streaming import error
+from tests.streaming.helpers import error
 
 MEL = LogMelConfig(8_000, n_mels=10, hop=10, window=80)
 WAVERNN = WaveRNNConfig(d_hidden=12, d_conditioning=3)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sashimi_lib.audio.quantizers import Linear, MuLaw
 from sashimi_lib.models import WaveNet, WaveNetConfig
 from sashimi_lib.models.audio_lm import AudioLM
-from tests.streaming import by_steps, in_chunks
+from tests.streaming.helpers import by_steps, in_chunks
 
 WIDTHS = ["d_residual", "d_dilation", "d_skip", "d_end", "d_model"]
 SMALL = WaveNetConfig(stacks=2, layers=4, d_residual=6, d_dilation=5, d_skip=8, d_end=7, d_model=4)

@@ -11,7 +11,7 @@ from sashimi_lib.models import WaveRNN, WaveRNNConfig
 from sashimi_lib.models.audio_lm import new_model
 from sashimi_lib.models.autoregressive import shift_right
 from sashimi_lib.training.trainer import TrainingConfig, train
-from tests.streaming import error
+from tests.streaming.helpers import error
 
 SMALL = WaveRNNConfig(d_hidden=12, levels=16)
 CONDITIONAL = WaveRNNConfig(d_hidden=12, levels=16, d_conditioning=3)

@@ -1,5 +1,4 @@
-"""Kernels are kept inside a scope and nowhere else, whatever changes the parameters; a training step makes
-them once."""
+"""Kernels are cached inside a scope only, however parameters change; a training step computes them once."""
 
 import copy
 import pickle
@@ -11,12 +10,12 @@ from sashimi_lib.ssm import s4
 from sashimi_lib.ssm.kernel_cache import cached_kernels, shared_kernels
 from sashimi_lib.ssm.s4 import S4, SSMConfig, SSMParameters
 
-DIRECTIONS = pytest.mark.parametrize("directions", ["forward", "two-sided", "concatenated"])
+DIRECTIONS = pytest.mark.parametrize("direction", ["causal", "bidirectional", "concat"])
 
 
-def new_layer(directions="forward", **options):
+def new_layer(direction="causal", **options):
     torch.manual_seed(1)
-    return S4(3, SSMConfig(d_state=16, **options), directions=directions)
+    return S4(3, SSMConfig(d_state=16, **options), direction=direction)
 
 
 def noise(length=30, batch=2):
@@ -24,55 +23,55 @@ def noise(length=30, batch=2):
 
 
 @pytest.fixture
-def made(monkeypatch):
-    """What is made: a length for each kernel, and None for each discrete system."""
-    made, kernel, recurrence = [], s4.kernel, SSMParameters.recurrence
+def computed(monkeypatch):
+    """The calls: a length for each kernel computed, and None for each discretized system."""
+    computed, kernel, recurrence = [], s4.kernel, SSMParameters.recurrence
 
     def counted(system, length, dtype):
-        made.append(length)
+        computed.append(length)
         return kernel(system, length, dtype)
 
     monkeypatch.setattr(s4, "kernel", counted)
-    monkeypatch.setattr(SSMParameters, "recurrence", lambda bank: (made.append(None), recurrence(bank))[1])
-    return made
+    monkeypatch.setattr(SSMParameters, "recurrence", lambda ssm: (computed.append(None), recurrence(ssm))[1])
+    return computed
 
 
 @DIRECTIONS
 @torch.no_grad()
-def test_a_kernel_is_made_once_in_a_scope_and_at_each_call_outside(directions, made):
-    layer = new_layer(directions)
+def test_a_kernel_is_computed_once_in_a_scope_and_at_each_call_outside(direction, computed):
+    layer = new_layer(direction)
     outside = layer(noise())[0], layer(noise())[0]
-    assert made == [None, 30] * 2
-    made.clear()
+    assert computed == [None, 30] * 2
+    computed.clear()
     with cached_kernels(layer):
         inside = layer(noise())[0], layer(noise())[0]
-        assert made == [None, 30]
+        assert computed == [None, 30]
     for y in (*outside, *inside):
         assert torch.equal(y, outside[0])
 
 
 @torch.no_grad()
-def test_steps_and_pieces_share_what_they_are_made_of(made):
+def test_steps_and_chunks_share_the_discretized_system(computed):
     layer = new_layer()
     with cached_kernels(layer):
         state = layer.initial_state(2)
         for u_t in noise().unbind(1):
             _, state = layer.step(u_t, state)
         layer(noise(), state)
-    assert made == [None, 30]
+    assert computed == [None, 30]
 
 
 @torch.no_grad()
-def test_a_shorter_kernel_is_the_beginning_of_a_longer_one(made):
+def test_a_shorter_kernel_is_a_slice_of_a_longer_one(computed):
     layer = new_layer().double()
     outside = {length: layer(noise(length).double())[0] for length in (20, 50, 30)}
-    made.clear()
+    computed.clear()
     with cached_kernels(layer):
         for length in (20, 50, 30, 20):
             y = layer(noise(length).double())[0]
             assert torch.allclose(y, outside[length], atol=1e-12)
             assert layer.ssm.kernels(length).shape == (3, length)
-    assert made == [None, 20, 50]
+    assert computed == [None, 20, 50]
 
 
 CHANGES = {
@@ -89,8 +88,8 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("before", ["outside", "in a scope"])
 @torch.no_grad()
-def test_a_change_of_parameters_is_seen_by_the_next_pass(directions, change, before):
-    layer, other = new_layer(directions), new_layer(directions)
+def test_the_next_pass_uses_changed_parameters(direction, change, before):
+    layer, other = new_layer(direction), new_layer(direction)
     if before == "in a scope":
         with cached_kernels(layer):
             layer(noise())
@@ -99,7 +98,7 @@ def test_a_change_of_parameters_is_seen_by_the_next_pass(directions, change, bef
     change(layer)
     other.load_state_dict(layer.state_dict())
     expected = other(noise())[0]
-    assert not torch.equal(expected, new_layer(directions)(noise())[0])
+    assert not torch.equal(expected, new_layer(direction)(noise())[0])
     assert torch.equal(layer(noise())[0], expected)
     with cached_kernels(layer):
         assert torch.equal(layer(noise())[0], expected)
@@ -118,8 +117,8 @@ def test_weights_may_be_loaded_and_moved_in_a_scope():
         assert layer.double()(noise().double())[0].dtype == torch.float64
 
 
-def test_an_optimizer_of_one_kernel_for_all_is_seen():
-    """It raises no version of what it changes."""
+def test_the_next_pass_uses_parameters_changed_by_a_fused_optimizer():
+    """It does not increment the version counters of parameters."""
     layer = new_layer()
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
     for _ in range(3):
@@ -131,7 +130,7 @@ def test_an_optimizer_of_one_kernel_for_all_is_seen():
             assert torch.equal(layer(noise())[0], fresh(noise())[0])
 
 
-def test_a_module_of_inference_mode_has_no_versions_and_needs_none():
+def test_a_module_made_in_inference_mode_can_be_cached():
     expected = new_layer()(noise())[0]
     with torch.inference_mode():
         layer = new_layer()
@@ -142,11 +141,11 @@ def test_a_module_of_inference_mode_has_no_versions_and_needs_none():
     with cached_kernels(trained):
         with torch.inference_mode():
             trained(noise())
-        trained(noise())[0].sum().backward()  # inference tensors cannot be saved for it
+        trained(noise())[0].sum().backward()  # inference tensors cannot be saved for backward
     assert trained.ssm.C.grad.abs().sum() > 0
 
 
-def test_a_scope_clears_at_its_end_after_errors_too():
+def test_a_scope_clears_the_cache_after_an_error():
     layer = new_layer()
 
     def fail():
@@ -159,14 +158,14 @@ def test_a_scope_clears_at_its_end_after_errors_too():
     assert layer.ssm.discretized() is not layer.ssm.discretized()
 
 
-def test_the_outermost_scope_counts(made):
+def test_the_outermost_scope_owns_the_cache(computed):
     layer = new_layer()
     with torch.no_grad(), cached_kernels(layer):
         for _ in range(2):
             with cached_kernels(layer):
                 layer(noise())
         layer(noise())
-    assert made == [None, 30]
+    assert computed == [None, 30]
     assert layer.ssm.discretized() is not layer.ssm.discretized()
 
 
@@ -180,7 +179,7 @@ def test_a_copy_is_outside_of_the_scope(copied):
         assert layer.ssm.discretized() is layer.ssm.discretized()
 
 
-def test_what_is_kept_without_gradients_serves_no_pass_with_them():
+def test_kernels_cached_without_gradients_are_not_used_in_a_pass_with_them():
     layer, plain = new_layer(), new_layer()
     with cached_kernels(layer):
         with torch.no_grad():
@@ -191,20 +190,20 @@ def test_what_is_kept_without_gradients_serves_no_pass_with_them():
         assert torch.equal(layer.get_parameter(name).grad, parameter.grad), name
 
 
-def test_a_frozen_layer_steps_in_grad_mode_without_making_systems_anew(made):
+def test_a_frozen_layer_steps_in_grad_mode_without_discretizing_again(computed):
     layer = new_layer().requires_grad_(False)
     with cached_kernels(layer):
         state = layer.initial_state(2)
         for u_t in noise().requires_grad_().unbind(1):
             y_t, state = layer.step(u_t, state)
-    assert made == [None]
+    assert computed == [None]
     assert y_t.requires_grad
 
 
 def gradients(layer, parts, scope, state=None, length=30):
-    """Of sequences in parts of two, in pieces where there is a state."""
+    """Gradients over micro-batches of two sequences, which continue from a state if there is one."""
     u = noise(length, batch=2 * parts).double()
-    reading = torch.linspace(-1, 1, length, dtype=torch.float64)[:, None]
+    weight = torch.linspace(-1, 1, length, dtype=torch.float64)[:, None]
     layer.zero_grad()
     with shared_kernels(layer) if scope else pytest.MonkeyPatch.context() as cache:
         for part in range(parts):
@@ -212,9 +211,9 @@ def gradients(layer, parts, scope, state=None, length=30):
             before = None if state is None else state[rows]
             if scope and part < parts - 1:
                 with cache.detached():
-                    (layer(u[rows], before)[0] * reading).square().sum().backward()
+                    (layer(u[rows], before)[0] * weight).square().sum().backward()
             else:
-                (layer(u[rows], before)[0] * reading).square().sum().backward()
+                (layer(u[rows], before)[0] * weight).square().sum().backward()
     return [p.grad for p in layer.parameters() if p.requires_grad]
 
 
@@ -222,28 +221,30 @@ def gradients(layer, parts, scope, state=None, length=30):
 @pytest.mark.parametrize("frozen", [(), ("Lambda", "p", "B", "log_dt"), ("Lambda", "p", "B", "C", "log_dt")])
 @pytest.mark.parametrize("parts", [1, 2, 4])
 @pytest.mark.parametrize("length", [1, 2, 30])
-def test_parts_that_share_a_kernel_sum_their_gradients(directions, frozen, parts, length, made):
-    layer = new_layer(directions, frozen=frozen).double()
+def test_micro_batches_that_share_a_kernel_accumulate_its_gradients(
+    direction, frozen, parts, length, computed
+):
+    layer = new_layer(direction, frozen=frozen).double()
     expected = gradients(layer, parts, scope=False, length=length)
-    made.clear()
-    for ours, theirs in zip(gradients(layer, parts, scope=True, length=length), expected, strict=True):
-        assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12 * float(theirs.norm()))
-    assert made == [None, length]
+    computed.clear()
+    for actual, wanted in zip(gradients(layer, parts, scope=True, length=length), expected, strict=True):
+        assert torch.allclose(actual, wanted, rtol=1e-10, atol=1e-12 * float(wanted.norm()))
+    assert computed == [None, length]
 
 
 @pytest.mark.parametrize("length", [1, 30])
-def test_parts_of_a_piece_share_the_discrete_system_too(length, made):
+def test_micro_batches_with_a_state_share_the_discretized_system(length, computed):
     layer = new_layer().double()
     state = torch.randn(6, 3, 16, dtype=torch.float64)
     expected = gradients(layer, 3, scope=False, state=state, length=length)
-    made.clear()
+    computed.clear()
     found = gradients(layer, 3, scope=True, state=state, length=length)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12 * float(theirs.norm()))
-    assert made == [None, length]
+    for actual, wanted in zip(found, expected, strict=True):
+        assert torch.allclose(actual, wanted, rtol=1e-10, atol=1e-12 * float(wanted.norm()))
+    assert computed == [None, length]
 
 
-def test_gradients_that_nobody_takes_on_are_an_error():
+def test_gradients_that_are_not_propagated_are_an_error():
     layer = new_layer()
     with (
         pytest.raises(RuntimeError, match="gradients of kernels are left over"),
@@ -253,7 +254,7 @@ def test_gradients_that_nobody_takes_on_are_an_error():
         layer(noise())[0].sum().backward()
 
 
-def test_nobody_trains_inside_a_scope_of_constant_weights():
+def test_training_inside_a_scope_of_constant_weights_is_refused():
     layer = new_layer()
     training = shared_kernels(layer)
     with cached_kernels(layer), pytest.raises(ValueError, match="outside of cached_kernels while it trains"):

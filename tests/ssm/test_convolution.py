@@ -1,4 +1,4 @@
-"""Convolution by FFT, by its definition, and the recurrence say the same thing."""
+"""Convolution by FFT, convolution by definition and the recurrence are equal."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def recurrence(H, N, dtype=torch.float64):
 
 
 @given(length=LENGTHS, extra=st.integers(0, 9), batch=st.lists(st.integers(1, 3), max_size=3))
-def test_fft_convolution_equals_the_sum_it_stands_for(length, extra, batch):
+def test_fft_convolution_equals_its_definition(length, extra, batch):
     u = torch.randn(*batch, length, dtype=torch.float64)
     K = torch.randn(*batch[-1:], length + extra, dtype=torch.float64)
     assert relative(causal_conv(u, K), causal_conv_naive(u, K)) < 1e-12
@@ -48,17 +48,17 @@ def test_recurrence_equals_convolution_with_its_kernel(length, batch, H, N):
 
 
 @given(length=st.integers(2, 60), at=st.data())
-def test_recurrence_goes_on_from_a_state_as_if_never_stopped(length, at):
+def test_recurrence_continues_from_a_state(length, at):
     cut = at.draw(st.integers(0, length))
     A_bar, B_bar, C = recurrence(2, 4)
     u = torch.randn(3, 2, length, dtype=torch.float64)
-    whole, last = scan(A_bar, B_bar, C, u)
-    state, parts = None, []
-    for piece in (u[..., :cut], u[..., cut:]):
-        if piece.shape[-1]:
-            y, state = scan(A_bar, B_bar, C, piece, state)
-            parts.append(y)
-    assert torch.equal(torch.cat(parts, -1), whole)
+    expected, last = scan(A_bar, B_bar, C, u)
+    state, outputs = None, []
+    for chunk in (u[..., :cut], u[..., cut:]):
+        if chunk.shape[-1]:
+            y, state = scan(A_bar, B_bar, C, chunk, state)
+            outputs.append(y)
+    assert torch.equal(torch.cat(outputs, -1), expected)
     assert torch.equal(state, last)
 
 
@@ -117,37 +117,40 @@ def test_gradients_of_the_fft_are_those_of_the_sum(shape):
 
 
 @given(length=LENGTHS, extra=st.integers(0, 9), batch=st.lists(st.integers(1, 3), max_size=3))
-def test_two_sided_convolution_equals_the_sum_it_stands_for(length, extra, batch):
+def test_bidirectional_convolution_equals_its_definition(length, extra, batch):
     u = torch.randn(*batch, length, dtype=torch.float64)
-    past, future = torch.randn(2, *batch[-1:], length + extra, dtype=torch.float64)
+    causal, anticausal = torch.randn(2, *batch[-1:], length + extra, dtype=torch.float64)
     D = torch.randn(batch[-1:], dtype=torch.float64)
-    both = (bidirectional_conv(u, past, future, D), bidirectional_conv_naive(u, past, future, D))
-    assert relative(*both) < 1e-12
-    fast, slow = bidirectional_conv(u, past, future), bidirectional_conv_naive(u, past, future)
+    fast = bidirectional_conv(u, causal, anticausal, D)
+    assert relative(fast, bidirectional_conv_naive(u, causal, anticausal, D)) < 1e-12
+    fast, slow = bidirectional_conv(u, causal, anticausal), bidirectional_conv_naive(u, causal, anticausal)
     assert relative(fast, slow) < 1e-12
     t = length // 2
     terms = [
-        u[..., m] * (past[..., t - m] if m <= t else future[..., m - t - 1]) for m in range(length)
-    ]  # as it is written
+        u[..., m] * (causal[..., t - m] if m <= t else anticausal[..., m - t - 1]) for m in range(length)
+    ]
     assert relative(slow[..., t], sum(terms)) < 1e-12
 
 
-def test_a_two_sided_convolution_mirrored_is_that_with_the_mirrored_kernel():
-    u, past, future = torch.randn(3, 40, dtype=torch.float64)
-    mirrored = torch.cat([past[:1], future[:-1]]), torch.cat([past[1:], past[:1]])
+def test_a_reversed_bidirectional_convolution_has_the_reversed_kernel():
+    u, causal, anticausal = torch.randn(3, 40, dtype=torch.float64)
+    reversed_kernels = torch.cat([causal[:1], anticausal[:-1]]), torch.cat([causal[1:], causal[:1]])
     assert (
-        relative(bidirectional_conv(u.flip(-1), *mirrored).flip(-1), bidirectional_conv(u, past, future))
+        relative(
+            bidirectional_conv(u.flip(-1), *reversed_kernels).flip(-1),
+            bidirectional_conv(u, causal, anticausal),
+        )
         < 1e-12
     )
 
 
 @pytest.mark.parametrize("length", [2, 7])
-def test_gradients_of_the_two_sided_fft_are_those_of_the_sum(length):
+def test_gradients_of_the_bidirectional_fft_are_those_of_the_sum(length):
     u = torch.randn(3, 2, length, dtype=torch.float64, requires_grad=True)
-    past, future = (torch.randn(2, length, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    causal, anticausal = (torch.randn(2, length, dtype=torch.float64, requires_grad=True) for _ in range(2))
     weight = torch.randn(3, 2, length, dtype=torch.float64)
     fast, slow = (
-        torch.autograd.grad((convolve(u, past, future) * weight).sum(), (u, past, future))
+        torch.autograd.grad((convolve(u, causal, anticausal) * weight).sum(), (u, causal, anticausal))
         for convolve in (bidirectional_conv, bidirectional_conv_naive)
     )
     for a, b in zip(fast, slow, strict=True):
@@ -156,7 +159,7 @@ def test_gradients_of_the_two_sided_fft_are_those_of_the_sum(length):
 
 @pytest.mark.parametrize("convolve", [bidirectional_conv, bidirectional_conv_naive])
 def test_bad_lengths_of_either_side_are_named(convolve):
-    for name, lengths in (("past", (7, 8)), ("future", (8, 7))):
+    for name, lengths in (("causal", (7, 8)), ("anticausal", (8, 7))):
         with pytest.raises(ValueError, match=rf"{name} must be at least as long as u \(8 samples\), got 7"):
             convolve(torch.ones(8), *map(torch.ones, lengths))
     with pytest.raises(ValueError, match="u must hold at least one sample"):

@@ -1,5 +1,4 @@
-"""Functions of tensors stay where their tensors are, and ask a GPU for no number: on device "meta", where no
-tensor has any."""
+"""Functions return tensors on the device of their arguments without synchronizing; tested on "meta"."""
 
 import pytest
 import torch
@@ -41,21 +40,21 @@ CALLS = {
 
 
 @pytest.mark.parametrize(("function", "given"), [(f, given) for f, *given in CALLS.values()], ids=CALLS)
-def test_results_lie_where_arguments_do(function, given):
-    here = tree_leaves(function(*given))
-    there = tree_leaves(function(*tree_map(lambda x: x.to(META), given)))
-    assert [(x.shape, x.dtype) for x in there] == [(x.shape, x.dtype) for x in here]
-    assert all(x.device == META for x in there)
+def test_results_are_on_the_device_of_the_arguments(function, given):
+    on_cpu = tree_leaves(function(*given))
+    on_meta = tree_leaves(function(*tree_map(lambda x: x.to(META), given)))
+    assert [(x.shape, x.dtype) for x in on_meta] == [(x.shape, x.dtype) for x in on_cpu]
+    assert all(x.device == META for x in on_meta)
 
 
-def test_a_head_under_weight_norm_starts_anew_where_it_is():
+def test_a_head_under_weight_norm_is_initialized_on_its_device():
     model = AudioLM(MuLaw(), SampleRNN(SampleRNNConfig((4, 2), 1, 16, 8)))
     init_ordered_embeddings(model.to(META))
     assert {x.device for x in model.parameters()} == {META}
 
 
-class Reads(TorchDispatchMode):
-    """The operators that wait for a GPU to say a number."""
+class Synchronizations(TorchDispatchMode):
+    """Records operators that synchronize with a GPU to read a number."""
 
     def __init__(self):
         super().__init__()
@@ -68,14 +67,14 @@ class Reads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("form", list(Form))
-def test_no_pass_of_a_layer_waits(form):
+def test_no_pass_of_a_layer_synchronizes(form):
     layer = S4(3, SSMConfig(d_state=8, form=form, init="lin" if form is Form.DIAGONAL else "legs"))
     u, state = torch.randn(2, 9, 3), layer.initial_state(2)
-    with Reads() as reads:
+    with Synchronizations() as recorded:
         y, state = layer(u, state)
         layer.step(u[:, 0], state)
         y.square().sum().backward()
-    assert reads.names == []
-    with reads:  # which would have noticed
+    assert recorded.names == []
+    with recorded:  # these do synchronize
         torch.linalg.inv(torch.eye(2)).sum().item()
-    assert reads.names == ["_linalg_check_errors.default", "_local_scalar_dense.default"]
+    assert recorded.names == ["_linalg_check_errors.default", "_local_scalar_dense.default"]

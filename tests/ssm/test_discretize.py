@@ -1,4 +1,4 @@
-"""Both rules give the published values, keep stable systems stable, and equal their structured twins."""
+"""Both rules give the published values, preserve stability, and equal their structured twins."""
 
 import math
 
@@ -80,7 +80,9 @@ def test_structured_rules_equal_dense_ones_on_diagonal_systems(N, init, dt):
     for structured, dense in ((zoh_diagonal, zoh), (bilinear_dplr, bilinear)):
         A_bar, B_bar = dense(A, B_real, diagonal.dt)
         recurrence = structured(diagonal)
-        assert torch.allclose(recurrence.dense(), A_bar, atol=1e-10)  # torch's exponential is off by 1e-11
+        assert torch.allclose(
+            recurrence.dense(), A_bar, atol=1e-10
+        )  # the error of torch's exponential is 1e-11
         assert torch.linalg.norm(recurrence.B - B_bar) < 1e-8 * torch.linalg.norm(B_bar)
 
 
@@ -113,14 +115,14 @@ def test_rules_approach_the_exact_decay_at_their_order(rule):
 
 
 @pytest.mark.parametrize("rule", [bilinear, zoh])
-def test_batches_of_systems_are_discretised_one_by_one(rule):
+def test_batches_of_systems_are_discretized_independently(rule):
     A, B = hippo.legs(5)
     dt = torch.tensor([0.01, 0.1, 1.0], dtype=torch.float64)
     A_bar, B_bar = rule(A.expand(3, 5, 5), B.expand(3, 5), dt)
     for channel, step in enumerate(dt.tolist()):
-        alone = rule(A, B, step)
-        assert torch.allclose(A_bar[channel], alone[0], atol=1e-12)
-        assert torch.allclose(B_bar[channel], alone[1], atol=1e-12)
+        single = rule(A, B, step)
+        assert torch.allclose(A_bar[channel], single[0], atol=1e-12)
+        assert torch.allclose(B_bar[channel], single[1], atol=1e-12)
 
 
 @pytest.mark.parametrize("rule", [bilinear, zoh])
@@ -130,6 +132,6 @@ def test_step_that_is_not_positive_is_named(rule, dt):
         rule(*hippo.legs(2), dt)
 
 
-def test_zero_order_hold_names_a_low_rank_term_it_cannot_use():
+def test_zero_order_hold_refuses_a_low_rank_term():
     with pytest.raises(ValueError, match="p must have rank 0"):
         zoh_diagonal(system("legs", 4))

@@ -1,4 +1,4 @@
-"""HiPPO matrices are the published ones, have the structure that S4 needs, and really remember."""
+"""HiPPO matrices are the published ones, have the structure that S4 needs, and represent the history."""
 
 import math
 
@@ -24,7 +24,7 @@ def identity(N):
 
 
 def held_projection(signal, N):
-    """Legendre coefficients of a signal held between its samples, each integral by Gauss's rule."""
+    """Legendre coefficients of a piecewise constant signal, each integral by Gauss quadrature."""
     x, w = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(N))
     position = (torch.arange(len(signal))[:, None] + (x + 1) / 2) / len(signal)
     rows = hippo.basis("legs", N, position.flatten()).reshape(N, len(signal), N)
@@ -72,12 +72,12 @@ def test_matrix_plus_low_rank_is_normal(measure, N):
     assert (
         torch.linalg.norm(normal @ normal.mT - normal.mT @ normal) <= 1e-11 * torch.linalg.norm(normal) ** 2
     )
-    middle = -0.5 if measure is Measure.LEGS else 0.0  # LegS: -I/2; LegT and FouT turn without fading
+    middle = -0.5 if measure is Measure.LEGS else 0.0  # LegS: -I/2; LegT and FouT rotate without decay
     assert torch.allclose(symmetric(normal), middle * identity(N), atol=1e-10)
 
 
 @given(N=st.integers(1, 64))
-def test_legs_has_the_symmetric_part_and_eigenvalues_it_is_known_for(N):
+def test_legs_has_the_known_symmetric_part_and_eigenvalues(N):
     A, B = hippo.legs(N)
     P = hippo.low_rank("legs", N)
     assert torch.allclose(B, math.sqrt(2) * P[:, 0], rtol=1e-14)
@@ -130,10 +130,10 @@ def test_low_rank_and_input_vectors_of_legs_have_the_published_sizes():
 
 
 @given(N=st.integers(2, 64))
-def test_flipping_the_sign_of_the_low_rank_term_of_legs_costs_stability(N):
+def test_flipping_the_sign_of_the_low_rank_term_makes_legs_unstable(N):
     """A + 2 P P^T is triangular the other way, with 0 ... N-1 on its diagonal: the largest is N - 1.
 
-    Eigenvalue solvers in float64 give anything from 121 to 126 at N = 64: that far from normal is the matrix.
+    Eigenvalue solvers in float64 give 121 to 126 at N = 64, since the matrix is far from normal.
     """
     A, _ = hippo.legs(N)
     P = hippo.low_rank("legs", N)
@@ -146,7 +146,7 @@ def test_flipping_the_sign_of_the_low_rank_term_of_legs_costs_stability(N):
 
 @pytest.mark.parametrize("measure", MEASURES)
 @given(N=EVEN)
-def test_nplr_gives_back_matrix_and_input_vector(measure, N):
+def test_nplr_reconstructs_matrix_and_input_vector(measure, N):
     A, B = hippo.hippo(measure, N)
     Lambda, P, B_tilde, V = hippo.nplr(measure, N)
     assert torch.allclose(V.mH @ V, torch.eye(N // 2, dtype=V.dtype), atol=1e-12)
@@ -165,7 +165,7 @@ PUBLISHED_DIAGONAL = {
 
 
 @pytest.mark.parametrize(("init", "N"), PUBLISHED_DIAGONAL)
-def test_diagonal_starts_are_the_published_ones(init, N):
+def test_diagonal_initializations_are_the_published_ones(init, N):
     Lambda, B = hippo.diagonal(init, N)
     assert torch.allclose(Lambda.real, torch.full((N // 2,), -0.5, dtype=torch.float64))
     for index, imag in PUBLISHED_DIAGONAL[init, N].items():
@@ -174,7 +174,7 @@ def test_diagonal_starts_are_the_published_ones(init, N):
         assert torch.equal(B, torch.ones(N // 2, dtype=torch.complex128))
 
 
-def test_real_diagonal_start_counts_down_from_minus_one():
+def test_the_real_initialization_counts_down_from_minus_one():
     assert hippo.diagonal("real", 8)[0].tolist() == [-1, -2, -3, -4]
 
 
@@ -191,7 +191,7 @@ def test_basis_functions_are_orthonormal(measure, N):
 
 @settings(max_examples=30)
 @given(length=st.integers(1, 60), N=st.integers(1, 24), seed=st.integers(0, 2**16))
-def test_legs_memory_is_the_exact_projection_of_the_held_signal(length, N, seed):
+def test_legs_coefficients_are_the_exact_projection_of_the_piecewise_constant_signal(length, N, seed):
     signal = torch.randn(length, generator=torch.Generator().manual_seed(seed))
     coefficients = hippo.project(signal, "legs", N)
     for end in {1, (length + 1) // 2, length}:
@@ -199,7 +199,7 @@ def test_legs_memory_is_the_exact_projection_of_the_held_signal(length, N, seed)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
-def test_legs_memory_does_not_mind_how_fast_time_runs(k):
+def test_legs_coefficients_do_not_depend_on_the_time_scale(k):
     signal = torch.randn(120)
     slow = hippo.project(signal.repeat_interleave(k), "legs", 16)[k - 1 :: k]
     assert torch.allclose(slow, hippo.project(signal, "legs", 16), atol=1e-10)
@@ -211,7 +211,7 @@ def smooth(length):
 
 
 def memory_error(signal, measure, N, window):
-    """Root mean square of what is lost, relative to the signal, over the middle of the remembered past."""
+    """Root mean square of the reconstruction error relative to the signal, over the middle of the window."""
     past = signal if window is None else signal[-window:]
     position = (torch.arange(len(past)) + 0.5) / len(past)
     memory = hippo.reconstruct(hippo.project(signal, measure, N, window)[-1], measure, position)
@@ -222,24 +222,24 @@ def memory_error(signal, measure, N, window):
 @pytest.mark.parametrize(
     ("measure", "window", "bound"), [("legs", None, 0.002), ("legt", 250, 0.01), ("fout", 250, 0.05)]
 )
-def test_state_of_64_numbers_gives_the_past_back(measure, window, bound):
+def test_a_state_of_size_64_reconstructs_the_history(measure, window, bound):
     assert memory_error(smooth(500), measure, 64, window) < bound
 
 
 @pytest.mark.parametrize(("measure", "window"), [("legs", None), ("legt", 250), ("fout", 250)])
-def test_larger_state_remembers_more(measure, window):
+def test_a_larger_state_has_a_smaller_error(measure, window):
     errors = [memory_error(smooth(500), measure, N, window) for N in (4, 8, 16, 32)]
     assert errors == sorted(errors, reverse=True)
 
 
 @pytest.mark.parametrize("measure", ["legt", "fout"])
-def test_window_forgets_what_lies_before_it_and_legs_does_not(measure):
+def test_a_click_before_the_window_has_no_effect_but_on_legs(measure):
     click = torch.zeros(600)
     click[100:140] = 1.0
     window = hippo.project(click, measure, 32, window=200)
     assert window[140].norm() > 0.2
     assert window[-1].norm() < 0.05 * window[140].norm()
-    assert hippo.project(click, "legs", 32)[-1].norm() > 0.04  # 40 of 600 samples: all still there
+    assert hippo.project(click, "legs", 32)[-1].norm() > 0.04  # 40 of 600 samples: still represented
 
 
 def test_reconstruct_takes_batches_of_states():

@@ -26,12 +26,12 @@ LENGTHS = [1, 2, 3, 4, 5, 7, 16, 31, 64, 97, 100, 127, 128, 129, 251, 1000]
 
 
 def difference(a, b):
-    """Relative to the size of the whole, as everywhere in these tests."""
+    """Norm of the difference, relative to the norm of b."""
     return float(torch.linalg.norm(a - b) / torch.linalg.norm(b).clamp_min(1e-30))
 
 
 def dplr(measure="legs", N=16, H=3, seed=0):
-    """A HiPPO start with random C and steps, float64."""
+    """A HiPPO initialization with random C and step sizes, in float64."""
     generator = torch.Generator().manual_seed(seed)
     normal = hippo.nplr(measure, N)
     C = torch.randn(H, N // 2, generator=generator, dtype=torch.complex128)
@@ -41,14 +41,14 @@ def dplr(measure="legs", N=16, H=3, seed=0):
 
 
 def diagonal(init="lin", N=16, H=3, seed=0):
-    """An S4D start with random C and steps, float64."""
+    """An S4D initialization with random C and step sizes, in float64."""
     Lambda, B = (x.expand(H, N // 2).clone() for x in hippo.diagonal(init, N))
     none = Lambda[..., None][..., :0]
     return dplr("legs", N, H, seed)._replace(Lambda=Lambda, p=none, q=none, B=B)
 
 
 def off_the_axis(system):
-    """FouT has a mode that never fades: a pole where the Cauchy sum is evaluated. Layers start beside it."""
+    """FouT has a mode without decay: a pole where the Cauchy sum is evaluated. Layers start beside it."""
     return system._replace(Lambda=system.Lambda - 1e-3)
 
 
@@ -85,7 +85,7 @@ def test_fast_naive_and_vandermonde_kernels_agree(init, length):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_structured_discretisation_equals_the_dense_one(name):
+def test_structured_discretization_equals_the_dense_one(name):
     system = SYSTEMS[name]
     A, B, _ = system.dense()
     A_bar, B_bar = bilinear(A, B, system.dt)
@@ -112,11 +112,11 @@ def test_a_kernel_in_float32_is_accurate_to_1e_5(recurrence, length):
 
 
 def gradients(function, system):
-    """Gradients of a fixed random reading of a kernel by every parameter of the system."""
+    """Gradients of a fixed random projection of a kernel with respect to every parameter of the system."""
     leaves = [x.clone().requires_grad_() for x in system]
     K = function(DPLR(*leaves))
-    reading = torch.randn(K.shape, generator=torch.Generator().manual_seed(7), dtype=K.dtype)
-    return torch.autograd.grad((K * reading).sum(), leaves, materialize_grads=True)
+    weight = torch.randn(K.shape, generator=torch.Generator().manual_seed(7), dtype=K.dtype)
+    return torch.autograd.grad((K * weight).sum(), leaves, materialize_grads=True)
 
 
 def cauchy_of_plain_C(length):
@@ -132,8 +132,8 @@ def test_gradients_of_dplr_kernels_agree(name, length):
 
     expected = gradients(naive, SYSTEMS[name])
     for twin in (lambda system: kernel(bilinear_dplr(system), length), cauchy_of_plain_C(length)):
-        for ours, theirs in zip(gradients(twin, SYSTEMS[name]), expected, strict=True):
-            assert difference(ours, theirs) < 1e-8
+        for actual, wanted in zip(gradients(twin, SYSTEMS[name]), expected, strict=True):
+            assert difference(actual, wanted) < 1e-8
 
 
 @pytest.mark.parametrize("length", [1, 2, 13, 64, 101])
@@ -143,8 +143,8 @@ def test_gradients_of_diagonal_kernels_agree(length):
         return kernel_vandermonde(A_bar, (A_bar - 1) / system.Lambda * system.B, system.C, length)
 
     system = diagonal("inv")
-    ours = gradients(lambda system: kernel(zoh_diagonal(system), length), system)
-    for fast, slow in zip(ours, gradients(vandermonde, system), strict=True):
+    actual = gradients(lambda system: kernel(zoh_diagonal(system), length), system)
+    for fast, slow in zip(actual, gradients(vandermonde, system), strict=True):
         assert difference(fast, slow) < 1e-8
 
 
@@ -156,11 +156,11 @@ def test_untruncate_inverts_truncate(name, length):
     assert difference(untruncate(system._replace(C=truncated), length), system.C) < 1e-8
 
 
-def test_truncation_is_what_ties_the_textbook_kernel_to_one_length():
+def test_a_truncated_C_is_valid_for_one_length_only():
     system = dplr()
-    tied = system._replace(C=truncate(system, 64))
-    assert difference(kernel_cauchy(tied, 64), kernel(bilinear_dplr(system), 64)) < 1e-10
-    assert difference(kernel_cauchy(tied, 32), kernel(bilinear_dplr(system), 32)) > 1e-3
+    truncated = system._replace(C=truncate(system, 64))
+    assert difference(kernel_cauchy(truncated, 64), kernel(bilinear_dplr(system), 64)) < 1e-10
+    assert difference(kernel_cauchy(truncated, 32), kernel(bilinear_dplr(system), 32)) > 1e-3
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 13])
@@ -174,7 +174,7 @@ def test_krylov_lists_powers(length):
 
 @pytest.mark.parametrize("length", [1, 8, 9, 16, 21])
 @pytest.mark.parametrize("form", ["full", "low rank", "modes"])
-def test_to_walk_in_strides_is_to_list_powers(form, length):
+def test_strided_powers_equal_krylov(form, length):
     modes = DiagonalMatrix(*(0.5 * torch.randn(2, 2, 4, dtype=torch.float64)))
     A = DiagonalPlusLowRank(modes, *(0.3 * torch.randn(2, 2, 1, 8, dtype=torch.float64)))
     A = {"full": A.dense(), "low rank": A, "modes": modes}[form]
@@ -192,12 +192,12 @@ def test_gradients_of_strides_are_those_of_the_powers():
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 64, 97, 500])
 @pytest.mark.parametrize("recurrence", [bilinear_dplr(dplr()), zoh_diagonal(diagonal())])
-def test_what_a_state_says_and_becomes_equals_the_scan(recurrence, length):
+def test_zero_input_response_and_final_state_equal_the_scan(recurrence, length):
     batch, (H, N) = 2, recurrence.B.shape
     state = torch.randn(batch, H, N, dtype=torch.float64)
     u = torch.randn(batch, H, length, dtype=torch.float64)
-    silent, _ = scan(recurrence.dense(), recurrence.B, recurrence.C, torch.zeros_like(u), state)
-    assert difference(zero_input_response(recurrence, state, length), silent) < 1e-10
+    response, _ = scan(recurrence.dense(), recurrence.B, recurrence.C, torch.zeros_like(u), state)
+    assert difference(zero_input_response(recurrence, state, length), response) < 1e-10
     _, last = scan(recurrence.dense(), recurrence.B, recurrence.C, u, state)
     assert difference(final_state(recurrence, u, state), last) < 1e-10
 
@@ -205,21 +205,21 @@ def test_what_a_state_says_and_becomes_equals_the_scan(recurrence, length):
 @given(
     seed=st.integers(0, 10_000), length=st.integers(1, 300), pairs=st.integers(1, 6), rank=st.integers(0, 3)
 )
-def test_any_stable_system_of_any_rank_has_one_kernel(seed, length, pairs, rank):
+def test_fast_and_naive_kernels_agree_for_any_stable_system_of_any_rank(seed, length, pairs, rank):
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(*shape):
+    def randn(*shape):
         return torch.randn(2, *shape, generator=generator, dtype=torch.complex128)
 
-    Lambda = torch.complex(-draw(pairs).real.exp(), 5 * draw(pairs).imag)
-    p = draw(pairs, rank)
-    system = DPLR(Lambda, p, -p, draw(pairs), draw(pairs), 0.1 * draw().real.exp())
+    Lambda = torch.complex(-randn(pairs).real.exp(), 5 * randn(pairs).imag)
+    p = randn(pairs, rank)
+    system = DPLR(Lambda, p, -p, randn(pairs), randn(pairs), 0.1 * randn().real.exp())
     recurrence = bilinear_dplr(system)
     naive = kernel_naive(recurrence.dense(), recurrence.B, recurrence.C, length)
     assert difference(kernel(recurrence, length), naive) < 1e-9
 
 
-def test_a_kernel_of_no_length_is_refused():
+def test_a_kernel_of_length_zero_is_refused():
     with pytest.raises(ValueError, match="length must be at least 1, got 0"):
         kernel(bilinear_dplr(dplr()), 0)
 

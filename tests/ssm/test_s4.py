@@ -1,4 +1,4 @@
-"""The layer: one set of parameters, three ways to run it, every form of A, any length."""
+"""The S4 layer: expected sequences, chunks and steps are equal, for every form of A and any length."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def form(request):
     return request.param
 
 
-@pytest.fixture(params=[True, False], ids=["tied", "a matrix a channel"])
+@pytest.fixture(params=[True, False], ids=["tied", "one matrix per channel"])
 def tied(request):
     return request.param
 
@@ -69,28 +69,28 @@ def by_frames(layer, u, state, frame):
 )
 @pytest.mark.usefixtures("shapes_unchecked")
 @torch.no_grad()
-def test_steps_and_frames_with_carried_state_equal_the_whole_pass(form, tied, dtype):
+def test_steps_and_frames_with_carried_state_equal_the_full_pass(form, tied, dtype):
     layer = S4(3, config(form, tied), glu=True).to(dtype)
     u = torch.randn(2, LENGTH, 3, dtype=dtype)
     start = torch.randn_like(layer.initial_state(2))
-    whole, last = layer(u, start)
+    expected, last = layer(u, start)
     runs = {"step": by_steps(layer, u, start)}
     runs |= {frame: by_frames(layer, u, start, frame) for frame in (7, 64)}
     for name, (y, state) in runs.items():
-        assert difference(y, whole) < TOLERANCE[dtype], name
+        assert difference(y, expected) < TOLERANCE[dtype], name
         assert difference(state, last) < TOLERANCE[dtype], name
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shapes_unchecked")
 @torch.no_grad()
-def test_frames_of_one_sample_equal_the_whole_pass(form, dtype):
+def test_frames_of_one_sample_equal_the_full_pass(form, dtype):
     layer = S4(2, config(form)).to(dtype)
     u = torch.randn(1, LENGTH, 2, dtype=dtype)
     start = layer.initial_state(1)
-    whole, last = layer(u, start)
+    expected, last = layer(u, start)
     y, state = by_frames(layer, u, start, 1)
-    assert difference(y, whole) < TOLERANCE[dtype]
+    assert difference(y, expected) < TOLERANCE[dtype]
     assert difference(state, last) < TOLERANCE[dtype]
 
 
@@ -98,70 +98,70 @@ def test_frames_of_one_sample_equal_the_whole_pass(form, dtype):
 def test_one_set_of_parameters_serves_every_length(form):
     layer = StateSpace(3, config(form)).double()
     u = torch.randn(2, 1000, 3, dtype=torch.float64)
-    whole, _ = layer(u)
+    expected, _ = layer(u)
     for length in (1, 2, 3, 17, 127, 128, 129, 999):
-        assert difference(layer(u[:, :length])[0], whole[:, :length]) < 1e-10
+        assert difference(layer(u[:, :length])[0], expected[:, :length]) < 1e-10
 
 
-BOTH_WAYS = pytest.mark.parametrize("directions", ["two-sided", "concatenated"])
+BIDIRECTIONAL = pytest.mark.parametrize("direction", ["bidirectional", "concat"])
 
 
-def naive_kernels(bank, length):
-    """Every kernel of a bank, by powers of its dense matrices: one for each reading of each system."""
-    recurrence = bank.recurrence()
-    readings = recurrence.C.reshape(-1, *recurrence.B.shape)
-    return [kernel_naive(recurrence.dense(), recurrence.B, C, length) for C in readings]
+def naive_kernels(ssm, length):
+    """The kernels of every output, by powers of dense matrices."""
+    recurrence = ssm.recurrence()
+    outputs = recurrence.C.reshape(-1, *recurrence.B.shape)
+    return [kernel_naive(recurrence.dense(), recurrence.B, C, length) for C in outputs]
 
 
 @torch.no_grad()
-def test_a_two_sided_layer_is_the_sum_that_it_stands_for(form, tied, dtype):
+def test_a_bidirectional_layer_equals_its_definition(form, tied, dtype):
     layer = BidirectionalSSM(3, config(form, tied))
     u = torch.randn(2, 100, 3)
-    past, future = naive_kernels(layer, 100)
+    causal, anticausal = naive_kernels(layer, 100)
     x = u.double().mT
-    slow = bidirectional_conv_naive(x, past, future) + layer.D.double()[:, None] * x
+    slow = bidirectional_conv_naive(x, causal, anticausal) + layer.D.double()[:, None] * x
     assert difference(layer.to(dtype)(u.to(dtype)), slow.mT) < TOLERANCE[dtype]
 
 
 @torch.no_grad()
-def test_the_future_s_kernel_starts_at_the_next_sample():
+def test_the_anticausal_kernel_starts_at_the_next_sample():
     layer = BidirectionalSSM(1, config(Form.HURWITZ)).double()
     click = torch.zeros(1, 9, 1, dtype=torch.float64)
     click[0, 4] = 1
-    past, future = naive_kernels(layer, 5)
+    causal, anticausal = naive_kernels(layer, 5)
     y = layer(click)[0, :, 0]
-    assert difference(y[5:], past[0, 1:]) < 1e-12
-    assert difference(y[4], past[0, 0] + layer.D[0]) < 1e-12
-    assert difference(y[:4].flip(0), future[0, :4]) < 1e-12
+    assert difference(y[5:], causal[0, 1:]) < 1e-12
+    assert difference(y[4], causal[0, 0] + layer.D[0]) < 1e-12
+    assert difference(y[:4].flip(0), anticausal[0, :4]) < 1e-12
 
 
 @torch.no_grad()
-def test_a_concatenated_layer_is_two_causal_ones_with_one_skip(form, tied, dtype):
+def test_a_concat_layer_is_two_causal_ones_with_one_skip(form, tied, dtype):
     layer = ConcatBidirectionalSSM(3, config(form, tied))
     u = torch.randn(2, 100, 3)
     x = u.double().mT
-    ahead, back = naive_kernels(layer, 100)[0].split(3)
+    forward, backward = naive_kernels(layer, 100)[0].split(3)
     skip = layer.D.double()[:, None] * x
     slow = torch.cat(
-        [causal_conv_naive(x, ahead) + skip, causal_conv_naive(x.flip(-1), back).flip(-1) + skip], dim=1
+        [causal_conv_naive(x, forward) + skip, causal_conv_naive(x.flip(-1), backward).flip(-1) + skip], dim=1
     )
     assert difference(layer.to(dtype)(u.to(dtype)), slow.mT) < TOLERANCE[dtype]
 
 
 @torch.no_grad()
-def test_a_two_sided_layer_with_its_kernels_exchanged_hears_time_backwards():
-    """One sample later, since the present belongs to the past."""
+def test_exchanging_the_kernels_of_a_bidirectional_layer_reverses_time():
+    """The output is one sample later, since lag 0 belongs to the causal kernel."""
     layer = BidirectionalSSM(3, config(Form.HURWITZ)).double()
     layer.D.zero_()
     u = torch.randn(1, 40, 3, dtype=torch.float64)
-    ahead = layer(u)
+    expected = layer(u)
     layer.C.copy_(layer.C.flip(0))
-    assert difference(layer(u.flip(1)).flip(1)[:, 1:], ahead[:, :-1]) < 1e-12
+    assert difference(layer(u.flip(1)).flip(1)[:, 1:], expected[:, :-1]) < 1e-12
 
 
 @torch.no_grad()
-def test_a_concatenated_layer_mirrors_where_both_halves_are_equal():
-    layer = S4(3, config(Form.HURWITZ), directions="concatenated").double()
+def test_a_concat_layer_of_equal_halves_commutes_with_reversal():
+    layer = S4(3, config(Form.HURWITZ), direction="concat").double()
     for part in (layer.ssm.C, layer.ssm.log_dt):
         part[3:] = part[:3]
     layer.output.weight[:, 3:] = layer.output.weight[:, :3]
@@ -169,26 +169,26 @@ def test_a_concatenated_layer_mirrors_where_both_halves_are_equal():
     assert difference(layer(u)[0].flip(1), layer(u.flip(1))[0]) < 1e-12
 
 
-@BOTH_WAYS
-def test_both_directions_train_every_parameter(form, directions):
-    layer = S4(3, config(form, tied=False), directions=directions).double()
+@BIDIRECTIONAL
+def test_both_directions_train_every_parameter(form, direction):
+    layer = S4(3, config(form, tied=False), direction=direction).double()
     layer(torch.randn(2, 40, 3, dtype=torch.float64))[0].square().sum().backward()
     for name, parameter in layer.named_parameters():
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_both_directions_share_what_they_should():
-    """Of a two-sided kernel only C is double; in the paper's form all is, but the skip."""
-    two_sided, concatenated = BidirectionalSSM(5), ConcatBidirectionalSSM(5, SSMConfig(tied=False))
-    assert two_sided.C.shape == (2, 5, 32, 2)
-    assert len(two_sided.log_dt) == len(two_sided.D) == 5
-    assert len(concatenated.Lambda) == len(concatenated.C) == len(concatenated.log_dt) == 10
-    assert len(concatenated.D) == 5
+def test_parameters_shared_by_both_directions():
+    """A bidirectional kernel has two C and shares all else; the concat form of the paper shares D alone."""
+    bidirectional, concat = BidirectionalSSM(5), ConcatBidirectionalSSM(5, SSMConfig(tied=False))
+    assert bidirectional.C.shape == (2, 5, 32, 2)
+    assert len(bidirectional.log_dt) == len(bidirectional.D) == 5
+    assert len(concat.Lambda) == len(concat.C) == len(concat.log_dt) == 10
+    assert len(concat.D) == 5
 
 
-@BOTH_WAYS
-def test_both_directions_stay_in_full_precision_under_autocast(directions):
-    layer = S4(3, config(Form.HURWITZ), directions=directions).ssm
+@BIDIRECTIONAL
+def test_both_directions_stay_in_full_precision_under_autocast(direction):
+    layer = S4(3, config(Form.HURWITZ), direction=direction).ssm
     u = torch.randn(2, 200, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer(u.bfloat16()).dtype == torch.bfloat16
@@ -219,14 +219,14 @@ def test_a_frozen_parameter_stays_and_the_others_move(name):
     assert moved == set(before) - {name}
 
 
-def test_the_parameters_of_time_are_told_apart(form):
+def test_ssm_parameters_are_all_but_C_and_D(form):
     layer = StateSpace(3, config(form))
-    apart = {id(p) for p in layer.ssm_parameters()}
-    named = {name for name, p in layer.named_parameters() if id(p) in apart}
-    assert named == {name for name, _ in layer.named_parameters()} - {"C", "D"}
+    ids = {id(p) for p in layer.ssm_parameters()}
+    names = {name for name, p in layer.named_parameters() if id(p) in ids}
+    assert names == {name for name, _ in layer.named_parameters()} - {"C", "D"}
 
 
-def test_tying_shares_time_but_neither_reading_nor_pace(form, tied):
+def test_tying_shares_Lambda_and_B_but_neither_C_nor_step_sizes(form, tied):
     layer = StateSpace(5, config(form, tied))
     copies = 1 if tied else 5
     assert len(layer.Lambda) == len(layer.B) == copies
@@ -234,12 +234,12 @@ def test_tying_shares_time_but_neither_reading_nor_pace(form, tied):
 
 
 @pytest.mark.parametrize("init", ["legs", "legt", "fout"])
-def test_every_hippo_start_runs_as_every_dplr_form(init):
-    for form in (Form.HURWITZ, Form.FREE_LAMBDA, Form.UNCONSTRAINED):
+def test_every_hippo_initialization_runs_with_every_dplr_form(init):
+    for form in (Form.HURWITZ, Form.HURWITZ_FREE_LAMBDA, Form.UNCONSTRAINED):
         layer = StateSpace(2, SSMConfig(d_state=8, form=form, init=init)).double()
         u = torch.randn(1, 65, 2, dtype=torch.float64)
-        whole, _ = layer(u)
-        assert difference(by_steps(layer, u, layer.initial_state(1))[0], whole) < 1e-10
+        expected, _ = layer(u)
+        assert difference(by_steps(layer, u, layer.initial_state(1))[0], expected) < 1e-10
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -254,7 +254,7 @@ def test_autocast_leaves_the_state_spaces_in_full_precision(form, dtype):
     assert torch.equal(state, state_under)
 
 
-def test_under_autocast_the_whole_layer_comes_close_to_full_precision(form):
+def test_under_autocast_the_layer_is_close_to_full_precision(form):
     layer = S4(8, config(form))
     u = torch.randn(2, 200, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -264,8 +264,8 @@ def test_under_autocast_the_whole_layer_comes_close_to_full_precision(form):
 
 
 @pytest.mark.slow
-def test_a_step_compiles_whole():
-    """In a process of its own: the checks of shapes that wrap every function in tests do not compile."""
+def test_a_step_compiles_without_graph_breaks():
+    """In a separate process: the shape checks that wrap every function in tests do not compile."""
     code = """
 import torch
 from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
@@ -285,7 +285,7 @@ for form in Form:
 
 @pytest.mark.slow
 def test_training_learns_a_delay(form):
-    """The smallest task with memory: say what came 20 samples ago."""
+    """The smallest task with memory: output the input of 20 samples ago."""
     layer = nn.Sequential(nn.Linear(1, 8), StateSpaceOnly(8, form), nn.Linear(8, 1))
     optimizer = torch.optim.AdamW(layer.parameters(), lr=3e-2, weight_decay=0)
     losses = []
@@ -296,11 +296,11 @@ def test_training_learns_a_delay(form):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert sum(losses[-10:]) / 10 < 0.65  # knowing nothing costs 1
+    assert sum(losses[-10:]) / 10 < 0.65  # an output of zeros has a loss of 1
 
 
 class StateSpaceOnly(StateSpace):
-    """A state space in a Sequential, which passes on one thing only."""
+    """A state space for nn.Sequential: it returns the output without the state."""
 
     def __init__(self, d_model, form):
         super().__init__(d_model, config(form, dt_min=0.01, dt_max=0.2))
@@ -321,12 +321,12 @@ class StateSpaceOnly(StateSpace):
         ({"dt_min": 0.2}, "dt_min and dt_max must satisfy"),
     ],
 )
-def test_impossible_settings_are_named(options, message):
+def test_invalid_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         StateSpace(2, SSMConfig(**options))
 
 
-def test_awkward_input_is_named():
+def test_invalid_input_is_refused():
     layer = S4(3)
     with pytest.raises(ValueError, match=r"u must have 3 channels last, got shape \(1, 10, 4\)"):
         layer(torch.randn(1, 10, 4))
@@ -334,21 +334,21 @@ def test_awkward_input_is_named():
         layer(torch.randn(1, 0, 3))
 
 
-@pytest.mark.usefixtures("shapes_unchecked")  # which would object first
-def test_other_directions_are_refused():
-    with pytest.raises(ValueError, match=r"directions must be one of forward, two-sided, .* got 'both'"):
-        S4(3, directions="both")
+@pytest.mark.usefixtures("shapes_unchecked")  # which would raise first
+def test_an_unknown_direction_is_refused():
+    with pytest.raises(ValueError, match=r"direction must be one of causal, bidirectional, .* got 'both'"):
+        S4(3, direction="both")
 
 
-@BOTH_WAYS
-def test_a_layer_that_hears_the_future_has_no_state(directions):
-    both = S4(3, directions=directions)
-    for ask in (
+@BIDIRECTIONAL
+def test_a_bidirectional_layer_has_no_state(direction):
+    both = S4(3, direction=direction)
+    for call in (
         lambda: both.initial_state(1),
         lambda: both(torch.randn(1, 4, 3), torch.zeros(1, 3, 64)),
         lambda: both.step(torch.randn(1, 3), torch.zeros(1, 3, 64)),
     ):
-        with pytest.raises(ValueError, match="state must be None for a two-directional S4"):
-            ask()
+        with pytest.raises(ValueError, match="state must be None for a bidirectional S4"):
+            call()
     with pytest.raises(ValueError, match=r"u must have 3 channels last, got shape \(1, 10, 4\)"):
         both(torch.randn(1, 10, 4))

@@ -1,4 +1,4 @@
-"""Hurwitz by construction: whatever the parameters, eigenvalues lie left and no step amplifies a state."""
+"""Hurwitz by construction: for any parameters eigenvalues have negative real parts, and no state grows."""
 
 import math
 
@@ -23,7 +23,7 @@ BOUNDED = [Form.HURWITZ, Form.DIAGONAL]
 
 
 def random_layer(form, seed, scale=1.0, d_state=8):
-    """A layer whose parameters are all random, at any distance from where training starts."""
+    """A layer whose parameters are moved from their initialization by noise of any scale."""
     generator = torch.Generator().manual_seed(seed)
     init = "lin" if form is Form.DIAGONAL else "legs"
     layer = StateSpace(2, SSMConfig(d_state=d_state, form=form, init=init, tied=False)).double()
@@ -37,10 +37,10 @@ def random_layer(form, seed, scale=1.0, d_state=8):
 @pytest.mark.parametrize("form", BOUNDED)
 @settings(max_examples=200)
 @given(seed=st.integers(0, 2**31), scale=st.floats(0, 3), pairs=st.integers(1, 16))
-def test_every_eigenvalue_lies_left_of_the_axis_whatever_the_parameters(form, seed, scale, pairs):
+def test_every_eigenvalue_lies_left_of_the_axis_for_any_parameters(form, seed, scale, pairs):
     layer = random_layer(form, seed, scale, 2 * pairs)
     A = layer.system().dense()[0]
-    # eigvals of a matrix of size s answers within about 1e-15 s of the truth: that is all that may be missing
+    # the error of eigvals is about 1e-15 times the norm of the matrix
     rounding = 1e-13 * torch.linalg.matrix_norm(A, ord=2)
     slowest = layer.Lambda[..., 0].exp().amin(-1)
     assert (spectral_abscissa(A) <= -slowest + rounding).all() if form is Form.HURWITZ else is_hurwitz(A)
@@ -50,7 +50,7 @@ def test_every_eigenvalue_lies_left_of_the_axis_whatever_the_parameters(form, se
 @pytest.mark.parametrize("form", BOUNDED)
 @settings(max_examples=50)
 @given(seed=st.integers(0, 2**31), scale=st.floats(0, 1))
-def test_discretised_spectral_radius_is_below_one_and_growth_bounded(form, seed, scale):
+def test_the_discretized_spectral_radius_is_below_one_and_growth_bounded(form, seed, scale):
     A_bar = random_layer(form, seed, scale).recurrence().dense()
     assert (spectral_radius(A_bar) < 1).all()
     # these forms are contractions in their own coordinates, so no number of steps ever amplifies a state
@@ -67,8 +67,8 @@ def test_the_numerical_range_of_the_hurwitz_form_lies_left_too(seed, scale):
     assert (numerical_abscissa(A) <= -slowest + 1e-13 * torch.linalg.matrix_norm(A, ord=2)).all()
 
 
-def push(layer, steps=60):
-    """Train it to be as unstable as it can become: gradient ascent on the spectral abscissa."""
+def destabilize(layer, steps=60):
+    """Maximize the spectral abscissa by gradient ascent, and return it."""
     optimizer = torch.optim.Adam(layer.ssm_parameters(), lr=0.1)
     for _ in range(steps):
         A = layer.system().dense()[0]
@@ -79,26 +79,26 @@ def push(layer, steps=60):
     return spectral_abscissa(layer.system().dense()[0]).max().item()
 
 
-def test_training_pushes_the_unconstrained_form_over_the_axis_but_never_the_hurwitz_form():
+def test_training_can_destabilize_the_unconstrained_form_but_never_the_hurwitz_form():
     def start(form):
         torch.manual_seed(0)
         return StateSpace(2, SSMConfig(d_state=8, form=form)).double()
 
     assert is_hurwitz(start(Form.UNCONSTRAINED).system().dense()[0])
-    assert push(start(Form.UNCONSTRAINED)) > 1
-    assert push(start(Form.FREE_LAMBDA)) > 1
-    assert push(start(Form.HURWITZ)) < 0
+    assert destabilize(start(Form.UNCONSTRAINED)) > 1
+    assert destabilize(start(Form.HURWITZ_FREE_LAMBDA)) > 1
+    assert destabilize(start(Form.HURWITZ)) < 0
 
 
 @pytest.mark.parametrize("form", list(Form))
-def test_every_form_starts_stable(form):
+def test_every_form_is_stable_at_initialization(form):
     for init in ("lin", "inv", "legs", "real") if form is Form.DIAGONAL else ("legs", "legt", "fout"):
         layer = StateSpace(2, SSMConfig(d_state=16, form=form, init=init)).double()
         assert (spectral_radius(layer.recurrence().dense()) < 1 + 1e-12).all(), init
 
 
-def test_flipping_the_sign_of_the_low_rank_term_throws_legs_over_the_axis():
-    """With plus for minus, ``A + 2 P P^T = -A^T - I``: the eigenvalues -1 ... -N become 0 ... N - 1."""
+def test_flipping_the_sign_of_the_low_rank_term_makes_legs_unstable():
+    """With the sign flipped, ``A + 2 P P^T = -A^T - I``: the eigenvalues -1 ... -N become 0 ... N - 1."""
     A, B = hippo.legs(64)
     P = hippo.low_rank("legs", 64)
     flipped = A + 2 * P @ P.mT
@@ -106,16 +106,16 @@ def test_flipping_the_sign_of_the_low_rank_term_throws_legs_over_the_axis():
     exact = (1 + 63 * 5e-4) / (1 - 63 * 5e-4)  # that of the eigenvalue 63, by the bilinear rule
     small, _ = hippo.legs(8)
     assert spectral_abscissa(-small.mT - torch.eye(8, dtype=torch.float64)) == pytest.approx(7, abs=1e-6)
-    # At N = 64 float64 answers 115 to 124, after the coordinates: so ill-conditioned they are.
+    # At N = 64 float64 gives 115 to 124, depending on coordinates: the eigenvalues are ill-conditioned.
     assert spectral_abscissa(flipped) > 63
     assert spectral_radius(bilinear(flipped, B, 1e-3)[0]) > exact
-    # The right sign stays left even so: nothing computed passes the numerical range, which ends at -1/2.
+    # With the right sign no computed eigenvalue leaves the numerical range, which ends at -1/2.
     assert numerical_abscissa(A) == pytest.approx(-0.5, abs=1e-9)
     assert spectral_radius(bilinear(A, B, 1e-3)[0]) == pytest.approx((1 - 5e-4) / (1 + 5e-4), abs=1e-8)
     assert spectral_radius(bilinear(A, B, 0.1)[0]) == pytest.approx(0.9047619, abs=1e-7)
 
 
-def test_the_bilinear_rule_keeps_the_half_planes_apart():
+def test_both_rules_preserve_stability_and_instability():
     stable, unstable = (
         torch.tensor([[-2.0, 30.0], [-30.0, -0.01]]),
         torch.tensor([[0.01, 30.0], [-30.0, 0.01]]),
@@ -127,12 +127,12 @@ def test_the_bilinear_rule_keeps_the_half_planes_apart():
             assert spectral_radius(rule(unstable, B, dt)[0]) > 1
 
 
-def test_the_numerical_range_holds_every_eigenvalue():
+def test_the_numerical_range_contains_every_eigenvalue():
     A = torch.randn(8, 8, dtype=torch.complex128)
     edge = numerical_range(A, points=400)
     for angle in torch.linspace(0, 2 * math.pi, 50, dtype=torch.float64):
-        turn = torch.exp(-1j * angle)
-        assert (turn * torch.linalg.eigvals(A)).real.max() <= (turn * edge).real.max() + 1e-3
+        rotation = torch.exp(-1j * angle)
+        assert (rotation * torch.linalg.eigvals(A)).real.max() <= (rotation * edge).real.max() + 1e-3
     assert edge.real.max() == pytest.approx(numerical_abscissa(A).item(), abs=1e-3)
 
 
@@ -148,7 +148,7 @@ def test_growth_is_the_norm_of_a_power_and_infinite_beyond_the_largest_number():
     power = torch.linalg.matrix_power(A_bar, 5)
     assert growth(A_bar, 5).item() == pytest.approx(torch.linalg.matrix_norm(power, ord=2).item())
     assert growth(A_bar, 0) == 1
-    assert growth(A_bar, 9) > 1  # it grows at first although its eigenvalues say that it must fade
+    assert growth(A_bar, 9) > 1  # it grows at first although its eigenvalues are inside the unit circle
     assert growth(2 * A_bar, 100_000) == math.inf
     with pytest.raises(ValueError, match="steps must not be negative, got -1"):
         growth(A_bar, -1)

@@ -63,7 +63,7 @@ def changed(path, **entries):
         (lambda path: changed(path, device="CPU, 2 cores"), "not measured on a GPU: CPU, 2 cores"),
         (
             lambda path: changed(path, name="another_gpu"),
-            "its name must be throughput_gpu and end in _gpu, got another_gpu",
+            "its name must be that of its file, got another_gpu",
         ),
         (lambda path: path.write_text('{"device": "GPU"}'), "not a result: command, data"),
         (lambda path: path.write_text("[1]"), "not a result"),
@@ -85,7 +85,7 @@ def test_a_small_version_is_rejected(gpu_run, places):
     (gpu_run / "status.json").write_text(json.dumps({"device": "CPU, small version", "parts": {}}))
     _, rejected = adopt(gpu_run, *places)
     assert rejected == {
-        "training_quick.json": "its name must be training_quick and end in _gpu, got training_quick",
+        "training_quick.json": "its name must end in _gpu, got training_quick",
         "piano-0.pt": "not trained on a GPU: CPU, small version",
     }
 

@@ -1,5 +1,4 @@
-"""Run a model step by step or in chunks, to compare with its parallel pass; and the relative error of two
-results."""
+"""Run a model by steps or in chunks, to be compared with its parallel pass; relative error of a result."""
 
 from collections.abc import Sequence
 
@@ -12,7 +11,7 @@ from sashimi_lib.ssm.kernel_cache import cached_kernels
 
 
 def by_steps(model: SequenceModel | AudioLM, x: Tensor, state: State = None) -> tuple[Tensor, State]:
-    """Run sample by sample, from ``state`` or the initial state: outputs, and the state after them."""
+    """Run sample by sample from ``state``, or from the initial one: outputs, and the final state."""
     state, y = model.initial_state(len(x)) if state is None else state, []
     with cached_kernels(model):
         for x_t in x.unbind(1):
@@ -24,8 +23,7 @@ def by_steps(model: SequenceModel | AudioLM, x: Tensor, state: State = None) -> 
 def in_chunks(
     model: SequenceModel | AudioLM, x: Tensor, sizes: int | Sequence[int], state: State = None
 ) -> tuple[Tensor, State]:
-    """Run in chunks of these sizes, from ``state`` or the initial state: outputs, and the state after
-    them."""
+    """Run chunk by chunk from ``state``, or from the initial one: outputs, and the final state."""
     state, y = model.initial_state(len(x)) if state is None else state, []
     with cached_kernels(model):
         for chunk in x.split(sizes, dim=1):
@@ -35,6 +33,6 @@ def in_chunks(
 
 
 def error(actual: Tensor, expected: Tensor) -> float:
-    """Relative error: the norm of the difference over that of ``expected``, computed in float64."""
+    """Return the norm of the difference relative to that of ``expected``, computed in float64."""
     expected = expected.double()
     return float(torch.linalg.norm(actual.double() - expected) / torch.linalg.norm(expected))

@@ -1,4 +1,4 @@
-"""The live stream gives what one draw gives, from any past, for ever; it can be branched and carried over."""
+"""A stream generates what one call does, from any cache, without end; it can be copied and saved."""
 
 import copy
 import itertools
@@ -48,11 +48,11 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def uncompiled(model):
-    """An engine that is none: the model's own steps."""
+    """An engine that generates by the model's own steps."""
     return Engine(model)
 
 
-def together(chunks):
+def concatenated(chunks):
     return torch.cat(list(chunks), dim=1)
 
 
@@ -64,36 +64,36 @@ def a_prompt(model, batch=1, length=21):
 
 
 @every_model
-def test_chunks_are_one_draw(name, shapes_unchecked):
+def test_chunks_are_generation_in_one_call(name, shapes_unchecked):
     model = uncompiled(MODELS[name]())
     settings = {"prompt": a_prompt(model, batch=2), "sampling": SamplingConfig(0.8, 0.9, 50), "seed": 3}
     chunks = list(stream(model, seconds=0.1, chunk=0.007, sample_rate=RATE, **settings))
     assert [chunk.shape for chunk in chunks] == [(2, 7)] * 14 + [(2, 2)]
-    assert torch.equal(together(chunks), model.quantizer.decode(model.generate(100, **settings)))
+    assert torch.equal(concatenated(chunks), model.quantizer.decode(model.generate(100, **settings)))
 
 
 @pytest.mark.slow
-def test_it_draws_by_the_fastest_engine():
+def test_it_generates_by_the_best_engine():
     model = MODELS["wavernn"]()
     live = stream(model, seconds=3, chunk=0.75, sample_rate=RATE, batch_size=2)
     assert isinstance(live.model, Compiled)
-    assert torch.equal(together(live), model.quantizer.decode(model.generate(3_000, batch_size=2)))
+    assert torch.equal(concatenated(live), model.quantizer.decode(model.generate(3_000, batch_size=2)))
 
 
 @every_model
-def test_without_end_it_keeps_nothing_but_the_state(name, shapes_unchecked):
-    def kept(live):
+def test_an_endless_stream_takes_constant_memory(name, shapes_unchecked):
+    def storages(live):
         return {
             x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in flatten_state(live.cache)
         }
 
     live = stream(uncompiled(MODELS[name]()), chunk=0.016, sample_rate=RATE)
-    sizes = [sum(kept(live).values()) for _ in itertools.islice(live, 20)]
+    sizes = [sum(storages(live).values()) for _ in itertools.islice(live, 20)]
     assert len(sizes) == 20
     assert max(sizes[-2:]) <= max(sizes[2:4])
 
 
-def test_its_settings_can_be_changed_as_it_goes():
+def test_settings_can_be_changed_between_chunks():
     model = uncompiled(MODELS["wavernn"]())
     live = stream(model, seconds=0.01, sample_rate=RATE)
     assert next(live).shape == (1, 10)
@@ -102,7 +102,7 @@ def test_its_settings_can_be_changed_as_it_goes():
     assert [chunk.shape[1] for chunk in live] == [15, 5]
 
 
-def test_what_is_heard_in_between_is_as_a_prompt(shapes_unchecked):
+def test_prefilling_a_stream_is_a_prompt(shapes_unchecked):
     model = uncompiled(MODELS["samplernn"]())
     prompt = a_prompt(model)
     live = stream(model, seconds=0.05, sample_rate=RATE)
@@ -122,78 +122,78 @@ def test_what_is_heard_in_between_is_as_a_prompt(shapes_unchecked):
      ({"seconds": float("inf")}, "seconds must be finite"), ({"sample_rate": 0}, "sample_rate must be"),
      ({"prompt": torch.full((1, 5, 2), 256)}, "codes must lie in")],
 )  # fmt: skip
-def test_bad_requests_are_refused_before_a_sample_is_made(settings, because):
+def test_bad_arguments_raise_before_generation(settings, because):
     with pytest.raises(ValueError, match=because):
         stream(uncompiled(MODELS["wavernn"]()), **settings)
 
 
-def test_a_chunk_that_is_interrupted_is_as_if_not_begun(monkeypatch):
+def test_an_interrupted_chunk_leaves_the_stream_unchanged(monkeypatch):
     model = uncompiled(MODELS["wavernn"]())
-    wanted = together(stream(model, 0.1, sample_rate=RATE))
-    live, draw, calls = stream(model, 0.1, 0.02, RATE), model.sample_next, itertools.count()
+    wanted = concatenated(stream(model, 0.1, sample_rate=RATE))
+    live, sample_next, calls = stream(model, 0.1, 0.02, RATE), model.sample_next, itertools.count()
 
     def interrupted(*arguments):
         if next(calls) == 30:
             raise KeyboardInterrupt
-        return draw(*arguments)
+        return sample_next(*arguments)
 
     monkeypatch.setattr(model, "sample_next", interrupted)
     first = next(live)
     with pytest.raises(KeyboardInterrupt):
         next(live)
-    assert torch.equal(together([first, *live]), wanted)
+    assert torch.equal(concatenated([first, *live]), wanted)
 
 
 # Copies and files
 
 
 @every_model
-def test_a_copy_goes_on_by_itself(name, shapes_unchecked):
+def test_copies_are_independent(name, shapes_unchecked):
     live = stream(uncompiled(MODELS[name]()), 0.1, 0.03, RATE, batch_size=2)
     next(live)
     same, other, another = live.copy(), live.copy(seed=1), live.copy(seed=1)
     assert torch.equal(next(other), next(another))
-    rest = together(live)
+    rest = concatenated(live)
     assert rest.shape == (2, 70)
-    assert torch.equal(together(same), rest)
-    assert not torch.equal(together(other), rest[:, 30:])
+    assert torch.equal(concatenated(same), rest)
+    assert not torch.equal(concatenated(other), rest[:, 30:])
 
 
 @every_model
-def test_saved_and_loaded_it_goes_on(name, tmp_path, shapes_unchecked):
+def test_a_loaded_stream_continues(name, tmp_path, shapes_unchecked):
     model = uncompiled(MODELS[name]())
     live = stream(model, 0.1, 0.03, RATE, sampling=SamplingConfig(0.9, 0.8, 60), batch_size=2)
     next(live)
     live.save(tmp_path / "live.safetensors")
-    again = Stream.load(model, tmp_path / "live.safetensors")
-    anew = Stream.load(model, tmp_path / "live.safetensors", seed=0)
-    assert (again.sample_rate, again.chunk, again.remaining) == (RATE, 30, 70)
-    assert again.sampling == SamplingConfig(0.9, 0.8, 60)
-    rest = together(live)
-    assert torch.equal(together(again), rest)
-    assert not torch.equal(together(anew), rest)
+    loaded = Stream.load(model, tmp_path / "live.safetensors")
+    reseeded = Stream.load(model, tmp_path / "live.safetensors", seed=0)
+    assert (loaded.sample_rate, loaded.chunk, loaded.remaining) == (RATE, 30, 70)
+    assert loaded.sampling == SamplingConfig(0.9, 0.8, 60)
+    rest = concatenated(live)
+    assert torch.equal(concatenated(loaded), rest)
+    assert not torch.equal(concatenated(reseeded), rest)
     assert [path.name for path in tmp_path.iterdir()] == ["live.safetensors"]
 
 
-def test_one_without_end_is_saved_as_such_and_goes_on_by_another_engine(tmp_path):
+def test_an_endless_stream_is_saved_and_continues_by_another_engine(tmp_path):
     model = MODELS["wavernn"]()
     live = stream(uncompiled(model), chunk=0.05, sample_rate=RATE)
     next(live)
     live.save(tmp_path / "live")
-    again = Stream.load(model, tmp_path / "live")
-    assert isinstance(again.model, Compiled)
-    assert again.remaining is None
-    assert torch.equal(next(again), next(live))
+    loaded = Stream.load(model, tmp_path / "live")
+    assert isinstance(loaded.model, Compiled)
+    assert loaded.remaining is None
+    assert torch.equal(next(loaded), next(live))
 
 
-def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     model = uncompiled(MODELS["wavernn"]())
     live = stream(model, sample_rate=RATE)
     live.save(tmp_path / "live")
     before = (tmp_path / "live").read_bytes()
     next(live)
 
-    def full(number):
+    def full(descriptor):
         raise OSError("no space left")
 
     monkeypatch.setattr("os.fsync", full)
@@ -203,7 +203,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def the_model():
-    """The one whose state is `saved`."""
+    """The model whose stream is `saved`."""
     torch.manual_seed(7)
     return MODELS["wavernn"]()
 
@@ -215,37 +215,37 @@ def saved(tmp_path):
     return tmp_path / "live"
 
 
-@pytest.mark.parametrize("where", [4, 300, -1])
-def test_a_damaged_file_is_refused_by_name(saved, where):
+@pytest.mark.parametrize("position", [4, 300, -1])
+def test_a_damaged_file_raises_with_its_name(saved, position):
     content = bytearray(saved.read_bytes())
-    content[where] ^= 1
+    content[position] ^= 1
     saved.write_bytes(content)
-    with pytest.raises(ValueError, match=f"path must be a stream of such a model, got {saved}: "):
+    with pytest.raises(ValueError, match=f"path must be a saved stream of this model, got {saved}: "):
         Stream.load(MODELS["wavernn"](), saved)
 
 
-def test_half_a_file_and_none_are_refused(saved):
+def test_a_truncated_and_a_missing_file_raise(saved):
     saved.write_bytes(saved.read_bytes()[:-100])
     for path in (saved, saved.with_name("none")):
-        with pytest.raises(ValueError, match="path must be a stream of such a model"):
+        with pytest.raises(ValueError, match="path must be a saved stream of this model"):
             Stream.load(MODELS["wavernn"](), path)
 
 
 @pytest.mark.parametrize(
     ("model", "because"),
     [(lambda: WaveRNN(WaveRNNConfig(18)), "other layer sizes"), (MODELS["wavenet"], "other layer sizes"),
-     (MODELS["sashimi"], "its codes are those of CoarseFine"),
+     (MODELS["sashimi"], "saved with quantizer CoarseFine"),
      (MODELS["wavernn"], "other weights or settings"),
      (lambda: the_model().double(), "other layer sizes"),
-     (lambda: WaveRNN(WaveRNNConfig(16, levels=16)), "its codes are those of")],
+     (lambda: WaveRNN(WaveRNNConfig(16, levels=16)), "saved with quantizer")],
 )  # fmt: skip
-def test_the_state_of_another_model_is_refused(saved, model, because):
+def test_the_stream_of_another_model_raises(saved, model, because):
     with pytest.raises(ValueError, match=because):
         Stream.load(model(), saved)
 
 
-def test_other_settings_of_the_same_weights_make_another_model(tmp_path):
-    """Dilations, which no tensor tells."""
+def test_the_checksum_depends_on_settings_that_change_no_shape():
+    """Dilations, here."""
     config = WaveNetConfig(stacks=2, layers=2, d_residual=4, d_dilation=4, d_skip=8, d_end=8, d_model=4)
     one = AudioLM(MuLaw(), WaveNet(config))
     other = AudioLM(MuLaw(), WaveNet(replace(config, stacks=1, layers=4)))
@@ -257,8 +257,9 @@ def test_other_settings_of_the_same_weights_make_another_model(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "value", "because"),
     [("chunk", 0, "chunk must be a whole number of samples, at least 1, got 0"), ("chunk", 1.5, "got 1.5"),
-     ("chunk", None, "chunk must be a whole"), ("remaining", -1, "remaining must be a whole .* at least 0, got -1"),
-     ("remaining", "x", "remaining must be"), ("sampling", {"temperature": 0}, "temperature must be positive"),
+     ("chunk", None, "chunk must be a whole"), ("remaining", "x", "remaining must be"),
+     ("remaining", -1, "remaining must be a whole .* at least 0, got -1"),
+     ("sampling", {"temperature": 0}, "temperature must be positive"),
      ("sampling", {"top_p": 2}, "top_p must"), ("sampling", {"top_k": 0.5}, "top_k must be a whole"),
      ("sampling", {"min_p": 2}, "unexpected keyword argument 'min_p'"),
      ("sample_rate", -1, "sample_rate must"), ("sample_rate", 1.5, "sample_rate must")],
@@ -271,7 +272,7 @@ def test_every_setting_in_a_file_is_checked(setting, value, because, saved, shap
 
 
 @pytest.mark.parametrize(("setting", "value"), [("chunk", 0), ("remaining", -5), ("chunk", 2.5)])
-def test_a_setting_that_was_changed_to_nonsense_is_refused_at_the_next_chunk(setting, value):
+def test_a_bad_change_of_a_setting_raises_at_the_next_chunk(setting, value):
     live = stream(uncompiled(MODELS["wavernn"]()), seconds=1, sample_rate=RATE)
     next(live)
     setattr(live, setting, value)
@@ -279,7 +280,7 @@ def test_a_setting_that_was_changed_to_nonsense_is_refused_at_the_next_chunk(set
         next(live)
 
 
-def test_files_of_other_kinds_are_refused(tmp_path):
+def test_files_of_other_kinds_raise(tmp_path):
     model = MODELS["wavernn"]()
     save(tmp_path / "model.safetensors", model, RATE, ModelCard("one"))
     save_file({"code": torch.zeros(1)}, tmp_path / "foreign.safetensors")
@@ -288,19 +289,19 @@ def test_files_of_other_kinds_are_refused(tmp_path):
             Stream.load(model, path)
 
 
-def test_random_numbers_of_another_device_need_a_seed(saved, monkeypatch):
-    real = json.loads
-    monkeypatch.setattr(json, "loads", lambda *a, **k: real(*a, **k) | {"device": "cuda"})
-    with pytest.raises(ValueError, match="give a seed for new ones"):
+def test_loading_on_another_device_needs_a_seed(saved, monkeypatch):
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda *a, **k: loads(*a, **k) | {"device": "cuda"})
+    with pytest.raises(ValueError, match="pass a seed"):
         Stream.load(the_model(), saved)
     assert next(Stream.load(the_model(), saved, seed=1)).shape == (1, 100)
 
 
-def test_a_file_holds_tensors_and_text_alone(saved):
+def test_a_file_contains_only_the_cache_and_the_random_state(saved):
     assert set(load_file(saved)) == {"code", "random", "state.0"}
 
 
-# The fastest engine
+# The best engine
 
 
 @pytest.mark.parametrize(
@@ -308,7 +309,7 @@ def test_a_file_holds_tensors_and_text_alone(saved):
     [(MODELS["samplernn"], True), (MODELS["samplernn"], False), (MODELS["isotropic"], False),
      (lambda: AudioLM(CoarseFine(), SaShiMi(SaShiMiConfig(4, 1)), head=Logistics(4)), True)],
 )  # fmt: skip
-def test_a_model_without_a_loop_stays_itself_without_a_word(make, installed, monkeypatch):
+def test_a_model_without_a_loop_is_returned_without_a_warning(make, installed, monkeypatch):
     if not installed:
         monkeypatch.setitem(sys.modules, "numba", None)
     model = make()
@@ -317,13 +318,13 @@ def test_a_model_without_a_loop_stays_itself_without_a_word(make, installed, mon
         assert best_engine(model) is model
 
 
-def test_an_engine_stays_itself():
+def test_an_engine_is_returned_itself():
     engine = best_engine(MODELS["wavernn"]())
     assert isinstance(engine, Compiled)
     assert best_engine(engine) is engine
 
 
-def test_without_numba_it_says_once_what_to_install(monkeypatch):
+def test_without_numba_one_warning_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
     _warn_once.cache_clear()
     model = MODELS["wavernn"]()
@@ -335,6 +336,6 @@ def test_without_numba_it_says_once_what_to_install(monkeypatch):
         assert next(stream(model, sample_rate=RATE)).shape == (1, 100)
 
 
-def test_importing_engines_imports_neither_compiler_nor_player():
+def test_importing_the_cli_imports_neither_numba_nor_sounddevice():
     code = "import sys, sashimi_lib.cli; sys.exit(bool({'numba', 'sounddevice'} & sys.modules.keys()))"
     subprocess.run([sys.executable, "-c", code], check=True)

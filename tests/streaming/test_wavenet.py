@@ -1,4 +1,4 @@
-"""WaveNet's compiled loop against the model: any stacks and widths, either head, any past."""
+"""WaveNet's compiled loop against the model: any stacks and widths, either head, any cache."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.autoregressive import shift_right
 from sashimi_lib.models.sampling import SamplingConfig, sample_token
 from sashimi_lib.streaming import compiled
-from tests.streaming import error
+from tests.streaming.helpers import error
 
 # One process compiles for all of these.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("compiled WaveNet")]
@@ -25,7 +25,7 @@ either_head = pytest.mark.parametrize("quantizer", QUANTIZERS.values(), ids=QUAN
 
 
 def a_wavenet(quantizer=QUANTIZERS["one softmax"], config=SMALL, scale=2.5, seed=0):
-    """With weights large enough that what it draws depends on what it heard."""
+    """With weights large enough that samples depend on the context."""
     torch.manual_seed(seed)
     model = AudioLM(quantizer, WaveNet(config))
     with torch.no_grad():
@@ -39,18 +39,18 @@ def some_codes(model, length, batch=1):
     return torch.randint(0, 256, (batch, length, *two), generator=torch.Generator().manual_seed(7))
 
 
-def after(length, cache, *who):
-    """Codes drawn in pieces of 1, 2, 4 ... by each of these in turn; and the past after them."""
-    generator, pieces = torch.Generator().manual_seed(1), []
-    for i, one in enumerate(itertools.cycle(who)):
-        piece, cache = one.generate_from(cache, min(2**i, length), generator=generator)
-        pieces.append(piece)
-        length -= piece.shape[1]
+def in_turn(length, cache, *models):
+    """Generate codes in chunks of 1, 2, 4 ... by each of the models in turn; and the cache after them."""
+    generator, chunks = torch.Generator().manual_seed(1), []
+    for i, model in enumerate(itertools.cycle(models)):
+        chunk, cache = model.generate_from(cache, min(2**i, length), generator=generator)
+        chunks.append(chunk)
+        length -= chunk.shape[1]
         if not length:
-            return torch.cat(pieces, dim=1), cache
+            return torch.cat(chunks, dim=1), cache
 
 
-widths = st.sampled_from([5, 8, 16, 20, 33])  # narrower ones compile to another loop: the next test's
+widths = st.sampled_from([5, 8, 16, 20, 33])  # narrower ones compile to another loop, see the next test
 
 
 @given(
@@ -59,22 +59,22 @@ widths = st.sampled_from([5, 8, 16, 20, 33])  # narrower ones compile to another
     st.sampled_from([(1.0, 1.0), (0.7, 1.0), (1.2, 0.8), (0.9, 0.9, 20)]),
 )  # fmt: skip
 @settings(max_examples=30, deadline=None)
-def test_the_same_seed_draws_the_same_codes(
-    kind, stacks, layers, residual, dilation, skip, end, d_model, batch, heard, setting
+def test_the_same_seed_gives_the_same_codes(
+    kind, stacks, layers, residual, dilation, skip, end, d_model, batch, context, setting
 ):
     config = WaveNetConfig(stacks, layers, residual, dilation, skip, end, d_model)
-    model = a_wavenet(QUANTIZERS[kind], config, seed=heard)
-    order = {"prompt": some_codes(model, heard, batch), "sampling": SamplingConfig(*setting)}
-    assert torch.equal(compiled(model).generate(60, **order), model.generate(60, **order))
+    model = a_wavenet(QUANTIZERS[kind], config, seed=context)
+    settings = {"prompt": some_codes(model, context, batch), "sampling": SamplingConfig(*setting)}
+    assert torch.equal(compiled(model).generate(60, **settings), model.generate(60, **settings))
 
 
-def test_widths_of_which_padding_makes_mostly_zeros():
-    """Their products leave zeros out."""
+def test_narrow_layers_give_the_same_codes():
+    """Padding makes their matrices sparse."""
     model = a_wavenet(config=WaveNetConfig(2, 3, d_residual=2, d_dilation=1, d_skip=3, d_end=2, d_model=4))
     assert torch.equal(compiled(model).generate(100, 3), model.generate(100, 3))
 
 
-def test_the_papers_shape():
+def test_the_papers_shape_gives_the_same_codes():
     model = a_wavenet(config=WaveNetConfig())
     assert torch.equal(compiled(model).generate(300), model.generate(300))
 
@@ -82,12 +82,10 @@ def test_the_papers_shape():
 @either_head
 @torch.no_grad()
 def test_logits_are_those_of_the_parallel_pass(quantizer):
-    """In double precision, over 4,003 forced samples of two sequences, after some that were absorbed."""
+    """In double precision, over 4,003 teacher-forced samples of two sequences, after a prefill."""
     model = a_wavenet(quantizer)
-    codes, cache = (
-        some_codes(model, 4_003, 2),
-        model.prefill(some_codes(model, 20, 2), model.initial_cache(2)),
-    )
+    codes = some_codes(model, 4_003, 2)
+    cache = model.prefill(some_codes(model, 20, 2), model.initial_cache(2))
     actual, (last, state) = compiled(model).teacher_forced_logits(codes, cache)
     (_, expected_state), (before, state_before) = model.prefill(codes, cache), cache
     model = model.double()
@@ -104,7 +102,7 @@ def test_logits_are_those_of_the_parallel_pass(quantizer):
 
 @either_head
 @pytest.mark.parametrize("length", [RECEPTIVE_FIELD - 8, 3 * RECEPTIVE_FIELD], ids=["short", "long"])
-def test_after_a_prompt_shorter_or_longer_than_it_can_hear(quantizer, length):
+def test_prompts_shorter_and_longer_than_the_receptive_field(quantizer, length):
     model = a_wavenet(quantizer)
     assert model.backbone.config.receptive_field == RECEPTIVE_FIELD
     prompt = some_codes(model, length, 2)
@@ -113,46 +111,46 @@ def test_after_a_prompt_shorter_or_longer_than_it_can_hear(quantizer, length):
 
 @either_head
 @torch.no_grad()
-def test_the_model_goes_on_from_it_and_it_from_the_model(quantizer):
+def test_the_model_and_the_engine_continue_each_others_caches(quantizer):
     model = a_wavenet(quantizer)
     engine, cache = compiled(model), model.initial_cache(2)
-    whole, (last, state) = after(200, cache, model)
+    whole, (last, state) = in_turn(200, cache, model)
     for order in ((model, engine), (engine, model)):
-        codes, (last_here, state_here) = after(200, cache, *order)
+        codes, (end, end_state) = in_turn(200, cache, *order)
         assert torch.equal(codes, whole)
-        assert torch.equal(last_here, last)
-        for queue, expected in zip(state_here, state, strict=True):
+        assert torch.equal(end, last)
+        for queue, expected in zip(end_state, state, strict=True):
             assert error(torch.stack(queue), torch.stack(expected)) < 1e-5
 
 
 @torch.no_grad()
-def test_it_goes_on_in_pieces_in_any_number_of_threads(monkeypatch):
+def test_chunks_in_several_threads_are_generation_in_one_call(monkeypatch):
     engine = compiled(a_wavenet())
     whole, _ = engine.generate_from(
         engine.initial_cache(5), 3_000, generator=torch.Generator().manual_seed(1)
     )
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert torch.equal(after(3_000, engine.initial_cache(5), engine)[0], whole)
+    assert torch.equal(in_turn(3_000, engine.initial_cache(5), engine)[0], whole)
 
 
 @torch.no_grad()
-def test_a_past_that_was_gone_on_from_stays_as_it_was():
+def test_generation_leaves_its_input_cache_unchanged():
     engine = compiled(a_wavenet())
-    _, cache = after(50, engine.initial_cache(1), engine)
-    first, second = (after(50, cache, engine)[0] for _ in range(2))
+    _, cache = in_turn(50, engine.initial_cache(1), engine)
+    first, second = (in_turn(50, cache, engine)[0] for _ in range(2))
     assert torch.equal(first, second)
 
 
 @torch.no_grad()
-def test_a_model_in_double_precision_keeps_its_state_so():
+def test_the_state_of_a_float64_model_is_float64():
     model = a_wavenet().double()
-    _, (code, state) = after(20, model.initial_cache(1), compiled(model))
+    _, (code, state) = in_turn(20, model.initial_cache(1), compiled(model))
     assert all(x.dtype == torch.float64 for queue in state for x in queue)
     model.sample_next(code, state, sample_token)
 
 
 @either_head
-def test_an_infinite_weight_is_reported(quantizer):
+def test_non_finite_logits_raise(quantizer):
     model = a_wavenet(quantizer)
     with torch.no_grad():
         model.backbone.end[3].bias[3] = torch.inf

@@ -1,4 +1,4 @@
-"""The compiled loop draws what the model itself draws, from any past, with zeros left out or not."""
+"""The compiled engine: its operations, and WaveRNN's loop against the model, dense and sparse."""
 
 import copy
 import importlib.abc
@@ -28,8 +28,8 @@ from sashimi_lib.streaming.compiled_ops import (
     add_product,
     exp,
     gelu,
-    options_of,
-    pack,
+    pack_matrix,
+    pack_sampling,
     padded_size,
     sample_token,
     sigmoid,
@@ -42,7 +42,7 @@ ROUNDING = 1e-4  # of a cumulative probability in single precision, where logits
 
 
 def a_wavernn(d_hidden=32, levels=256, seed=0):
-    """With weights large enough that what it draws depends on what it heard."""
+    """With weights large enough that samples depend on the context."""
     torch.manual_seed(seed)
     model = WaveRNN(WaveRNNConfig(d_hidden, levels=levels))
     with torch.no_grad():
@@ -59,7 +59,7 @@ def pruned(d_hidden=64):
     return model
 
 
-# Kernels
+# Operations
 
 
 @njit(**JIT_OPTIONS)
@@ -69,29 +69,29 @@ def add_times(matrix, x, y):
 
 @given(st.integers(1, 70), st.integers(1, 50), st.integers(1, 4), st.sampled_from([0.0, 0.05, 0.15, 1.0]))
 @settings(max_examples=30, deadline=None)
-def test_products_by_either_layout(rows, columns, batch, share):
-    chance = np.random.default_rng(rows * columns)
-    weight = chance.normal(size=(rows, columns)) * (chance.random((rows, columns)) < share / 4)
+def test_products_of_dense_and_sparse_matrices(rows, columns, batch, density):
+    rng = np.random.default_rng(rows * columns)
+    weight = rng.normal(size=(rows, columns)) * (rng.random((rows, columns)) < density / 4)
     x = np.zeros((batch, padded_size(columns)), np.float32)
-    x[:, :columns] = chance.normal(size=(batch, columns))
+    x[:, :columns] = rng.normal(size=(batch, columns))
     y = np.ones((batch, padded_size(rows)), np.float32)
-    add_times(pack(weight), x, y)
+    add_times(pack_matrix(weight), x, y)
     assert np.allclose(y[:, :rows], 1 + x[:, :columns] @ weight.T, atol=1e-5)
     assert (y[:, rows:] == 1).all()
 
 
-def test_little_left_makes_blocks_and_much_does_not():
+def test_a_sparse_matrix_is_packed_as_blocks_and_a_dense_one_is_not():
     weight = np.zeros((64, 64))
     weight[16:32, 5] = weight[0, 7] = 1
-    blocks = pack(weight)
+    blocks = pack_matrix(weight)
     assert isinstance(blocks, BlockSparse)
     assert blocks.start.tolist() == [0, 4, 8, 8, 8]
     assert blocks.column[[0, 4]].tolist() == [7, 5]
-    assert isinstance(pack(np.ones((64, 64))), np.ndarray)
+    assert isinstance(pack_matrix(np.ones((64, 64))), np.ndarray)
 
 
-def of_each(function, x):
-    """An inlined function of compiled code, of every number of an array; in float64."""
+def elementwise(function, x):
+    """Apply an inlined function of compiled code to every entry of an array; the result in float64."""
 
     @njit(**JIT_OPTIONS)
     def loop(x, y):
@@ -103,9 +103,9 @@ def of_each(function, x):
     return y.astype(np.float64)
 
 
-def test_the_exponential():
+def test_the_exponential_is_accurate():
     x = np.linspace(-86, 88, 100_001, dtype=np.float32)
-    assert np.abs(of_each(exp, x) / np.exp(x.astype(np.float64)) - 1).max() < 3e-7
+    assert np.abs(elementwise(exp, x) / np.exp(x.astype(np.float64)) - 1).max() < 3e-7
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_the_exponential():
 def test_an_activation_is_that_of_the_model(function, exact, tolerance, reach):
     x = np.linspace(-reach, reach, 20_001, dtype=np.float32)
     wanted = exact(torch.from_numpy(x).double()).numpy()
-    assert (np.abs(of_each(function, x) - wanted) <= tolerance * np.maximum(1, np.abs(wanted))).all()
+    assert (np.abs(elementwise(function, x) - wanted) <= tolerance * np.maximum(1, np.abs(wanted))).all()
 
 
 @njit(**JIT_OPTIONS)
@@ -130,14 +130,14 @@ def sampled(logits, uniform, options, buffer):
     st.sampled_from([None, 1, 2, 7, 50]), st.integers(2, 300),
 )  # fmt: skip
 @settings(max_examples=100, deadline=None)
-def test_a_draw_is_that_of_sample_token(seed, temperature, top_p, top_k, levels):
+def test_compiled_sampling_is_sample_token(seed, temperature, top_p, top_k, levels):
     sampling = SamplingConfig(temperature, top_p, top_k)
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(1, levels, generator=generator)
     uniform = torch.rand(1, generator=generator, dtype=torch.float64)
     expected = inverse_cdf(distribution(logits, sampling), uniform)
     buffer = np.empty(levels, np.float32)
-    assert sampled(logits[0].numpy(), float(uniform), options_of(sampling), buffer) == expected
+    assert sampled(logits[0].numpy(), float(uniform), pack_sampling(sampling), buffer) == expected
 
 
 KEPT = [*((top_p, None) for top_p in (0.25, 0.5, 0.75, 0.9)), (1.0, 1), (1.0, 3), (0.5, 10)]  # and top_k
@@ -145,8 +145,8 @@ KEPT = [*((top_p, None) for top_p in (0.25, 0.5, 0.75, 0.9)), (1.0, 1), (1.0, 3)
 
 @given(st.integers(0, 10_000), st.sampled_from([2, 4, 16, 64, 256]), st.sampled_from(KEPT))
 @settings(max_examples=50, deadline=None)
-def test_of_equally_likely_codes_every_engine_keeps_the_same(seed, levels, options):
-    """All codes equally likely, or a few groups of them; the lower ones of a group come first."""
+def test_ties_are_broken_as_in_the_model(seed, levels, options):
+    """Of equally likely codes, all of them or a few groups, the lower ones are kept."""
     sampling = SamplingConfig(1.0, *options)
     generator = torch.Generator().manual_seed(seed)
     few = torch.randint(0, 3, (1, levels), generator=generator).float()
@@ -154,7 +154,7 @@ def test_of_equally_likely_codes_every_engine_keeps_the_same(seed, levels, optio
         kept = distribution(logits, sampling)[0]
         assert all(bool((kept[logits[0] == value].diff() <= 0).all()) for value in logits.unique())
         buffer = np.empty(levels, np.float32)
-        sampled(logits[0].numpy(), 0.0, options_of(sampling), buffer)
+        sampled(logits[0].numpy(), 0.0, pack_sampling(sampling), buffer)
         assert np.array_equal(buffer > 0, (kept > 0).numpy())
 
 
@@ -167,14 +167,14 @@ def test_of_equally_likely_codes_every_engine_keeps_the_same(seed, levels, optio
     st.sampled_from([(1.0, 1.0), (0.7, 1.0), (1.2, 0.8), (0.9, 0.9, 20)]),
 )  # fmt: skip
 @settings(max_examples=12, deadline=None)
-def test_the_same_seed_draws_the_same_codes_at_any_size(d_hidden, levels, batch, seed, setting):
+def test_the_same_seed_gives_the_same_codes_at_any_size(d_hidden, levels, batch, seed, setting):
     model, sampling = a_wavernn(d_hidden, levels, seed), SamplingConfig(*setting)
     wanted = model.generate(40, batch, sampling=sampling, seed=seed)
-    drawn = compiled(model).generate(40, batch, sampling=sampling, seed=seed)
-    assert torch.equal(drawn, wanted)
+    codes = compiled(model).generate(40, batch, sampling=sampling, seed=seed)
+    assert torch.equal(codes, wanted)
 
 
-def test_a_thousand_samples_after_a_prompt_with_zeros_left_out():
+def test_a_sparse_model_generates_the_same_thousand_samples_after_a_prompt():
     model = pruned()
     engine = compiled(model)
     assert isinstance(engine.loop.R, BlockSparse)
@@ -183,7 +183,7 @@ def test_a_thousand_samples_after_a_prompt_with_zeros_left_out():
 
 
 def edges(logits, codes):
-    """The cumulative probabilities between which a random number has to lie for a code to be drawn."""
+    """Return the cumulative probabilities between which the random number of a code lies."""
     upper = logits.softmax(-1).cumsum(-1)
     high = upper.gather(-1, codes[..., None])[..., 0]
     return high - logits.softmax(-1).gather(-1, codes[..., None])[..., 0], high
@@ -192,35 +192,35 @@ def edges(logits, codes):
 @pytest.mark.slow
 @torch.no_grad()
 def test_twenty_thousand_samples_are_the_same_until_rounding_decides_one(shapes_unchecked):
-    """Given its own past, either engine draws the code that its random number falls on in double precision,
-    or is within rounding of: so both draw from the model's distribution all along. They part where a number
-    falls within rounding of an edge, and nowhere else."""
+    """Given its own context, either engine samples the code whose interval, in double precision, contains the
+    random number, or is within rounding of it: so both sample from the model's distribution throughout. They
+    differ only after a random number within rounding of an edge."""
     model, length = load("wavernn").model, 20_000
     double = copy.deepcopy(model).double()
     uniform = torch.rand(length, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    stepped, ours = model.generate(length, seed=0), compiled(model).generate(length, seed=0)
-    missed = {}
-    for name, codes in {"steps": stepped, "compiled": ours}.items():
+    eager, ours = model.generate(length, seed=0), compiled(model).generate(length, seed=0)
+    outside = {}
+    for name, codes in {"eager": eager, "compiled": ours}.items():
         before, state = double.initial_cache(1)
         h, _ = double(shift_right(codes, before), codes[..., 0], state)
         logits = torch.stack([double.coarse_logits(h), double.fine_logits(h)], dim=2)[0]
         low, high = edges(logits, codes[0])
-        missed[name] = torch.maximum(low - uniform, uniform - high)  # below zero: well inside
-        assert float(missed[name].max()) < ROUNDING
-        assert float((missed[name] < -ROUNDING).double().mean()) > 0.9
+        outside[name] = torch.maximum(low - uniform, uniform - high)  # negative: inside the interval
+        assert float(outside[name].max()) < ROUNDING
+        assert float((outside[name] < -ROUNDING).double().mean()) > 0.9
     forced, _ = compiled(model).teacher_forced_logits(ours, model.initial_cache(1))
     assert float((forced[0] - logits).abs().max()) < 1e-4 * float(logits.abs().max())
-    differ = (stepped != ours).any(-1)[0].nonzero()
+    differ = (eager != ours).any(-1)[0].nonzero()
     if len(differ):
         first = int(differ[0])
         assert first > 1_000
-        assert max(float(missed[name][first].max()) for name in missed) > -ROUNDING
+        assert max(float(outside[name][first].max()) for name in outside) > -ROUNDING
 
 
 @pytest.mark.parametrize("model", [a_wavernn(), pruned()], ids=["dense", "sparse"])
 @torch.no_grad()
 def test_the_state_stays_that_of_the_parallel_pass(model):
-    """Over 16,000 samples of its own, forced through the model's teacher-forced pass."""
+    """Over 16,000 generated samples, against the model's teacher-forced pass."""
     codes, (last, state) = compiled(model).generate_from(
         model.initial_cache(1), 16_000, generator=torch.Generator()
     )
@@ -230,32 +230,32 @@ def test_the_state_stays_that_of_the_parallel_pass(model):
 
 
 @torch.no_grad()
-def test_it_goes_on_from_where_it_stopped():
+def test_generation_in_chunks_is_generation_in_one_call():
     engine = compiled(a_wavernn())
     whole, _ = engine.generate_from(
         engine.initial_cache(2), 3_000, generator=torch.Generator().manual_seed(1)
     )
-    generator, cache, pieces = torch.Generator().manual_seed(1), engine.initial_cache(2), []
+    generator, cache, chunks = torch.Generator().manual_seed(1), engine.initial_cache(2), []
     for length in (1, 1_500, 1_499):
-        piece, cache = engine.generate_from(cache, length, generator=generator)
-        pieces.append(piece)
-    assert torch.equal(torch.cat(pieces, dim=1), whole)
+        chunk, cache = engine.generate_from(cache, length, generator=generator)
+        chunks.append(chunk)
+    assert torch.equal(torch.cat(chunks, dim=1), whole)
 
 
-def test_the_star_holds_in_the_packed_weights():
+def test_the_coarse_half_has_no_weights_of_the_coarse_code():
     loop = compiled(a_wavernn()).loop
-    assert not loop.coarse.heard[2].any()  # c_t
-    assert loop.fine.heard[2].all()
+    assert not loop.coarse.I_star[2].any()  # c_t
+    assert loop.fine.I_star[2].all()
 
 
-def test_in_all_else_it_is_the_model():
+def test_likelihoods_and_parameters_are_those_of_the_model():
     model, codes = a_wavernn(), torch.randint(0, 256, (2, 50, 2))
     engine = compiled(model)
     assert torch.equal(engine.log_likelihood(codes), model.log_likelihood(codes))
     assert sum(p.numel() for p in engine.parameters()) == sum(p.numel() for p in model.parameters())
 
 
-def test_a_state_that_blew_up_is_reported():
+def test_non_finite_logits_raise():
     model = a_wavernn()
     with torch.no_grad():
         model.O2.bias[3] = torch.inf
@@ -263,23 +263,23 @@ def test_a_state_that_blew_up_is_reported():
         compiled(model).generate(5)
 
 
-def test_a_bad_request_is_refused_by_name():
+def test_a_length_out_of_range_raises():
     with pytest.raises(ValueError, match="length must be at least 1"):
         compiled(a_wavernn()).generate(0)
 
 
-def test_a_model_that_is_told_something_is_refused():
-    with pytest.raises(ValueError, match="d_condition=3"):
+def test_a_conditional_model_raises():
+    with pytest.raises(ValueError, match="d_conditioning=3"):
         compiled(WaveRNN(WaveRNNConfig(8, d_conditioning=3)))
 
 
-class Noted(CompiledLoop):
-    """A loop that keeps what it is made from."""
+class ModelOnlyLoop(CompiledLoop):
+    """A loop that stores its model and cannot run."""
 
     def __init__(self, model):
         self.model = model
 
-    begin = end = run = None
+    pack_state = unpack_state = run = None
 
 
 def test_a_loop_is_found_by_the_class_of_the_backbone(monkeypatch):
@@ -287,12 +287,12 @@ def test_a_loop_is_found_by_the_class_of_the_backbone(monkeypatch):
         pass
 
     model = AudioLM(MuLaw(), Own(SampleRNNConfig((4,), 1, 16, 2)))
-    with pytest.raises(ValueError, match=r"has a loop \(SaShiMi, WaveNet, WaveRNN\), got Own"):
+    with pytest.raises(ValueError, match=r"must have a compiled loop \(SaShiMi, WaveNet, WaveRNN\), got Own"):
         compiled(model)
     assert best_engine(model) is model
-    monkeypatch.setitem(LOOPS, SampleRNN, "tests.test_streaming:Noted")
+    monkeypatch.setitem(LOOPS, SampleRNN, "tests.streaming.test_compiled:ModelOnlyLoop")
     loop = compiled(model).loop
-    assert type(loop).__name__ == "Noted"
+    assert type(loop).__name__ == "ModelOnlyLoop"
     assert loop.model is model
 
 
@@ -302,7 +302,7 @@ def test_importing_the_library_compiles_nothing():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_without_numba_it_says_what_to_install(monkeypatch):
+def test_without_numba_the_error_names_the_extra(monkeypatch):
     for name in [name for name in sys.modules if name.startswith(("numba", "sashimi_lib.streaming.wavernn"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)
@@ -311,7 +311,7 @@ def test_without_numba_it_says_what_to_install(monkeypatch):
         compiled(a_wavernn())
 
 
-def test_a_numba_that_cannot_be_imported_says_why(monkeypatch):
+def test_an_error_of_numba_is_reported(monkeypatch):
     class Broken(importlib.abc.MetaPathFinder):
         def find_spec(self, name, path, target=None):
             if name == "numba":
@@ -323,13 +323,13 @@ def test_a_numba_that_cannot_be_imported_says_why(monkeypatch):
     with pytest.raises(ImportError, match="numba is installed, but cannot be imported: Numba needs NumPy"):
         compiled(a_wavernn())
     _warn_once.cache_clear()
-    with pytest.warns(UserWarning, match="samples are drawn slowly, since numba is installed, but"):
+    with pytest.warns(UserWarning, match="generation is slow, since numba is installed, but"):
         best_engine(a_wavernn())
 
 
-def test_layers_that_are_pruned_are_those_that_the_loop_packs():
+def test_all_pruned_layers_are_packed_as_sparse():
     loop = compiled(pruned(128)).loop
-    packed = [loop.R, loop.coarse.first.matrix, loop.coarse.second.matrix, loop.fine.first.matrix,
-              loop.fine.second.matrix]  # fmt: skip
+    packed = [loop.R, loop.coarse.output_1.matrix, loop.coarse.output_2.matrix, loop.fine.output_1.matrix,
+              loop.fine.output_2.matrix]  # fmt: skip
     assert len(packed) == len(LAYERS)
     assert all(isinstance(matrix, BlockSparse) for matrix in packed)
