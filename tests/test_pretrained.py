@@ -251,7 +251,7 @@ def test_any_diffusion_model_comes_back_as_it_was(name, tmp_path):
     said, again = (m.denoise(x, step, label, features=features) for m in (model, back.model))
     assert all(torch.equal(a, b) for a, b in zip(said, again, strict=True))
     if features is None:
-        assert torch.allclose(waveform, back.model.sound(64), atol=1e-5)
+        assert torch.allclose(waveform, back.model.sample_audio(64), atol=1e-5)
     assert waveform.shape == (1, 64)
     assert waveform.std() > 0.01
 

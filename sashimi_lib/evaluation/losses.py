@@ -20,7 +20,7 @@ EVAL_CHUNK = 32_768  # samples of each sequence in one forward pass, where the m
 def per_sequence_loss(
     model: Trainable, data: SequenceDataset, batch_size: int = 8, frame: int = EVAL_CHUNK
 ) -> Float[Tensor, " sequences"]:
-    """The loss of each sequence, minus the mean score of its samples. float64, on the CPU.
+    """The loss of each sequence, the mean over its samples. float64, on the CPU.
 
     Bits per sample of a model of codes, the mean squared error of a diffusion model. Where the model has a
     state to carry over, sequences go through in chunks of ``frame`` samples, so that minutes of sound need no
@@ -54,13 +54,13 @@ def losses_and_lengths(
     whole = model.initial_cache(1) is None
     with torch.random.fork_rng(devices=[]), cached_kernels(model):
         torch.default_generator.manual_seed(0)
-        random = model.draw_random(len(data))
+        noise = model.sample_noise(len(data))
         for places in batches_by_length(lengths, batch_size, equal=whole):
             batch = collate([items[place] for place in places], model.pad_value)
             model.check(batch.sequence, batch.label)
             rows = [indices[place] for place in places]
-            mine = None if random is None else map_state(lambda x: x[rows], random)  # noqa: B023
-            losses[places] = _batch_losses(model, batch.to(model.device), frame, mine)
+            own_noise = None if noise is None else map_state(lambda x: x[rows], noise)  # noqa: B023
+            losses[places] = _batch_losses(model, batch.to(model.device), frame, own_noise)
     return losses, torch.tensor(lengths, dtype=torch.float64)
 
 
@@ -80,11 +80,11 @@ def batches_by_length(lengths: Sequence[int], batch_size: int, equal: bool) -> I
         yield from (group[first : first + batch_size] for first in range(0, len(group), batch_size))
 
 
-def _batch_losses(model: Trainable, batch: Batch, frame: int, random: Any) -> Float[Tensor, " batch"]:
+def _batch_losses(model: Trainable, batch: Batch, frame: int, noise: Any) -> Float[Tensor, " batch"]:
     cache, length = model.initial_cache_for(batch.sequence), batch.sequence.shape[1]
     total, frame = torch.zeros(len(batch.mask), dtype=torch.float64), length if cache is None else frame
     for start in range(0, length, frame):
         piece = batch.slice_time(start, start + frame)
-        scores, cache = model.score(piece.sequence, cache, piece.label, random)
-        total -= torch.where(piece.mask.cpu(), scores.double().cpu(), 0).sum(1)
+        losses, cache = model.loss(piece.sequence, cache, piece.label, noise)
+        total += torch.where(piece.mask.cpu(), losses.double().cpu(), 0).sum(1)
     return total / batch.mask.cpu().sum(1)

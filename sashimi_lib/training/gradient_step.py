@@ -19,7 +19,7 @@ from sashimi_lib.training.execution import ExecutionConfig
 
 
 class LossModule(nn.Module):
-    """A model whose call is its score, as ``DistributedDataParallel`` wants it.
+    """A module whose ``forward`` is the loss of a model, for ``DistributedDataParallel`` to wrap.
 
     Chapter: 10.
     """
@@ -29,14 +29,14 @@ class LossModule(nn.Module):
         self.model = model
 
     def forward(
-        self, x: Tensor, cache: Cache | None, label: Int[Tensor, " batch"] | None, random: Any
+        self, x: Tensor, cache: Cache | None, label: Int[Tensor, " batch"] | None, noise: Any
     ) -> tuple[Tensor, Cache | None]:
-        """`sashimi_lib.models.trainable.Trainable.score`."""
-        return self.model.score(x, cache, label, random)
+        """Return what `sashimi_lib.models.trainable.Trainable.loss` does."""
+        return self.model.loss(x, cache, label, noise)
 
 
 class GradientStep:
-    """Calls of it leave the gradients of minus the mean score of a batch in the parameters of the model.
+    """Calls of it leave the gradients of the mean loss of a batch in the parameters of the model.
 
     In a team each process calls it with its own sequences, and all get the gradients of the whole batch.
     Kernels of state spaces are made once a step, and random numbers are drawn for the whole batch, however it
@@ -52,7 +52,7 @@ class GradientStep:
         execution: ExecutionConfig,
         distributed: DistributedContext,
     ) -> None:
-        self.model, self.scores = model, LossModule(model)
+        self.model, self.loss_module = model, LossModule(model)
         self.parallel: DistributedDataParallel | None = None
         self.half, self.rounds = config.precision == "bfloat16", config.precision == "tf32"
         self.kernel_checkpointing = execution.kernel_checkpointing
@@ -67,7 +67,7 @@ class GradientStep:
             # the slower tiers, in a last one of few samples. The search takes time, so others go without.
             skips = any(getattr(module, "may_skip_parameters", False) for module in model.modules())
             self.parallel = DistributedDataParallel(
-                self.scores,
+                self.loss_module,
                 find_unused_parameters=skips or config.tbptt_length is not None,
                 gradient_as_bucket_view=True,
             )
@@ -76,38 +76,36 @@ class GradientStep:
         """The loss of the whole batch, and the past of the next piece; gradients end there."""
         # So that each sample counts alike, wherever it is; counted on the CPU, which then waits for no GPU.
         self.samples = int(self.distributed.all_reduce_sum(piece.mask.sum()))
-        piece, random = piece.to(self.model.device), self._random(len(piece.sequence))
+        piece, noise = piece.to(self.model.device), self._noise(len(piece.sequence))
         parts = min(self.parts, len(piece.sequence))
         losses, caches = [], []
         with tf32_allowed(self.rounds), shared_kernels(self.model, self.kernel_checkpointing) as kernels:
             for part in range(parts):
                 rows = shard(len(piece.sequence), part, parts)
-                before, mine = (None if x is None else slice_states(x, rows) for x in (cache, random))
+                before, own_noise = (None if x is None else slice_states(x, rows) for x in (cache, noise))
                 with ExitStack() as scope:
                     if part < parts - 1:  # gradients wait for those of the last part
                         scope.enter_context(kernels.detached())
                         if self.parallel is not None:
                             scope.enter_context(self.parallel.no_sync())
-                    loss, after = self._part(piece.rows(rows), before, mine)
+                    loss, after = self._part(piece.rows(rows), before, own_noise)
                 losses.append(loss)
                 caches.append(after)
         ahead = None if caches[0] is None else concat_states(caches)
         return self.distributed.all_reduce_sum(torch.stack(losses).sum()), ahead
 
-    def _random(self, sequences: int) -> Any:
-        """This process's rows of the random numbers of the whole batch, which the first process draws."""
+    def _noise(self, sequences: int) -> Any:
+        """This process's rows of the noise of the whole batch, which the first process samples."""
         total = sequences if self.distributed.size == 1 else self.batch_size
-        random = self.model.draw_random(total)
-        return (
-            None
-            if random is None
-            else slice_states(self.distributed.broadcast_object(random), self.distributed.shard_slice(total))
-        )
+        noise = self.model.sample_noise(total)
+        if noise is None:
+            return None
+        return slice_states(self.distributed.broadcast_object(noise), self.distributed.shard_slice(total))
 
-    def _part(self, piece: Batch, cache: Cache | None, random: Any) -> tuple[Tensor, Cache | None]:
+    def _part(self, piece: Batch, cache: Cache | None, noise: Any) -> tuple[Tensor, Cache | None]:
         """The same of some sequences."""
         with torch.autocast(piece.sequence.device.type, torch.bfloat16, enabled=self.half):
-            scores, after = (self.parallel or self.scores)(piece.sequence, cache, piece.label, random)
-        loss = -scores.where(piece.mask, 0).sum() / self.samples
+            losses, after = (self.parallel or self.loss_module)(piece.sequence, cache, piece.label, noise)
+        loss = losses.where(piece.mask, 0).sum() / self.samples
         (loss * self.distributed.size).backward()  # for gradients are averaged over the processes, not summed
         return loss.detach(), None if after is None else map_state(Tensor.detach, after)

@@ -90,8 +90,8 @@ class DiffusionRecipe:
 
     >>> recipe = DIGITS_DIFFUSION_SASHIMI
     >>> model = recipe.build(seed=0)
-    >>> scores, _ = model.score(torch.zeros(2, 64), label=torch.tensor([3, 7]))
-    >>> scores.shape
+    >>> loss, _ = model.loss(torch.zeros(2, 64), label=torch.tensor([3, 7]))
+    >>> loss.shape
     torch.Size([2, 64])
 
     Chapter: 9.

@@ -40,7 +40,7 @@ class TensorBoardLogger:
         length = round(self.seconds * self.sample_rate)
         if length > 0:
             quick = best_engine(model) if isinstance(model, Autoregressive) else model
-            sound = quick.sound(length, self.seed)
+            sound = quick.sample_audio(length, self.seed)
             self._at(step).add_audio("sample", sound, step, sample_rate=self.sample_rate)
 
     def flush(self) -> None:

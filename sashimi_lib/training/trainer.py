@@ -42,8 +42,8 @@ def train(
     execution: ExecutionConfig = DEFAULT_EXECUTION,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> History:
-    """Maximise ``model.score`` of the data; returns the loss of every step's batch, minus the mean score of
-    a sample: bits per sample of a model of codes, the mean squared error of a diffusion model.
+    """Minimize ``model.loss`` over the data; returns the loss of every step's batch, the mean over its
+    samples: bits per sample of a model of codes, the mean squared error of a diffusion model.
 
     Sequences may differ in length, and may have labels, if the model can be told them: see
     `sashimi_lib.data.sequences.SequenceDataset`. With ``valid``, others that are only judged, the loss of these comes

@@ -154,7 +154,7 @@ def kept_bytes(model, execution):
         return x
 
     with apply_execution(model, execution), saved_tensors_hooks(keep, lambda x: x):
-        model.score(a_batch(model).sequence)
+        model.loss(a_batch(model).sequence)
     return sum(kept.values())
 
 
