@@ -244,7 +244,7 @@ def test_whatever_generates_takes_the_options_as_one():
         "sashimi_lib.models.autoregressive.Autoregressive.generate",
         "sashimi_lib.models.autoregressive.Autoregressive.generate_from",
         "sashimi_lib.models.subscale.Subscale.generate",
-        "sashimi_lib.models.subscale.Subscale.generate_in_order",
+        "sashimi_lib.models.subscale.Subscale.generate_sequential",
         "sashimi_lib.streaming.engine.Compiled.generate_from",
         "sashimi_lib.streaming.graph.Graphed.generate_from",
         "sashimi_lib.streaming.live.stream",
