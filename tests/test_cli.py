@@ -281,7 +281,9 @@ def failing(*arguments):
         failing("--out", "a.wav", "--temperature", "0", "temperature must be positive"),
         failing("--out", "a.wav", "--top-k", "0", "top_k must be a whole number"),
         failing("--out", "a.wav", "--prompt", "none.wav", "no such audio file: none.wav"),
-        failing("--out", "a.wav", "--state-in", "none", "path must be a saved stream of this model, got none"),
+        failing(
+            "--out", "a.wav", "--state-in", "none", "path must be a saved stream of this model, got none"
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(model, arguments, because, capsys, tmp_path):
