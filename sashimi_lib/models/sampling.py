@@ -2,44 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sashimi_lib.sampling_config import SamplingConfig
+
 TokenSampler = Callable[[Tensor], Tensor]  # logits (batch, levels) -> codes (batch,)
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """Options for sampling codes from logits, taken by everything that generates.
-
-    They apply in the order temperature, top-k, top-p: top-p is a share of the probability that top-k keeps.
-    Of equally likely codes both keep the lower ones first. The two codes of a dual softmax are sampled one
-    after the other, each with these options.
-
-    >>> SamplingConfig(temperature=0.9, top_k=50)
-    SamplingConfig(temperature=0.9, top_p=1.0, top_k=50)
-
-    Chapter: 7. Raises ValueError for a temperature that is not positive, a top_p outside (0, 1], or a top_k
-    that is not an integer of at least 1.
-    """
-
-    temperature: float = 1.0
-    """Softmax temperature: below 1 more conservative."""
-    top_p: float = 1.0
-    """Nucleus sampling: sample from the smallest set of codes whose probability reaches it."""
-    top_k: int | None = None
-    """Sample from the k most likely codes; None: from all."""
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
-        if self.top_k is not None and not (isinstance(self.top_k, int) and self.top_k >= 1):
-            raise ValueError(f"top_k must be an integer of at least 1, or None, got {self.top_k}")
 
 
 def distribution(

@@ -241,7 +241,7 @@ def functions():
 def test_every_generating_function_takes_a_sampling_config():
     taken = {name: inspect.signature(function).parameters for name, function in functions()}
     apart = {name for name, parameters in taken.items() if set(NAMES) & parameters.keys()}
-    assert apart == {"sashimi_lib.models.sampling.SamplingConfig.__init__"}
+    assert apart == {"sashimi_lib.sampling_config.SamplingConfig.__init__"}
     assert {name for name, parameters in taken.items() if "sampling" in parameters} >= {
         "sashimi_lib.models.autoregressive.DiscreteAudioModel.generate",
         "sashimi_lib.models.autoregressive.Autoregressive.generate",
