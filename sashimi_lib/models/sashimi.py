@@ -30,8 +30,7 @@ class SaShiMiConfig(BackboneConfig):
     """Configuration of a SaShiMi; the defaults are the paper's 8-layer model, 4.05M parameters with 256
     levels.
 
-    The bidirectional form is a published variant for comparison; it cannot generate. For diffusion see
-    `sashimi_lib.models.sashimi_unet`.
+    The bidirectional form is a published variant for comparison; it cannot generate.
     """
 
     d_model: int = 64  # Channels of the top tier.

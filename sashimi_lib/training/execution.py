@@ -26,9 +26,7 @@ class ExecutionConfig:
     complex.
     """
 
-    grad_accumulation: int = (
-        1  # Gradient accumulation: parts of a batch that are computed one after the other.
-    )
+    grad_accumulation: int = 1  # Gradient accumulation: micro-batches of a batch, computed in turn.
     activation_checkpointing: bool = False  # Activation checkpointing: keep only the input of each block.
     kernel_checkpointing: bool = False  # Recompute the kernels of state spaces for their gradients.
     compile: bool = False  # Compile the blocks by torch.compile.
