@@ -129,7 +129,7 @@ class S4Block(SequenceModel):
     def forward(
         self, x: Float[Tensor, "batch length H"], state: State = None
     ) -> tuple[Float[Tensor, "batch length H"], State]:
-        """Process a whole sequence, or a chunk that follows ``state``; then the next state comes back too."""
+        """Process a whole sequence, or a chunk that follows ``state``; without one the next state is None."""
         y, state = self.layer(self.norm(x), state)
         return x + y, state
 
@@ -192,7 +192,7 @@ class Composite(SequenceModel):
     def forward(
         self, x: Float[Tensor, "batch length H"], state: State = None
     ) -> tuple[Float[Tensor, "batch length H"], State]:
-        """Process a whole sequence, or a chunk that follows ``state``; then the next state comes back too."""
+        """Process a whole sequence, or a chunk that follows ``state``; without one the next state is None."""
         states = [None] * len(self._parts()) if state is None else list(state)
         y, states = self._run(lambda part, x, s: part(x, s), x, states)
         return y, None if state is None else tuple(states)

@@ -60,7 +60,7 @@ class IsotropicS4(Backbone):
     def forward(
         self, x: Float[Tensor, "batch length d_model"], state: State = None
     ) -> tuple[Float[Tensor, "batch length d_model"], State]:
-        """Process a whole sequence, or a chunk that follows ``state``; then the next state comes back too."""
+        """Process a whole sequence, or a chunk that follows ``state``; without one the next state is None."""
         y, state = self.blocks(x, state)
         return self.norm(y), state
 

@@ -237,7 +237,7 @@ class SampleRNN(Backbone):
     def forward(
         self, x: Float[Tensor, "batch length channels"], state: State = None
     ) -> tuple[Float[Tensor, "batch length d_hidden"], State]:
-        """Process a whole sequence, or a chunk that follows ``state``; then the next state comes back too."""
+        """Process a whole sequence, or a chunk that follows ``state``; without one the next state is None."""
         amplitudes, vectors, phase, tiers = self.initial_state(len(x)) if state is None else state
         amplitudes = torch.cat([amplitudes, x[..., 0]], dim=1)
         vectors = torch.cat([vectors, x[..., 1:]], dim=1)

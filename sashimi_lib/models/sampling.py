@@ -28,9 +28,14 @@ def distribution(
     Chapter: 7. Raises ValueError for logits that are not finite.
     """
     probability = token_probs(logits, sampling)
-    if not bool(probability.isfinite().all()):
-        raise ValueError("logits must be finite: the model diverged (unstable weights, or NaN in its input)")
+    check_finite_logits(bool(probability.isfinite().all()))
     return probability
+
+
+def check_finite_logits(finite: bool) -> None:
+    """Raise ValueError unless all logits were finite."""
+    if not finite:
+        raise ValueError("logits must be finite: the model diverged (unstable weights, or NaN in its input)")
 
 
 def token_probs(

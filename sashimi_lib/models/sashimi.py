@@ -141,7 +141,7 @@ class SaShiMi(Backbone):
     def forward(
         self, x: Float[Tensor, "batch length d_model"], state: State = None
     ) -> tuple[Float[Tensor, "batch length d_model"], State]:
-        """Process a whole sequence, or a chunk that follows ``state``; then the next state comes back too."""
+        """Process a whole sequence, or a chunk that follows ``state``; without one the next state is None."""
         y, state = self.tiers(x, state)
         return self.norm(y), state
 
