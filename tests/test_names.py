@@ -1,4 +1,4 @@
-"""One standard term for each idea: the names that it replaced are gone from code, chapters, pages and help."""
+"""One standard term for each idea: the names that it replaced are gone from code, chapters and help."""
 
 import ast
 import io
@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 OWN = Path(__file__).resolve()
 
-# Old name, new name. The first are no words of plain English: nothing may be called so, no text may name them.
+# Old name, new name. The first are no words of plain English: nothing may be called so, and no text may
+# name them.
 # The others are plain words, which a local variable or a sentence may use: nothing public may be called so.
 IDENTIFIERS, WORDS = (
     dict(
@@ -24,7 +25,8 @@ IDENTIFIERS, WORDS = (
 )
 MODULES = {
     "audio_file", "autoregressive", "files", "mel", "quantize", "tensor_file", "vocoder",
-    "models/autoregression", "models/build", "ssm/cache", "ssm/exact", "streaming/cache", "streaming/heads", "streaming/kernels",
+    "models/autoregression", "models/build",
+    "ssm/cache", "ssm/exact", "streaming/cache", "streaming/heads", "streaming/kernels",
     "streaming/loop", "streaming/states", "streaming/tier", "training/chance", "training/compute",
     "training/guard", "training/identity", "training/initial", "training/run", "training/states",
     "training/step", "training/team", "data/corpora/known",
