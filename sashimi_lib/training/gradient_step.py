@@ -88,7 +88,7 @@ class GradientStep:
                         scope.enter_context(kernels.detached())
                         if self.parallel is not None:
                             scope.enter_context(self.parallel.no_sync())
-                    loss, after = self._part(piece.rows(rows), before, mine)
+                    loss, after = self._part(piece.select(rows), before, mine)
                 losses.append(loss)
                 caches.append(after)
         ahead = None if caches[0] is None else concat_states(caches)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
+from sashimi_lib.evaluation.losses import per_sequence_loss
 from sashimi_lib.models import DiffWaveConfig
 from sashimi_lib.models.trainable import Trainable
 from sashimi_lib.training.config import TrainingConfig
@@ -75,7 +76,7 @@ def test_padding_has_the_pad_value_and_is_not_counted(words):
         -float(samples.mean()), abs=1e-6
     )
     expected = torch.tensor([-float(waveform.mean()) for waveform in waveforms], dtype=torch.float64)
-    assert torch.allclose(losses(RecordingModel(), waveforms, batch_size=3), expected, atol=1e-6)
+    assert torch.allclose(per_sequence_loss(RecordingModel(), waveforms, batch_size=3), expected, atol=1e-6)
 
 
 def test_a_model_of_whole_sequences_is_trained_and_validated_on_whole_sequences(words):

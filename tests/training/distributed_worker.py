@@ -1,7 +1,7 @@
-"""Not a test: one process of several that train together, started by torchrun.
+"""A script for test_distributed: one of the processes that torchrun starts.
 
-``torchrun --nproc-per-node 2 teamwork.py FOLDER`` leaves FOLDER/NAME.RANK.pt of each experiment: what was
-learnt, and heard.
+``torchrun --nproc-per-node 2 distributed_worker.py FOLDER`` writes the results of each experiment to
+FOLDER/NAME.RANK.pt.
 """
 
 import dataclasses
@@ -16,32 +16,29 @@ from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.training.batches import DataStream
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.distributed import SINGLE_PROCESS, DistributedContext, init_distributed
-from sashimi_lib.training.execution import ExecutionConfig
+from sashimi_lib.training.execution import DEFAULT_EXECUTION, ExecutionConfig
 from sashimi_lib.training.gradient_step import GradientStep
 from sashimi_lib.training.recipes import DIGITS_DIFFUSION_SASHIMI
 from sashimi_lib.training.trainer import train
 from tests.training.backbones import BACKBONES
 
 CONFIG = TrainingConfig(steps=7, batch_size=3, lr=0.01, clip_norm=1.0, ema=0.8, valid_every=4)
-MORE = dataclasses.replace(CONFIG, batch_size=5)
-PIECES = dataclasses.replace(CONFIG, tbptt_length=21)
-WHOLE, IN_PARTS, ANEW = (
-    ExecutionConfig(),
-    ExecutionConfig(grad_accumulation=2),
-    ExecutionConfig(activation_checkpointing=True),
-)
+LARGER_BATCH = dataclasses.replace(CONFIG, batch_size=5)
+TBPTT = dataclasses.replace(CONFIG, tbptt_length=21)
+ACCUMULATION = ExecutionConfig(grad_accumulation=2)
+CHECKPOINTING = ExecutionConfig(activation_checkpointing=True)
 EXPERIMENTS = {
-    "sashimi": (BACKBONES["sashimi"], CONFIG, WHOLE),
-    "sashimi_in_pieces_and_parts": (BACKBONES["sashimi"], PIECES, IN_PARTS),
-    "wavenet_computed_anew": (BACKBONES["wavenet"], CONFIG, ANEW),
-    "wavenet_in_parts": (BACKBONES["wavenet"], MORE, IN_PARTS),
-    "samplernn_in_pieces": (BACKBONES["samplernn"], PIECES, WHOLE),
+    "sashimi": (BACKBONES["sashimi"], CONFIG, DEFAULT_EXECUTION),
+    "sashimi_tbptt_accumulation": (BACKBONES["sashimi"], TBPTT, ACCUMULATION),
+    "wavenet_checkpointing": (BACKBONES["wavenet"], CONFIG, CHECKPOINTING),
+    "wavenet_accumulation": (BACKBONES["wavenet"], LARGER_BATCH, ACCUMULATION),
+    "samplernn_tbptt": (BACKBONES["samplernn"], TBPTT, DEFAULT_EXECUTION),
 }
-STOPPED = 5  # steps of a run that another number of processes takes up
+STOP_AT = 5  # steps of a run that resumes with another number of processes
 
 
 def sequences() -> list[torch.Tensor]:
-    """Ten sequences, none as long as the next."""
+    """Ten sequences of different lengths."""
     t = torch.arange(80)
     codes = MuLaw().encode(0.5 * torch.sin(0.3 * (t + 2 * torch.arange(10)[:, None])))
     return [row[: 80 - 6 * n] for n, row in enumerate(codes)]
@@ -53,11 +50,11 @@ def run(
     checkpoint: Path | None = None,
     until: int | None = None,
 ) -> dict[str, Any]:
-    """What an experiment learns, and its history; it stops ``until`` so many steps are done."""
+    """Train one experiment, for at most ``until`` steps; return its history, weights and step numbers."""
     backbone, config, execution = EXPERIMENTS[name]
     data, steps = sequences(), []
     torch.manual_seed(1)
-    model = AudioLM(MuLaw(), backbone()).double()  # so that sums in another order cannot hide anything
+    model = AudioLM(MuLaw(), backbone()).double()  # so that rounding is negligible
     history = train(
         model, data[:7], config, checkpoint, valid=data[7:], progress=False, execution=execution, distributed=distributed,
         on_step=lambda step, loss: steps.append(step), stop=lambda: steps[-1] + 1 == until and distributed.is_main_process,
@@ -65,17 +62,17 @@ def run(
     return {**dataclasses.asdict(history), "model": model.state_dict(), "steps": steps}
 
 
-def heard(distributed: DistributedContext) -> list[list[int]]:
-    """Which sequences are heard in each of nine batches, by this process."""
-    data = [torch.full((5 + number,), number) for number in range(7)]
-    pieces = DataStream(data, CONFIG, 128, distributed)
-    return [[int(row[0]) for row in next(pieces).sequence] for _ in range(9)]
+def loaded_sequences(distributed: DistributedContext) -> list[list[int]]:
+    """Return the indices of the sequences that this process loads in each of nine batches."""
+    data = [torch.full((5 + index,), index) for index in range(7)]
+    stream = DataStream(data, CONFIG, 128, distributed)
+    return [[int(row[0]) for row in next(stream).sequence] for _ in range(9)]
 
 
 def diffusion(
-    distributed: DistributedContext = SINGLE_PROCESS, execution: ExecutionConfig = WHOLE
+    distributed: DistributedContext = SINGLE_PROCESS, execution: ExecutionConfig = DEFAULT_EXECUTION
 ) -> dict[str, Any]:
-    """What a diffusion model learns, whose noise is drawn for the whole batch."""
+    """Train a diffusion model, whose noise is sampled for the whole batch; return its history and weights."""
     recipe = DIGITS_DIFFUSION_SASHIMI
     torch.manual_seed(0)
     words = [(0.1 * torch.randn(64 + n, dtype=torch.float64), n) for n in range(5)]
@@ -87,8 +84,8 @@ def diffusion(
     return {**dataclasses.asdict(history), "model": model.state_dict()}
 
 
-def searched(distributed: DistributedContext) -> dict[str, bool]:
-    """In which experiments gradients wait for a search of parameters that got none."""
+def finds_unused_parameters(distributed: DistributedContext) -> dict[str, bool]:
+    """Return by experiment whether DistributedDataParallel searches for unused parameters."""
     found = {}
     for name, (backbone, config, execution) in EXPERIMENTS.items():
         step = GradientStep(AudioLM(MuLaw(), backbone()), config, execution, distributed)
@@ -101,24 +98,24 @@ if __name__ == "__main__":
     with init_distributed(torch.device("cpu")) as distributed:
         for name in EXPERIMENTS:
             torch.save(run(name, distributed), folder / f"{name}.{distributed.rank}.pt")
-        # One goes on from what a single process left, the other is left for one.
-        shared = {name: folder / name / "run.pt" for name in ("taken_up", "left")}
-        told = run("sashimi_in_pieces_and_parts", distributed, shared["taken_up"])
-        torch.save(told, folder / f"taken_up.{distributed.rank}.pt")
-        run("samplernn_in_pieces", distributed, shared["left"], until=STOPPED)
-        torch.save(heard(distributed), folder / f"heard.{distributed.rank}.pt")
-        for name, execution in (("diffusion", WHOLE), ("diffusion_in_parts", IN_PARTS)):
+        # One resumes the run of a single process, the other is resumed by a single process.
+        shared = {name: folder / name / "run.pt" for name in ("resumed", "stopped")}
+        result = run("sashimi_tbptt_accumulation", distributed, shared["resumed"])
+        torch.save(result, folder / f"resumed.{distributed.rank}.pt")
+        run("samplernn_tbptt", distributed, shared["stopped"], until=STOP_AT)
+        torch.save(loaded_sequences(distributed), folder / f"loaded.{distributed.rank}.pt")
+        for name, execution in (("diffusion", DEFAULT_EXECUTION), ("diffusion_accumulation", ACCUMULATION)):
             torch.save(diffusion(distributed, execution), folder / f"{name}.{distributed.rank}.pt")
-        torch.save(searched(distributed), folder / f"searched.{distributed.rank}.pt")
-        assert distributed.broadcast_object("news" if distributed.is_main_process else None) == "news"
-        few = dataclasses.replace(CONFIG, batch_size=1)
+        torch.save(finds_unused_parameters(distributed), folder / f"finds_unused.{distributed.rank}.pt")
+        assert distributed.broadcast_object("message" if distributed.is_main_process else None) == "message"
+        small_batch = dataclasses.replace(CONFIG, batch_size=1)
         try:
             train(
                 AudioLM(MuLaw(), BACKBONES["sashimi"]()),
                 sequences(),
-                few,
+                small_batch,
                 distributed=distributed,
                 progress=False,
             )
         except ValueError as error:
-            torch.save(str(error), folder / f"refused.{distributed.rank}.pt")
+            torch.save(str(error), folder / f"error.{distributed.rank}.pt")
