@@ -1,8 +1,8 @@
-"""Classes that a model file may name: configurations, quantizers, noise schedules.
+"""The registry of classes that a model file may name: configurations, quantizers, noise schedules.
 
-A file describes its model by plain values and the names of their classes. Reading one builds objects of
-registered classes and of no others, so nothing in a file is executed. Registering is all that a new class has
-to do: no list elsewhere names it.
+A file describes its model by plain values and the names of their classes. Reading a file builds objects of
+registered classes only, so nothing in it is executed. A new class only has to be registered: no other list
+names it.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ _CLASSES: dict[str, type] = {}
 
 
 def register(kind: Kind) -> Kind:
-    """Register a class, so that files may name it. A decorator; it goes above ``@dataclass(frozen=True)``.
+    """Register a class, so that files may name it: a decorator, placed above ``@dataclass(frozen=True)``.
 
     >>> @register
     ... @dataclasses.dataclass(frozen=True)
@@ -26,27 +26,27 @@ def register(kind: Kind) -> Kind:
     >>> from_object({"class": "Gain", "decibels": 3.0})
     Gain(decibels=3.0)
 
-    Defining the same class once more, as a notebook does, replaces it. Raises ValueError for a class that is
-    not a frozen dataclass, and for a name that a class of another module has.
+    Defining a class again, as in a notebook, replaces it. Raises ValueError for a class that is not a frozen
+    dataclass, and for a name that a class of another module already has.
     """
     if not dataclasses.is_dataclass(kind) or not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise ValueError(f"kind must be a frozen dataclass, got {kind.__name__}")
     other = _CLASSES.get(kind.__name__, kind)
     if _path(other) != _path(kind):
-        raise ValueError(f"kind must have a name of its own, got {_path(kind)}: {_path(other)} has it")
+        raise ValueError(f"kind must have a unique name, got {_path(kind)}: {_path(other)} has the same")
     _CLASSES[kind.__name__] = kind
     return kind
 
 
 def as_object(value: Any) -> dict[str, Any]:
-    """A value of a registered class as what JSON calls an object: its class and its fields.
+    """Return a value of a registered class as a JSON object: its class and its fields.
 
     >>> as_object(3)
     Traceback (most recent call last):
         ...
     ValueError: class int is not registered: decorate it with @sashimi_lib.registry.register
 
-    Raises ValueError for any other, also where a base class is registered.
+    Raises ValueError for any other class, also where its base class is registered.
     """
     kind = type(value)
     if _CLASSES.get(kind.__name__) is not kind:
@@ -57,14 +57,14 @@ def as_object(value: Any) -> dict[str, Any]:
 
 
 def from_object(entries: dict[str, Any]) -> Any:
-    """The value that such an object describes. One that names no class stays as it is.
+    """Return the value that a JSON object describes. An object without a class is returned as it is.
 
     >>> from_object({"class": "NoSuchConfig"})
     Traceback (most recent call last):
         ...
     ValueError: class NoSuchConfig is not registered: import the module that defines it first, ...
 
-    Raises ValueError, saying what to do, for a class that is not registered; and what the class raises.
+    Raises ValueError for a class that is not registered, and the errors of the class for invalid fields.
     """
     if "class" not in entries:
         return entries
@@ -80,7 +80,7 @@ def from_object(entries: dict[str, Any]) -> Any:
 
 
 def as_tuples(value: Any) -> Any:
-    """A value with tuples in place of lists, inside as well.
+    """Return a value with all lists, nested ones too, converted to tuples.
 
     >>> as_tuples([1, [2, 3]])
     (1, (2, 3))
@@ -89,7 +89,7 @@ def as_tuples(value: Any) -> Any:
 
 
 def _typed(kind: Any, entry: Any) -> Any:
-    """An entry as a field of that type has it."""
+    """Convert an entry to the type of its field."""
     return kind(entry) if isinstance(kind, EnumType) else as_tuples(entry)
 
 

@@ -1,5 +1,4 @@
-"""Every layer, backbone, model of sound, head and engine of the library, as small as it can be, for
-`tests/contract.py`."""
+"""Small instances of every layer, backbone, model of codes, head and engine, for `tests/contract.py`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,44 +37,41 @@ from sashimi_lib.models.subscale import ContextCNN
 from sashimi_lib.models.vocoder import Vocoder
 from sashimi_lib.models.wavenet import GatedLayer
 from sashimi_lib.ssm.s4 import S4, BidirectionalSSM, ConcatBidirectionalSSM, Form, SSMConfig, StateSpace
-from tests.contract import Case, everything, window
+from tests.contract import Case, full_sequence, window
 
 SSM = SSMConfig(d_state=4)
-POOLS = (2, 3)  # a whole frame of 6
+POOLS = (2, 3)  # a frame of 6 samples
 
 
 def ssm(form: Form, tied: bool) -> SSMConfig:
-    """A state space of that form."""
+    """Configuration of a state space of this form."""
     return SSMConfig(4, form, "lin" if form is Form.DIAGONAL else "legs", tied)
 
 
-# Layers that are not written in the common form, put into it
+# Wrappers of layers that do not have the common interface
 
 
 class Gated(nn.Module):
-    """A `GatedLayer`, whose two outputs come side by side."""
+    """A `GatedLayer` with its two outputs concatenated."""
 
     def __init__(self, dilation: int) -> None:
         super().__init__()
         self.layer = GatedLayer(3, 2, dilation)
-
-    def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
-        """Zeros in its queue."""
-        return (torch.zeros(batch_size, 3, dtype=self.layer.gates.weight.dtype),) * self.layer.dilation
+        self.initial_state = self.layer.initial_state
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, object]:
-        """All samples at once."""
-        z, y, queue = self.layer(x, state)
-        return torch.cat([z, y], dim=-1), queue
+        """Process a whole sequence or a chunk."""
+        outputs, queue = self.layer(x, state)
+        return torch.cat(outputs, dim=-1), queue
 
     def step(self, x_t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, object]:
-        """One sample."""
-        z, y, queue = self.layer.step(x_t, state)
-        return torch.cat([z, y], dim=-1), queue
+        """Process one sample."""
+        outputs, queue = self.layer.step(x_t, state)
+        return torch.cat(outputs, dim=-1), queue
 
 
-class Listening(nn.Module):
-    """A `ContextCNN`, its sub-sequences and bytes side by side as channels; the state is all that it hears."""
+class Context(nn.Module):
+    """A `ContextCNN` with sub-sequences and bytes as channels; the state is its receptive field."""
 
     factor, layers = 2, 3
 
@@ -84,46 +80,46 @@ class Listening(nn.Module):
         self.layer = ContextCNN(self.factor, 3, self.layers)
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """Zeros said at every place before the first."""
+        """Zeros at every position before the first."""
         shape = batch_size, 2**self.layers - 1, self.factor, 2
-        return torch.zeros(shape, dtype=self.layer.earlier.weight.dtype)
+        return torch.zeros(shape, dtype=self.layer.input_projection.weight.dtype)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """All places at once."""
+        """Process a whole sequence or a chunk."""
         context = self.initial_state(len(x)) if state is None else state
-        said = torch.cat([context, x.unflatten(-1, (self.factor, 2))], dim=1)
-        y = self.layer(said)[-1].flatten(2)
-        return y, None if state is None else said[:, -context.shape[1] :]
+        inputs = torch.cat([context, x.unflatten(-1, (self.factor, 2))], dim=1)
+        y = self.layer(inputs)[-1].flatten(2)
+        return y, None if state is None else inputs[:, -context.shape[1] :]
 
     def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One place, of all sub-sequences."""
-        said, s = x_t.unflatten(-1, (self.factor, 2)), torch.arange(self.factor)
-        every = said[:, None].expand(-1, self.factor, -1, -1)
-        y = self.layer.step(every, s, torch.zeros_like(s), self.layer.queues(state))
-        return y.flatten(1), torch.cat([state[:, 1:], said[:, None]], dim=1)
+        """Process one position of all sub-sequences."""
+        inputs, s = x_t.unflatten(-1, (self.factor, 2)), torch.arange(self.factor)
+        expanded = inputs[:, None].expand(-1, self.factor, -1, -1)
+        y = self.layer.step(expanded, s, torch.zeros_like(s), self.layer.queues(state))
+        return y.flatten(1), torch.cat([state[:, 1:], inputs[:, None]], dim=1)
 
 
 class Denoising(nn.Module):
-    """A denoiser of waveforms, at one step of its schedule."""
+    """A denoiser at one step of its schedule."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.layer = net
 
     def forward(self, x: Tensor) -> Tensor:
-        """One number for each sample."""
+        """One output per sample."""
         return self.layer(x[..., 0], torch.full((len(x),), 3.5, dtype=x.dtype))[..., None]
 
 
 class Conditioned(nn.Module):
-    """A block of a denoiser, with what it is told; its channels last, and its outputs side by side."""
+    """A block of a denoiser with its conditioning; channels last, outputs concatenated."""
 
     def __init__(self, layer: nn.Module, d_conditioning: int) -> None:
         super().__init__()
         self.layer, self.conditioning = layer, nn.Parameter(torch.randn(d_conditioning))
 
     def forward(self, x: Tensor) -> Tensor:
-        """All samples at once."""
+        """Process a whole sequence."""
         conditioning = self.conditioning.expand(len(x), -1)
         if isinstance(self.layer, DilatedLayer):
             return torch.cat(self.layer(x.mT, conditioning), dim=1).mT
@@ -131,31 +127,31 @@ class Conditioned(nn.Module):
 
 
 class Pooled(nn.Module):
-    """Both pools, one after the other."""
+    """Both pools in sequence."""
 
     def __init__(self) -> None:
         super().__init__()
         self.down, self.up = DownPool(2, 3, 3), UpPool(3, 2, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same number of samples."""
+        """Down and up again: the same length."""
         return self.up(self.down(x))
 
 
 class Plain(nn.Module):
-    """A layer that gives no state, or None."""
+    """A layer without a state."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Its output alone."""
+        """Return the output alone."""
         y = self.layer(x)
         return y[0] if isinstance(y, tuple) else y
 
 
-# Causal layers: whole, in frames, by the step
+# Causal layers
 
 
 def blocks(width: int) -> Stack:
@@ -164,7 +160,7 @@ def blocks(width: int) -> Stack:
 
 
 def hourglass(pool: int = 3) -> Hourglass:
-    """Four channels, six at the slower rate."""
+    """Four channels, and six at the slower rate."""
     return Hourglass(
         DownPool(4, 6, pool, normed=True), blocks(6), UpPool(6, 4, pool, normed=True), causal=True
     )
@@ -190,12 +186,12 @@ CAUSAL = {
     "S4 block, GLU, layer norm": Case(lambda: S4Block(4, SSM, glu=True, norm="layer"), 4),
     "feed-forward": Case(lambda: FeedForward(4), 4, window(0)),
     "stack": Case(lambda: blocks(4), 4),
-    "hourglass": Case(hourglass, 4, lambda t, length: range(t // 3 * 3)),  # the frames that are over
-    "centre": Case(lambda: CenterTier(blocks(4)), 4),
+    "hourglass": Case(hourglass, 4, lambda t, length: range(t // 3 * 3)),  # the complete frames
+    "center": Case(lambda: CenterTier(blocks(4)), 4),
     "tier": Case(lambda: PooledTier(hourglass(), blocks(4)), 4),
     "U-Net tier": Case(lambda: UNetTier(blocks(4), hourglass(), blocks(4)), 4),
     "gated layer": Case(lambda: Gated(3), 3, lambda t, length: [k for k in (t - 3, t) if k >= 0], GatedLayer),
-    "listener": Case(Listening, 4, window(2**Listening.layers - 1), ContextCNN),
+    "context CNN": Case(Context, 4, window(2**Context.layers - 1), ContextCNN),
     "SaShiMi": Case(sashimi, 4),
     "SaShiMi, U-Net, GLU, layer norm": Case(lambda: sashimi(unet=True, glu=True, norm="layer"), 4),
     "SaShiMi, diagonal": Case(lambda: sashimi(ssm=ssm(Form.DIAGONAL, tied=False)), 4),
@@ -205,11 +201,11 @@ CAUSAL = {
     "SampleRNN, one tier": Case(lambda: SampleRNN(SampleRNNConfig((4,), 1, 16, 2)), 3),
 }
 
-# Layers that hear the future: whole alone
+# Layers that are not causal: whole sequences only
 
 
 def in_frames(pool: int) -> Callable[[int, int], range]:
-    """All of the frame that holds the present."""
+    """The frame of the current sample."""
     return lambda t, length: range(t // pool * pool, t // pool * pool + pool)
 
 
@@ -217,42 +213,42 @@ UNET = SaShiMiUNetConfig(d_step=(4, 5, 6), d_model=4, n_layers=1, pool=POOLS, ss
 
 
 def unet(**settings: object) -> Denoising:
-    """A SaShiMi for diffusion."""
+    """A `SaShiMiUNet`."""
     return Denoising(SaShiMiUNet(replace(UNET, **settings)))
 
 
-BOTH_WAYS = {
+NONCAUSAL = {
     **{
-        f"{kind.__name__}, {name}": Case(lambda kind=kind, c=c: Plain(kind(2, c)), 2, everything, kind)
+        f"{kind.__name__}, {name}": Case(lambda kind=kind, c=c: Plain(kind(2, c)), 2, full_sequence, kind)
         for kind in (BidirectionalSSM, ConcatBidirectionalSSM)
         for name, c in FORMS.items()
     },
-    "S4, bidirectional": Case(lambda: Plain(S4(2, SSM, direction="bidirectional")), 2, everything, S4),
-    "S4, concat": Case(lambda: Plain(S4(2, SSM, True, "concat")), 2, everything, S4),
+    "S4, bidirectional": Case(lambda: Plain(S4(2, SSM, direction="bidirectional")), 2, full_sequence, S4),
+    "S4, concat": Case(lambda: Plain(S4(2, SSM, True, "concat")), 2, full_sequence, S4),
     "pools": Case(Pooled, 2, in_frames(3)),
     "hourglass without the shift": Case(
         lambda: Plain(Hourglass(DownPool(4, 6, 3), Stack([FeedForward(6)]), UpPool(6, 4, 3), causal=False)),
         4, in_frames(3), Hourglass,
     ),
     "SaShiMi, bidirectional": Case(
-        lambda: Plain(sashimi(unet=True, bidirectional=True)), 4, everything, SaShiMi
+        lambda: Plain(sashimi(unet=True, bidirectional=True)), 4, full_sequence, SaShiMi
     ),
     "dilated layer": Case(
         lambda: Conditioned(DilatedLayer(DIFFWAVE, 3), 6), 4,
         lambda t, length: [k for k in (t - 3, t, t + 3) if 0 <= k < length], DilatedLayer,
     ),
-    "diffusion block": Case(lambda: Conditioned(UNetBlock(4, UNET), 6), 4, everything, UNetBlock),
+    "diffusion block": Case(lambda: Conditioned(UNetBlock(4, UNET), 6), 4, full_sequence, UNetBlock),
     "DiffWave": Case(
         lambda: Denoising(DiffWave(DIFFWAVE)), 1, window(*[DIFFWAVE.receptive_field // 2] * 2), DiffWave
     ),
-    "diffusion U-Net, bidirectional": Case(unet, 1, everything, SaShiMiUNet),
-    "diffusion U-Net, concat": Case(lambda: unet(direction="concat"), 1, everything, SaShiMiUNet),
-    "diffusion U-Net, causal": Case(  # as far ahead as its slowest frame, since nothing is shifted
+    "diffusion U-Net, bidirectional": Case(unet, 1, full_sequence, SaShiMiUNet),
+    "diffusion U-Net, concat": Case(lambda: unet(direction="concat"), 1, full_sequence, SaShiMiUNet),
+    "diffusion U-Net, causal": Case(  # up to the end of its slowest frame, since nothing is shifted
         lambda: unet(direction="causal"), 1, lambda t, length: range(t // 6 * 6 + 6), SaShiMiUNet
     ),
 }  # fmt: skip
 
-# Models of sound as codes
+# Models of codes
 
 MEL = LogMelConfig(8_000, n_mels=3, hop=8, window=32)
 EIGHT_BITS = {
@@ -261,7 +257,7 @@ EIGHT_BITS = {
     "WaveNet": CAUSAL["WaveNet"].make,
     "SampleRNN": CAUSAL["SampleRNN"].make,
 }
-SOUND = {
+DISCRETE = {
     **{name: lambda make=make: AudioLM(MuLaw(16), make()) for name, make in EIGHT_BITS.items()},
     **{
         f"{name}, dual": lambda make=EIGHT_BITS[name]: AudioLM(CoarseFine(8), make())
@@ -276,13 +272,13 @@ SOUND = {
     ),
 }
 
-# Of which `compiled` has a loop; each kind takes seconds to compile, so these are kinds of other tests too.
+# Models with a compiled loop; each kind takes seconds to compile, so other tests use the same kinds.
 COMPILED = {
-    **{name: SOUND[name] for name in ("SaShiMi", "WaveNet", "WaveNet, dual", "WaveRNN")},
+    **{name: DISCRETE[name] for name in ("SaShiMi", "WaveNet", "WaveNet, dual", "WaveRNN")},
     "SaShiMi, dual": lambda: AudioLM(CoarseFine(8), sashimi(pool=(3,))),
 }
 
-HEADS: dict[str, tuple[Callable[[], Head], int, int]] = {  # what makes it, levels, codes a sample
+HEADS: dict[str, tuple[Callable[[], Head], int, int]] = {  # factory, levels, codes a sample
     "softmax of 16": (lambda: Softmax(3, 16), 16, 1),
     "softmax of 256": (lambda: Softmax(3, 256), 256, 1),
     "dual softmax of 16": (lambda: DualSoftmax(3, 16), 16, 2),

@@ -325,7 +325,7 @@ def test_a_gpu_that_is_too_small_is_told_what_to_do(folder, monkeypatch, capsys)
     assert main(MY_WAVS) == 1
     said = capsys.readouterr().err
     assert said.startswith(
-        "sashimi: CUDA out of memory: try --grad-accumulation 2, --activation-checkpointing or a smaller --len"
+        "sashimi: CUDA out of memory: try --grad-accumulation 2, --activation-checkpointing or a smaller"
     )
     assert "Tried to allocate 20.00 GiB" in said
     assert said.count("\n") == 1

@@ -1,24 +1,24 @@
-"""Every layer of the library keeps the contract of a layer.
+"""Every layer of the library keeps the contract of a layer (`tests/contract.py`).
 
 =================  ==================================================================================
-what               is held to
+subject            claims
 =================  ==================================================================================
-causal layers      whole = frames of 1, 3, 7 = steps, in outputs, states and all gradients (parameters,
-                   inputs, the state before), in float64 to 1e-10 and in float32 to 1e-4; no state is
-                   silence; a state is an argument; the receptive field, read off the Jacobian, whole
-                   (by FFT and as the sum that it stands for) and by steps; NaN after the end changes
-                   nothing; what pads has no gradient; rows are apart; float32 comes close to float64
-layers that hear   receptive field on both sides, NaN beyond it, rows, float32
-the future
-models of codes    whole = pieces of 1, 3, 7 = draws that are given their codes, in bits, pasts and
-                   gradients, in both precisions; absorb; who hears whom
-engines            compiled: the bits of given codes, draws and states in pieces of any size, as the
-                   model's; graphs: the same of the static step, launched one by one
-heads              probabilities sum to one; draws are as often (chi-square); a draw that is given its
-                   code costs what the code scores; finite gradients, also far out; float32
+causal layers      whole sequence = chunks of 1, 3, 7 = steps, in outputs, states and all gradients
+                   (parameters, inputs, initial state), in float64 to 1e-10 and in float32 to 1e-4; no
+                   state means the initial state; a state is not modified; the receptive field, from
+                   the Jacobian, in parallel (by FFT and by a direct sum) and by steps; NaN after the
+                   end changes nothing; padding has no gradient; sequences of a batch are independent;
+                   float32 is close to float64
+noncausal layers   receptive field in both directions, NaN beyond it, batches, float32
+models of codes    whole sequence = chunks of 1, 3, 7 = steps with given codes, in likelihood, caches
+                   and gradients, in both precisions; prefill; the context of each code
+engines            compiled: likelihood, samples and states in chunks of any size equal the model's;
+                   graphs: the same for the static step, launched one by one
+heads              probabilities sum to one; samples have these frequencies (chi-square); a sampled
+                   code has the likelihood of the code; finite gradients, also for large inputs; float32
 =================  ==================================================================================
 
-The layers are listed in `tests/cases.py`; the last tests say which class of the library is missing there.
+`tests/cases.py` lists the layers; the last tests fail where a class of the library is missing there.
 """
 
 import importlib
@@ -46,16 +46,15 @@ from sashimi_lib.streaming.base import Engine
 from sashimi_lib.streaming.compiled_loop import CompiledLoop
 from sashimi_lib.streaming.engine import Compiled
 from sashimi_lib.streaming.graph import Graphed
-from tests import contract
-from tests import contract_of_sound as of_sound
-from tests.cases import BOTH_WAYS, CAUSAL, COMPILED, HEADS, SOUND, WAVENET
-from tests.contract import TOLERANCE, cache, window
+from tests import contract, contract_models
+from tests.cases import CAUSAL, COMPILED, DISCRETE, HEADS, NONCAUSAL, WAVENET
+from tests.contract import TOLERANCE, causal, window
 from tests.streaming.helpers import by_steps, error
 
-pytestmark = pytest.mark.usefixtures("shapes_unchecked")  # elsewhere they are
+pytestmark = pytest.mark.usefixtures("shapes_unchecked")  # other tests check them
 
 
-def each(cases, name="case"):
+def parametrize(cases, name="case"):
     return pytest.mark.parametrize(name, cases.values(), ids=cases)
 
 
@@ -64,8 +63,8 @@ in_either_precision = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
 
 @pytest.fixture
-def sums_written_out(monkeypatch):
-    """No FFT, which mixes all samples and leaves rounding errors everywhere."""
+def direct_convolution(monkeypatch):
+    """Convolve by a direct sum: an FFT leaves rounding errors at all samples."""
     monkeypatch.setattr(s4, "causal_conv", causal_conv_naive)
     monkeypatch.setattr(s4, "bidirectional_conv", bidirectional_conv_naive)
 
@@ -74,82 +73,82 @@ def sums_written_out(monkeypatch):
 
 
 @in_either_precision
-@each(CAUSAL)
-def test_whole_frames_and_steps_agree_in_outputs_states_and_gradients(case, dtype):
-    contract.assert_ways_agree(case, dtype)
+@parametrize(CAUSAL)
+def test_whole_sequence_chunks_and_steps_agree_in_outputs_states_and_gradients(case, dtype):
+    contract.assert_modes_agree(case, dtype)
 
 
-@each(CAUSAL)
-def test_no_state_is_silence_before(case):
-    contract.assert_no_state_is_silence(case)
+@parametrize(CAUSAL)
+def test_no_state_is_the_initial_state(case):
+    contract.assert_no_state_is_initial_state(case)
 
 
-@each(CAUSAL)
+@parametrize(CAUSAL)
 def test_a_state_is_an_argument_and_a_result(case):
     contract.assert_state_is_an_argument(case)
 
 
-@each(CAUSAL)
-def test_a_causal_layer_hears_what_it_says(case):
-    contract.assert_reach(case, RUNS["whole"])
+@parametrize(CAUSAL)
+def test_a_causal_layer_has_its_receptive_field(case):
+    contract.assert_receptive_field(case, RUNS["whole"])
 
 
-@each(RUNS, "run")
-@each(CAUSAL)
-def test_a_causal_layer_hears_exactly_what_it_says(case, run, sums_written_out):
-    contract.assert_reach(case, run, noise=0)
+@parametrize(RUNS, "run")
+@parametrize(CAUSAL)
+def test_a_causal_layer_has_exactly_its_receptive_field(case, run, direct_convolution):
+    contract.assert_receptive_field(case, run, noise=0)
 
 
-@each(CAUSAL)
-def test_nan_after_the_end_changes_nothing_before_it(case, sums_written_out):
-    contract.assert_padding_is_not_heard(case, RUNS["whole"])
+@parametrize(CAUSAL)
+def test_nan_after_the_end_changes_nothing_before_it(case, direct_convolution):
+    contract.assert_padding_changes_nothing(case, RUNS["whole"])
 
 
-@each(CAUSAL)
-def test_what_comes_after_the_end_has_no_part_in_gradients(case):
+@parametrize(CAUSAL)
+def test_padding_has_no_gradient(case):
     contract.assert_padding_has_no_gradient(case, RUNS["whole"])
 
 
-@each(RUNS, "run")
-@each(CAUSAL)
-def test_sequences_side_by_side_do_not_hear_each_other(case, run):
-    contract.assert_rows_are_apart(case, run)
+@parametrize(RUNS, "run")
+@parametrize(CAUSAL)
+def test_sequences_of_a_batch_are_independent(case, run):
+    contract.assert_rows_are_independent(case, run)
 
 
-@each(CAUSAL)
+@parametrize(CAUSAL)
 def test_single_precision_comes_close_to_double(case):
     contract.assert_single_precision_comes_close(case, RUNS["whole"])
 
 
-# Layers that hear the future
+# Noncausal layers
 
 
 def whole(layer, x):
     return layer(x)
 
 
-@each(BOTH_WAYS)
-def test_a_layer_hears_what_it_says_to_both_sides(case):
-    contract.assert_reach(case, whole)
+@parametrize(NONCAUSAL)
+def test_a_noncausal_layer_has_its_receptive_field(case):
+    contract.assert_receptive_field(case, whole)
 
 
-@each(BOTH_WAYS)
-def test_a_layer_hears_exactly_what_it_says_to_both_sides(case, sums_written_out):
-    contract.assert_reach(case, whole, noise=0)
+@parametrize(NONCAUSAL)
+def test_a_noncausal_layer_has_exactly_its_receptive_field(case, direct_convolution):
+    contract.assert_receptive_field(case, whole, noise=0)
 
 
-@each(BOTH_WAYS)
-def test_nan_beyond_the_receptive_field_changes_nothing(case, sums_written_out):
-    contract.assert_padding_is_not_heard(case, whole)
+@parametrize(NONCAUSAL)
+def test_nan_beyond_the_receptive_field_changes_nothing(case, direct_convolution):
+    contract.assert_padding_changes_nothing(case, whole)
 
 
-@each(BOTH_WAYS)
-def test_whole_sequences_side_by_side_do_not_hear_each_other(case):
-    contract.assert_rows_are_apart(case, whole)
+@parametrize(NONCAUSAL)
+def test_whole_sequences_of_a_batch_are_independent(case):
+    contract.assert_rows_are_independent(case, whole)
 
 
-@each(BOTH_WAYS)
-def test_single_precision_comes_close_to_double_both_ways(case):
+@parametrize(NONCAUSAL)
+def test_single_precision_comes_close_to_double_in_noncausal_layers(case):
     contract.assert_single_precision_comes_close(case, whole)
 
 
@@ -157,89 +156,89 @@ def test_single_precision_comes_close_to_double_both_ways(case):
 
 
 @in_either_precision
-@each(SOUND, "make")
-def test_whole_pieces_and_draws_agree_in_bits_pasts_and_gradients(make, dtype):
-    of_sound.assert_ways_agree(make, dtype)
+@parametrize(DISCRETE, "make")
+def test_whole_sequence_chunks_and_steps_agree_in_likelihood_caches_and_gradients(make, dtype):
+    contract_models.assert_modes_agree(make, dtype)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in SOUND if name != "subscale"]
-)  # which has an order of its own
-def test_a_code_is_heard_by_those_that_may_hear_it(name):
-    finite = isinstance(getattr(SOUND[name](), "backbone", None), WaveNet)
-    of_sound.assert_reach(SOUND[name], window(WAVENET.receptive_field) if finite else cache)
+@pytest.mark.parametrize("name", [name for name in DISCRETE if name != "subscale"])  # which has another order
+def test_a_code_is_context_of_the_codes_after_it(name):
+    finite = isinstance(getattr(DISCRETE[name](), "backbone", None), WaveNet)
+    contract_models.assert_receptive_field(
+        DISCRETE[name], window(WAVENET.receptive_field) if finite else causal
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("compiled SaShiMi")
-@each(COMPILED, "make")
-def test_the_compiled_engine_scores_and_draws_as_the_model(make):
-    model = of_sound.a_model(make, torch.float32)
+@parametrize(COMPILED, "make")
+def test_the_compiled_engine_has_the_likelihood_and_the_samples_of_the_model(make):
+    model = contract_models.random_model(make, torch.float32)
     engine = compiled(model)
-    of_sound.assert_engine_draws(model, engine)
-    of_sound.assert_engine_scores(model, engine)
+    contract_models.assert_engine_samples(model, engine)
+    contract_models.assert_engine_likelihood(model, engine)
 
 
-@pytest.mark.parametrize("name", [name for name in SOUND if name not in ("subscale", "vocoder")])
-def test_the_static_step_of_graphs_draws_as_the_model(name):
-    model = of_sound.a_model(SOUND[name])
-    of_sound.assert_engine_draws(model, Graphed(model, capture=False))
+@pytest.mark.parametrize("name", [name for name in DISCRETE if name not in ("subscale", "vocoder")])
+def test_the_static_step_of_graphs_has_the_samples_of_the_model(name):
+    model = contract_models.random_model(DISCRETE[name])
+    contract_models.assert_engine_samples(model, Graphed(model, capture=False))
 
 
 # Heads
 
 
-def every_code(levels, codes):
+def all_codes(levels, codes):
     return torch.cartesian_prod(*[torch.arange(levels)] * codes)
 
 
-def bits_of_all(head, y, levels, codes):
-    """Of every code, given one vector of features."""
-    every = every_code(levels, codes)
-    return head.log_probability(y.expand(1, len(every), -1), every[None])[0]
+def log_probabilities(head, y, levels, codes):
+    """Return the log-probability of every code in bits, given one vector of features."""
+    values = all_codes(levels, codes)
+    return head.log_probability(y.expand(1, len(values), -1), values[None])[0]
 
 
 @in_either_precision
-@each(HEADS, "kind")
+@parametrize(HEADS, "kind")
 def test_probabilities_sum_to_one(kind, dtype):
     make, levels, codes = kind
     head, y = make().to(dtype), 3 * torch.randn(1, 1, 3, dtype=dtype)
     with torch.no_grad():
-        total = (bits_of_all(head, y, levels, codes).double() * math.log(2)).exp().sum()
+        total = (log_probabilities(head, y, levels, codes).double() * math.log(2)).exp().sum()
     assert abs(float(total) - 1) < TOLERANCE[dtype]
 
 
 @pytest.mark.slow
 @torch.no_grad()
-@each({name: kind for name, kind in HEADS.items() if kind[1] == 16}, "kind")
-def test_draws_are_as_often_as_their_probabilities(kind):
-    """Pearson's test, over codes that are expected at least 5 times and all others together."""
+@parametrize({name: kind for name, kind in HEADS.items() if kind[1] == 16}, "kind")
+def test_samples_have_the_frequencies_of_their_probabilities(kind):
+    """Pearson's chi-square test; codes that are expected fewer than 5 times are merged."""
     make, levels, codes = kind
     head, y, n = make(), 2 * torch.randn(1, 3), 20_000
     generator = torch.Generator().manual_seed(0)
-    drawn = head.sample(y.expand(n, -1), partial(sample_token, generator=generator)).view(n, -1)
-    number = (drawn * levels ** torch.arange(codes).flip(0)).sum(1)
-    observed = torch.bincount(number, minlength=levels**codes).double()
-    expected = n * (bits_of_all(head, y[None], levels, codes).double() * math.log(2)).exp()
-    often = expected >= 5
-    observed, expected = (torch.cat([x[often], x[~often].sum()[None]]) for x in (observed, expected))
+    samples = head.sample(y.expand(n, -1), partial(sample_token, generator=generator)).view(n, -1)
+    value = (samples * levels ** torch.arange(codes).flip(0)).sum(1)
+    observed = torch.bincount(value, minlength=levels**codes).double()
+    expected = n * (log_probabilities(head, y[None], levels, codes).double() * math.log(2)).exp()
+    frequent = expected >= 5
+    observed, expected = (torch.cat([x[frequent], x[~frequent].sum()[None]]) for x in (observed, expected))
     statistic = ((observed - expected).square() / expected.clamp(min=1e-9)).sum()
     assert chi2.sf(float(statistic), len(expected) - 1) > 1e-3
 
 
 @torch.no_grad()
-@each(HEADS, "kind")
-def test_a_draw_that_is_given_its_code_costs_what_the_code_scores(kind):
+@parametrize(HEADS, "kind")
+def test_a_sampled_code_has_the_likelihood_of_the_code(kind):
     make, levels, codes = kind
     head, y = make().double(), torch.randn(5, 3, dtype=torch.float64)
     code = torch.randint(levels, (5, codes)[:codes])
-    given = of_sound.Given(code, levels)
-    assert torch.equal(head.sample(y, given), code)
-    assert torch.allclose(head.log_probability(y[:, None], code[:, None])[:, 0], given.bits, rtol=1e-10)
+    sampler = contract_models.TeacherForcing(code, levels)
+    assert torch.equal(head.sample(y, sampler), code)
+    assert torch.allclose(head.log_probability(y[:, None], code[:, None])[:, 0], sampler.bits, rtol=1e-10)
 
 
 @pytest.mark.parametrize("scale", [0, 1, 100])
-@each(HEADS, "kind")
+@parametrize(HEADS, "kind")
 def test_gradients_of_likelihoods_are_finite(kind, scale):
     make, levels, codes = kind
     head, y = make(), (scale * torch.randn(2, 9, 3)).requires_grad_()
@@ -251,19 +250,21 @@ def test_gradients_of_likelihoods_are_finite(kind, scale):
 
 
 @torch.no_grad()
-@each(HEADS, "kind")
+@parametrize(HEADS, "kind")
 def test_a_head_in_single_precision_comes_close_to_double(kind):
     make, levels, codes = kind
     head, y = make().double(), torch.randn(1, 1, 3, dtype=torch.float64)
-    expected = bits_of_all(head, y, levels, codes)
-    assert error(bits_of_all(head.float(), y.float(), levels, codes), expected) < TOLERANCE[torch.float32]
+    expected = log_probabilities(head, y, levels, codes)
+    assert (
+        error(log_probabilities(head.float(), y.float(), levels, codes), expected) < TOLERANCE[torch.float32]
+    )
 
 
-# Nothing is left out
+# Completeness
 
 
 def classes():
-    """Every class that the library defines."""
+    """Yield every class that the library defines."""
     for module in pkgutil.walk_packages(sashimi_lib.__path__, "sashimi_lib."):
         if not module.name.endswith("__main__"):
             for _, kind in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
@@ -279,27 +280,27 @@ def kinds(cases):
     return {case.kind or type(case.make()) for case in cases.values()}
 
 
-def streams(kind):
-    """Whether it runs step by step."""
+def has_step(kind):
+    """Return whether a class runs step by step."""
     return issubclass(kind, nn.Module) and hasattr(kind, "step")
 
 
-def test_every_layer_is_held_to_the_contract():
-    layers = concrete(SequenceModel, s4.SSMParameters, Denoiser) - {
-        s4.SSMParameters
-    }  # which has no pass of its own
-    layers |= {kind for kind in concrete(nn.Module) if streams(kind) or getattr(kind, "is_block", False)}
+def test_every_layer_is_tested():
+    layers = concrete(SequenceModel, s4.SSMParameters, Denoiser)
+    layers -= {s4.SSMParameters}  # which has no forward pass
+    layers |= {kind for kind in concrete(nn.Module) if has_step(kind) or getattr(kind, "is_block", False)}
     layers -= concrete(DiscreteAudioModel)
-    assert layers - kinds(CAUSAL) - kinds(BOTH_WAYS) == set()
+    assert layers - kinds(CAUSAL) - kinds(NONCAUSAL) == set()
 
 
-def test_every_model_of_codes_is_held_to_the_contract():
+def test_every_model_of_codes_and_engine_is_tested():
     assert (
-        concrete(DiscreteAudioModel) - concrete(Engine) - {type(make()) for make in SOUND.values()} == set()
+        concrete(DiscreteAudioModel) - concrete(Engine) - {type(make()) for make in DISCRETE.values()}
+        == set()
     )
     assert concrete(Engine) - {Engine} == {Compiled, Graphed}
     assert concrete(CompiledLoop) == {type(compiled(make()).loop) for make in COMPILED.values()}
 
 
-def test_every_head_is_held_to_the_contract():
+def test_every_head_is_tested():
     assert concrete(Head) == {type(make()) for make, *_ in HEADS.values()}

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md prints runs: a backbone from outside of the package does what the library's own do."""
+"""The code in CONTRIBUTING.md runs: a backbone outside of the package works like those of the library."""
 
 import importlib
 import os
@@ -27,7 +27,7 @@ FILES = {match[1]: code for code in PRINTED if (match := re.match(r"# (\w+\.py)\
 
 @pytest.fixture(autouse=True)
 def files(tmp_path, monkeypatch):
-    """Work in a folder with the printed files, whose modules can be imported."""
+    """Change to a folder with the printed files, from which they can be imported."""
     for name, code in FILES.items():
         (tmp_path / name).write_text(code)
     monkeypatch.chdir(tmp_path)
@@ -43,38 +43,38 @@ def gru():
 
 
 def python(*arguments):
-    """A new process, which has imported nothing."""
+    """Run Python in a new process."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_the_example_is_checked_trained_saved_loaded_and_streamed(gru):
-    made = {}
-    exec(SCRIPT, made)
-    assert len(made["history"].loss) == 2
-    assert isinstance(made["loaded"].backbone, gru.GRU)
-    assert torch.equal(made["codes"], made["model"].generate(320, seed=0))
-    assert torch.equal(torch.cat(made["chunks"], dim=1), made["loaded"].quantizer.decode(made["codes"]))
+    names = {}
+    exec(SCRIPT, names)
+    assert len(names["history"].loss) == 2
+    assert isinstance(names["loaded"].backbone, gru.GRU)
+    assert torch.equal(names["codes"], names["model"].generate(320, seed=0))
+    assert torch.equal(torch.cat(names["chunks"], dim=1), names["loaded"].quantizer.decode(names["codes"]))
 
 
 @pytest.mark.parametrize("dtype", contract.TOLERANCE, ids=str)
 def test_the_example_keeps_the_contract_of_a_layer(gru, dtype):
     case = contract.Case(lambda: gru.GRUConfig(3).build(), 3)
-    contract.assert_ways_agree(case, dtype)
-    contract.assert_no_state_is_silence(case)
+    contract.assert_modes_agree(case, dtype)
+    contract.assert_no_state_is_initial_state(case)
     contract.assert_state_is_an_argument(case)
-    contract.assert_reach(case, lambda layer, x: layer(x)[0])
+    contract.assert_receptive_field(case, lambda layer, x: layer(x)[0])
 
 
-def test_the_example_speaks_16_bits_too(gru):
+def test_the_example_models_16_bits_too(gru):
     model = new_model(gru.GRUConfig(8), CoarseFine())
     assert isinstance(model.head, DualSoftmax)
     save("sixteen.safetensors", model, 16_000, ModelCard("sixteen"))
     assert torch.equal(load("sixteen.safetensors").model.generate(9), model.generate(9))
 
 
-def test_its_file_is_refused_where_its_module_was_not_imported(gru):
+def test_its_file_is_refused_unless_its_module_is_imported(gru):
     save("gru.safetensors", new_model(gru.GRUConfig(8), MuLaw()), 16_000, ModelCard("gru"))
     reading = "from sashimi_lib.pretrained import load; load('gru.safetensors')"
     done = python("-c", reading)

@@ -204,10 +204,10 @@ def test_forward_and_backward_never_synchronize(cuda, name, codes):
     if cuda.type != "cuda":
         pytest.skip("PyTorch detects synchronization only on a GPU")
     cache = model.initial_cache(len(codes))
-    model.score(codes, cache)[0].mean().backward()  # constants are computed, libraries initialized
+    model.loss(codes, cache)[0].mean().backward()  # constants are computed, libraries initialized
     torch.cuda.set_sync_debug_mode("error")
     try:
-        model.score(codes, cache)[0].mean().backward()
+        model.loss(codes, cache)[0].mean().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

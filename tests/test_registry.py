@@ -1,4 +1,4 @@
-"""Classes register themselves: no list has to be kept, none is left out, and none takes another's place."""
+"""The registry: values survive JSON, names are unique, and every configuration of the library is in it."""
 
 import json
 import subprocess
@@ -10,9 +10,9 @@ import pytest
 
 from sashimi_lib.models import BackboneConfig, DenoiserConfig
 from sashimi_lib.registry import as_object, from_object, register
+from tests.pretrained.cases import BACKBONES as SAVED
+from tests.pretrained.cases import DIFFUSION
 from tests.test_contract import concrete
-from tests.test_pretrained import BACKBONES as SAVED
-from tests.test_pretrained import DIFFUSION
 from tests.training.backbones import BACKBONES as TRAINED
 from tests.training.test_execution import DENOISERS
 
@@ -22,7 +22,7 @@ class Shade(StrEnum):
 
 
 def new_class(name="Own", frozen=True):
-    """A class of that name, which is another one each time."""
+    """Return a new class of this name."""
 
     class Kind:
         size: int = 1
@@ -42,28 +42,28 @@ def test_a_value_comes_back_through_json_with_its_types():
     assert back.shade is Shade.LIGHT
 
 
-def test_a_class_that_is_defined_once_more_takes_the_place_of_the_first():
+def test_a_class_that_is_defined_again_replaces_the_first():
     old, new = register(new_class()), register(new_class())
     assert type(from_object({"class": "Own"})) is new
     with pytest.raises(ValueError, match="class Own is not registered"):
         as_object(old())
 
 
-def test_a_name_that_another_module_has_is_refused():
+def test_a_name_of_a_class_of_another_module_is_refused():
     with pytest.raises(
-        ValueError, match=r"name of its own, got .*test_registry\.MuLaw: sashimi_lib.*MuLaw has"
+        ValueError, match=r"unique name, got .*test_registry\.MuLaw: sashimi_lib.*MuLaw has the same"
     ):
         register(new_class("MuLaw"))
 
 
-def test_what_could_change_is_refused():
+def test_a_mutable_class_is_refused():
     with pytest.raises(ValueError, match="kind must be a frozen dataclass, got Own"):
         register(new_class(frozen=False))
     with pytest.raises(ValueError, match="kind must be a frozen dataclass, got int"):
         register(int)
 
 
-def test_a_subclass_has_to_register_itself():
+def test_a_subclass_has_to_be_registered():
     class Other(register(new_class())):
         pass
 
@@ -71,12 +71,14 @@ def test_a_subclass_has_to_register_itself():
         as_object(Other())
 
 
-def test_whoever_reads_files_knows_every_configuration_of_the_library():
+def test_importing_pretrained_registers_every_configuration_of_the_library():
     kinds = {kind.__name__ for kind in concrete(BackboneConfig, DenoiserConfig)}
     assert {"SaShiMiConfig", "DiffWaveConfig"} <= kinds
     code = "import sashimi_lib.pretrained; from sashimi_lib.registry import _CLASSES; print(*_CLASSES)"
-    known = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert kinds <= set(known.split())
+    registered = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert kinds <= set(registered.split())
 
 
 def test_every_backbone_and_denoiser_is_trained_and_saved_in_tests():

@@ -76,7 +76,7 @@ def module_cost(module: nn.Module) -> Cost:
             frame = module.down.pool * module.d_fine
             return Cost(0, 0, 4 * frame, 2 * frame)
         case FrameTier():
-            output = module.pieces * module.h0.shape[-1]
+            output = module.n_outputs * module.h0.shape[-1]
             return Cost(0, 0, 2 * output, output)
         case WaveRNN():
             bias, state = module.bias.numel(), module.config.d_hidden

@@ -146,7 +146,7 @@ def training_step(recipe: DiffusionRecipe, data: LabelledAudio) -> Callable[[], 
 
     def step() -> None:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=torch.cuda.is_available()):
-            loss = -model.score(x, label=label)[0].mean()
+            loss = model.loss(x, label=label)[0].mean()
         optimizer.zero_grad()
         loss.backward()
         clip_gradients(model, recipe.training)

@@ -4,11 +4,13 @@ The docstring of a field is its line of help. The options of ``train`` follow fr
 `sashimi_lib.cli.train_arguments`. Nothing here imports PyTorch, so that help comes at once.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import tyro
+
+from sashimi_lib.sampling_config import SamplingConfig
 
 
 def default_is(what: str) -> Any:
@@ -22,21 +24,16 @@ Device = Literal["auto", "cpu", "cuda"]
 Part = Literal["test", "valid", "train", "all"]
 
 
-def _default(value: object) -> Any:
-    """What the help says of an option that is left out of a dictionary where it is not given."""
-    return tyro.conf.arg(help_behavior_hint=f"(default: {value})")
+def _option(option: Field[Any]) -> Any:
+    """A field of `SamplingConfig` as an option of the command line."""
+    hint = f"(default: {option.default})"
+    return Annotated[option.type, tyro.conf.arg(help=option.metadata["help"], help_behavior_hint=hint)]
 
 
-# Those fields of `sashimi_lib.models.SamplingConfig` that are given: a saved stream has its own defaults.
-class SamplingOptions(TypedDict, total=False):
-    """How values are sampled."""
-
-    temperature: Annotated[float, _default(1.0)]
-    """Softmax temperature: below 1 more conservative."""
-    top_p: Annotated[float, _default(1.0)]
-    """Nucleus sampling: draw from the fewest values whose probability reaches it."""
-    top_k: Annotated[int | None, _default(None)]
-    """Draw from so many of the most likely values; None draws from all."""
+# The fields of `SamplingConfig` that are given, and no others: a saved stream has its own defaults.
+SamplingOptions: Any = TypedDict(  # type: ignore[misc]
+    "SamplingOptions", {option.name: _option(option) for option in fields(SamplingConfig)}, total=False
+)
 
 
 @dataclass(frozen=True)
@@ -100,9 +97,7 @@ class EvaluateCommand:
     Metrics:
 
     - bits: negative log-likelihood in bits per sample, with a 95 % confidence interval over recordings
-
     - spectrum_distance: difference between the average spectra of generated and held-out sound, in dB
-
     - stft_distance: spectral distance between held-out sound and a vocoder's reconstruction of it
     """
 
@@ -110,7 +105,7 @@ class EvaluateCommand:
     """Name of a bundled model, such as piano, or a file that sashimi train wrote."""
     data: Path
     """Folder of recordings."""
-    metrics: Annotated[str, tyro.conf.arg(metavar="NAME,...")] = "bits"
+    metrics: Annotated[str, tyro.conf.arg(metavar="NAMES")] = "bits"
     """Metrics to compute, separated by commas."""
     part: Part = "test"
     """Same split as sashimi train; only train was used for training; all is for unseen recordings."""

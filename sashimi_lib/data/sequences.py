@@ -97,7 +97,7 @@ def collate(examples: Sequence[Example], pad_value: PadValue) -> Batch:
 
 
 def sequence_of(example: Example) -> Num[Tensor, "length *two"]:
-    """Return the sequence of an example, without its label. Raises ValueError for one that is not a tensor."""
+    """Return the sequence of an example, without its label. Raises ValueError if it is not a tensor."""
     sequence = example[0] if isinstance(example, tuple) else example
     if not isinstance(sequence, Tensor):
         raise ValueError(

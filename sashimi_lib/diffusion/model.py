@@ -87,8 +87,8 @@ class DiffusionModel(Trainable):
     >>> from sashimi_lib.models import DiffWaveConfig
     >>> config = DiffusionConfig(DiffWaveConfig(d_residual=8, d_skip=8, n_layers=4, cycle=4))
     >>> model = DiffusionModel(config)
-    >>> scores, _ = model.score(torch.zeros(2, 100))
-    >>> scores.shape
+    >>> loss, _ = model.loss(torch.zeros(2, 100))
+    >>> loss.shape
     torch.Size([2, 100])
     >>> model.generate(100, steps=5, seed=0).shape
     torch.Size([1, 100])
@@ -113,16 +113,16 @@ class DiffusionModel(Trainable):
     def initial_cache(self, batch_size: int) -> None:
         """Return None: the network is bidirectional and takes whole sequences."""
 
-    def score(
+    def loss(
         self,
         x: Float[Tensor, "batch length"],
         cache: Cache | None = None,
         label: Int[Tensor, " batch"] | None = None,
-        random: tuple[Tensor, Tensor, Tensor] | None = None,
+        noise: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> tuple[Float[Tensor, "batch length"], None]:
-        """Minus the squared error of the network's output at each sample, each sequence at a random step.
+        """Return the squared error of the network's output at each sample, each sequence at a random step.
 
-        ``random`` is the `TrainingNoise` of these sequences. The values of samples and labels are not read,
+        ``noise`` is the `TrainingNoise` of these sequences. The values of samples and labels are not read,
         which would synchronize with a GPU: `check` validates them. Raises ValueError for a cache, for labels
         of a model without classes, and unless there is one label per sequence.
         """
@@ -130,18 +130,18 @@ class DiffusionModel(Trainable):
             raise ValueError("cache must be None: a diffusion model takes whole sequences only")
         n_classes = self.config.backbone.n_classes
         check_label_shape(label, len(x), n_classes)
-        step, dropout, seed = self.draw_random(len(x)) if random is None else random
+        step, dropout, seed = self.sample_noise(len(x)) if noise is None else noise
         if label is not None:
             label = drop_labels(label, dropout, self.config.label_dropout, n_classes)
         length, x = x.shape[1], self._pad(x)
         features, x = self._features(x), x / self.config.scale
-        noise, log_snr = noise_from_seed(seed, like=x), self.config.schedule.log_snr(step)
+        epsilon, log_snr = noise_from_seed(seed, like=x), self.config.schedule.log_snr(step)
         step = step.to(x, non_blocking=True)
-        output = self.backbone(add_noise(x, noise, log_snr), step, label, features)
-        error = output.to(x.dtype) - target(x, noise, log_snr, self.config.predict)
-        return -error.square()[:, :length], None
+        output = self.backbone(add_noise(x, epsilon, log_snr), step, label, features)
+        error = output.to(x.dtype) - target(x, epsilon, log_snr, self.config.predict)
+        return error.square()[:, :length], None
 
-    def draw_random(self, batch_size: int) -> TrainingNoise:
+    def sample_noise(self, batch_size: int) -> TrainingNoise:
         """Sample steps, label dropout and noise seeds for a batch, independently of the model's device."""
         return sample_training_noise(self.config.schedule.steps, batch_size)
 
@@ -299,7 +299,7 @@ class DiffusionModel(Trainable):
         x = self._sample(shape, denoise, sampler, steps, generator, progress, constrain)
         return torch.where(known_mask.to(waveform.device), waveform, x.to(waveform))
 
-    def sound(self, length: int, seed: int = 0) -> Float[Tensor, "batch length"]:
+    def sample_audio(self, length: int, seed: int = 0) -> Float[Tensor, "batch length"]:
         """Generate a waveform in 20 steps. Raises ValueError for a vocoder, which needs features."""
         return self.generate(length, sampler=DPM_SOLVER, steps=20, seed=seed)
 

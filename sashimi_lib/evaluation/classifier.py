@@ -106,7 +106,8 @@ class Classifier(nn.Module):
     def classify(
         self, waveform: Float[Tensor, "batch length"]
     ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
-        """Return the most probable class of each waveform and its probability. Raises ValueError as ``forward``.
+        """Return the most probable class of each waveform and its probability. Raises ValueError as
+        ``forward``.
 
         >>> from sashimi_lib.data.bundled import spoken_digits
         >>> label, probability = load_classifier().classify(spoken_digits()[7].waveform[None])

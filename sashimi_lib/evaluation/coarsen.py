@@ -6,8 +6,8 @@ other. But a distribution over 65,536 values gives the probability of any interv
     P(low <= v_t < high | v_<t).
 
 The coarse byte of a sample is an interval of 256 values; its mu-law code is an interval too, of 5 values
-around silence and of 1,388 at full scale. Both are exact: the probabilities of all coarse bytes sum to one, as
-do those of all mu-law codes.
+around silence and of 1,388 at full scale. Both are exact: the probabilities of all coarse bytes sum to one,
+as do those of all mu-law codes.
 
 The predicted quantity is then the same, the context is not: a 16-bit model is conditioned on 16-bit samples,
 an 8-bit model on mu-law codes. The additional information lowers the bits of the 16-bit model.

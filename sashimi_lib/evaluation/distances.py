@@ -25,9 +25,9 @@ def frechet(a: Float[Tensor, "n d"], b: Float[Tensor, "m e"]) -> float:
 
         |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
 
-    With rows of centered vectors ``A`` and ``C_a = A^T A`` the last trace is the sum of the singular values of
-    ``A B^T``, which avoids the square root of a nearly singular matrix. The distance is biased upward for few
-    vectors: compare sets of equal size, and report the distance of two real sets too.
+    With rows of centered vectors ``A`` and ``C_a = A^T A`` the last trace is the sum of the singular values
+    of ``A B^T``, which avoids the square root of a nearly singular matrix. The distance is biased upward for
+    few vectors: compare sets of equal size, and report the distance of two real sets too.
 
     >>> a = torch.tensor([[0.0, 0.0], [2.0, 2.0]])
     >>> round(frechet(a, a), 6), round(frechet(a, a + 1), 6), round(frechet(a, 2 * a), 6)

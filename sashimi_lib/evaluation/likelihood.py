@@ -104,19 +104,19 @@ def bigram_bits(train: Clips, test: Clips, levels: int = 256) -> float:
 
 
 def clip_bits(
-    model: DiscreteAudioModel, clips: Clips, batch_size: int = 8, frame: int = EVAL_CHUNK
+    model: DiscreteAudioModel, clips: Clips, batch_size: int = 8, chunk_length: int = EVAL_CHUNK
 ) -> Float[Tensor, " clips"]:
     """Return the bits per sample of each clip under a model; clips may differ in length.
 
     Codes of a clip are (L,), or (L, 2) for the coarse-fine quantizer. They are evaluated as in
-    `sashimi_lib.evaluation.losses.per_sequence_loss`, ``batch_size`` clips at a time, in chunks of ``frame``
-    samples. float64, on the CPU. Raises ValueError for no clips, and for codes out of range.
+    `sashimi_lib.evaluation.losses.per_sequence_loss`, ``batch_size`` clips at a time, in chunks of
+    ``chunk_length`` samples. float64, on the CPU. Raises ValueError for no clips, and for codes out of range.
 
     >>> from sashimi_lib.models.audio_lm import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
     >>> from sashimi_lib.audio.quantizers import MuLaw
     >>> model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(4, 1)))
-    >>> clip_bits(model, [torch.full((70,), 128), torch.full((50,), 128)], frame=32).shape
+    >>> clip_bits(model, [torch.full((70,), 128), torch.full((50,), 128)], chunk_length=32).shape
     torch.Size([2])
 
     Chapter: 7.
@@ -125,7 +125,7 @@ def clip_bits(
         raise ValueError("clips must hold at least one clip, got none")
     for index, clip in enumerate(clips):
         model.quantizer.check(clip, f"clips[{index}]")
-    return per_sequence_loss(model, [clip.long() for clip in clips], batch_size, frame)
+    return per_sequence_loss(model, [clip.long() for clip in clips], batch_size, chunk_length)
 
 
 class ConfidenceInterval(NamedTuple):
@@ -163,7 +163,8 @@ def bits_per_recording(
     """Return the bits per sample of each recording, and its number of samples, in the order of first
     occurrence. float64 and int64.
 
-    >>> bits_per_recording(torch.tensor([3.0, 5.0, 6.0]), torch.zeros(3, 10, dtype=torch.long), ["a", "a", "b"])
+    >>> clips = torch.zeros(3, 10, dtype=torch.long)
+    >>> bits_per_recording(torch.tensor([3.0, 5.0, 6.0]), clips, ["a", "a", "b"])
     (tensor([4., 6.], dtype=torch.float64), tensor([20, 10]))
 
     Raises ValueError as `mean_bits` does.

@@ -1,7 +1,7 @@
-"""Audio as a language of samples: predict each one from all before it (chapters 6 to 8).
+"""An autoregressive model of audio: quantizer, embedding, backbone and head (chapters 6 to 8).
 
-A quantizer makes samples into codes, an embedding makes codes into vectors, a backbone carries the past, a
-head turns its output into the distribution of the next code.
+The quantizer maps samples to codes, the embedding maps codes to vectors, the backbone is a causal sequence
+model, and the head maps its output to the distribution of the next code.
 """
 
 from jaxtyping import Float, Int
@@ -25,8 +25,8 @@ ModelConfig = BackboneConfig | WaveRNNConfig
 class AudioLM(Autoregressive):
     """A distribution over sequences of codes: quantizer, embedding, any causal backbone, any head.
 
-    The head is the backbone's own for this quantizer unless another is given: one softmax over the levels,
-    or, where `sashimi_lib.audio.quantizers.CoarseFine` makes two codes of each sample, a dual softmax.
+    The head is the backbone's default for this quantizer unless another is given: one softmax over the
+    levels, or, for the two codes a sample of `sashimi_lib.audio.quantizers.CoarseFine`, a dual softmax.
 
     >>> import torch
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
@@ -40,7 +40,7 @@ class AudioLM(Autoregressive):
     torch.Size([1, 20, 2])
 
     Chapters: 6 to 8. SaShiMi paper, section 2; WaveRNN paper, section 2. Raises ValueError for a backbone
-    that is not causal, and for a head of other codes than the quantizer's.
+    that is not causal, and for a head whose codes are not the quantizer's.
     """
 
     def __init__(self, quantizer: Quantizer, backbone: Backbone, head: Head | None = None) -> None:
@@ -55,10 +55,10 @@ class AudioLM(Autoregressive):
     def features(
         self, codes: Int[Tensor, "batch length *two"], state: State = None
     ) -> tuple[Float[Tensor, "batch length H"], State]:
-        """What the backbone makes of codes, for the head to predict from, at each of them.
+        """Return the backbone's output at each code, the input of the head; and the next state.
 
-        Without a state, any length goes: the backbone gets nothing at all up to a whole frame, which a causal
-        model cannot hear in the outputs that are kept.
+        Without a state the input is padded with zeros to a multiple of the backbone's ``frame``. Padding
+        after the end does not change the outputs of a causal model.
         """
         x = self.embedding(codes)
         length = x.shape[1]
@@ -70,7 +70,8 @@ class AudioLM(Autoregressive):
     def forward(
         self, codes: Int[Tensor, "batch length *two"], state: State = None
     ) -> tuple[Float[Tensor, "batch length levels"], State]:
-        """Logits of the code that follows each of ``codes``; of the coarse one, where there are two."""
+        """Return the logits of the code that follows each of ``codes``: of the coarse one, where there are
+        two."""
         self.quantizer.check(codes)
         y, state = self.features(codes, state)
         return self.head(y), state
@@ -78,36 +79,39 @@ class AudioLM(Autoregressive):
     def step(
         self, codes: Int[Tensor, "batch *two"], state: State
     ) -> tuple[Float[Tensor, "batch levels"], State]:
-        """Logits of the next code after one more code; of the coarse one, where there are two."""
+        """Process one code; return the logits of the next: of the coarse one, where there are two."""
         y, state = self.backbone.step(self.embedding(codes), state)
         return self.head(y), state
 
     def initial_state(self, batch_size: int) -> State:
-        """The state of silence."""
+        """Return the state before the first sample."""
         return self.backbone.initial_state(batch_size)
 
     def prefill(self, codes: Int[Tensor, "batch length *two"], cache: Cache) -> Cache:
-        """The past after some more codes, all at once."""
+        """Return the cache after ``codes``, by one parallel pass over them."""
         before, state = cache
         return codes[:, -1], self.features(shift_right(codes, before), state)[1]
 
     def sample_next(
         self, code: Int[Tensor, "batch *two"], state: State, sampler: TokenSampler
     ) -> tuple[Int[Tensor, "batch *two"], State]:
-        """The code after one more code, as ``sampler`` picks it from its logits, and the next state."""
+        """Process ``code``; return the code after it, which ``sampler`` picks from the logits, and the next
+        state."""
         y, state = self.backbone.step(self.embedding(code), state)
         return self.head.sample(y, sampler), state
 
     def _log_likelihood(self, codes: Int[Tensor, "batch length *two"]) -> Float[Tensor, "batch length"]:
-        """As in pieces, but from silence all kernels are as long as the sequence, and no state is needed."""
-        silence, _ = self.initial_cache(len(codes))
-        y, _ = self.features(shift_right(codes, silence))
+        """Return `log_likelihood` of whole sequences, which need no state: kernels are as long as they
+        are."""
+        before, _ = self.initial_cache(len(codes))
+        y, _ = self.features(shift_right(codes, before))
         return self.head.log_probability(y, codes)
 
     def log_likelihood_from(
         self, codes: Int[Tensor, "batch length *two"], cache: Cache
     ) -> tuple[Float[Tensor, "batch length"], Cache]:
-        """`log_likelihood` of a sequence in pieces: of one piece, given its past; and the past of the next.
+        """Return `log_likelihood` of a chunk of a sequence, given the cache before it; and the cache after
+        it.
 
         >>> import torch
         >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
@@ -124,8 +128,8 @@ class AudioLM(Autoregressive):
 
 
 def new_model(config: ModelConfig, quantizer: Quantizer) -> AudioLM | WaveRNN:
-    """A new model of that shape, over the codes of that quantizer: an `AudioLM` around a backbone, with the
-    head that is the backbone's own; or a WaveRNN, which is a whole model by itself.
+    """Return a new model of the quantizer's codes: an `AudioLM` with the configured backbone and its default
+    head, or a `WaveRNN`, which has an embedding and a head of its own.
 
     >>> from sashimi_lib.models import SaShiMiConfig
     >>> from sashimi_lib.audio.quantizers import CoarseFine
@@ -134,32 +138,31 @@ def new_model(config: ModelConfig, quantizer: Quantizer) -> AudioLM | WaveRNN:
     >>> new_model(WaveRNNConfig(32), CoarseFine()).generate(20, seed=0).shape
     torch.Size([1, 20, 2])
 
-    Chapters: 7 and 8. Raises ValueError for a quantizer whose codes a WaveRNN of that shape does not speak.
+    Chapters: 7 and 8. Raises ValueError for a WaveRNN with a quantizer other than its own.
     """
     if not isinstance(config, WaveRNNConfig):
         return AudioLM(quantizer, config.build())
     model = WaveRNN(config)
     if model.quantizer != quantizer:
-        raise ValueError(f"quantizer must be {model.quantizer} for a WaveRNN of that shape, got {quantizer}")
+        raise ValueError(f"quantizer must be {model.quantizer} for this WaveRNN, got {quantizer}")
     return model
 
 
 def _check_causal(backbone: Backbone) -> None:
-    """Raise ValueError where a layer of state spaces has a kernel for the future."""
+    """Raise ValueError where an S4 layer is bidirectional."""
     for name, module in backbone.named_modules():
         if isinstance(module, S4) and not isinstance(module.ssm, StateSpace):
             raise ValueError(
-                "backbone must be causal, or a sample would be predicted from itself and what follows it; "
-                f"got a bidirectional {type(backbone).__name__}, of which {name} sees the future"
+                "backbone must be causal, so that a sample is predicted from earlier samples only; "
+                f"got a bidirectional {type(backbone).__name__}: {name} is not causal"
             )
 
 
 def _check_codes(head: Head, quantizer: Quantizer) -> None:
-    """Raise ValueError where a head has other codes than a quantizer."""
-    wanted = 2 if isinstance(quantizer, CoarseFine) else 1, quantizer.levels
-    if (head.codes, head.levels) != wanted:
+    """Raise ValueError where the codes of the head are not those of the quantizer."""
+    codes = 2 if isinstance(quantizer, CoarseFine) else 1
+    if (head.codes, head.levels) != (codes, quantizer.levels):
         raise ValueError(
-            "head must give {} codes a sample of {} levels, as quantizer does, got {} of {}".format(
-                *wanted, head.codes, head.levels
-            )
+            f"head must have {codes} codes a sample of {quantizer.levels} levels, like quantizer, "
+            f"got {head.codes} of {head.levels}"
         )

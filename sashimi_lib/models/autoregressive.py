@@ -1,7 +1,7 @@
-"""What every model of sound as codes has in common, and what those that are drawn from sample by sample have.
+"""Base classes of models of audio codes: likelihood, prefill and sampling (chapters 6 to 8).
 
-``P(x) = prod_t P(x_t | x_0 ... x_{t-1})``: whatever gives these factors, with a state in place of the past,
-can be scored and drawn from in the same way (chapters 6 to 8).
+``P(x) = prod_t P(x_t | x_0 ... x_{t-1})``: a model computes these factors, with a state in place of the
+earlier samples. Likelihood and sampling then are the same code for every model.
 """
 
 import math
@@ -24,24 +24,24 @@ from sashimi_lib.ssm.precision import cudnn_as_matmul
 
 
 class DiscreteAudioModel(Trainable, ABC):
-    """A distribution over sequences of codes. The score of a sample is its log-likelihood, in bits.
+    """A distribution over sequences of codes. The loss of a sample is its negative log-likelihood, in bits.
 
-    Codes are ``(batch, length)``, or ``(batch, length, 2)`` where the quantizer makes two of each sample.
-    Before the first sample there is silence.
+    Codes are ``(batch, length)``, or ``(batch, length, 2)`` for a quantizer with two codes a sample. The
+    context of the first sample is silence.
     """
 
     quantizer: Quantizer
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
-        """The state of silence."""
+        """Return the state before the first sample, whose context is silence."""
 
     @abstractmethod
     def log_likelihood_from(
         self, codes: Int[Tensor, "batch length *two"], cache: Cache
     ) -> tuple[Float[Tensor, "batch length"], Cache]:
-        """`log_likelihood` of a sequence in pieces: of one piece, given its past; and the past of the
-        next."""
+        """Return `log_likelihood` of a chunk of a sequence, given the cache before it; and the cache after
+        it."""
 
     @abstractmethod
     def generate(
@@ -53,69 +53,71 @@ class DiscreteAudioModel(Trainable, ABC):
         seed: int | torch.Generator = 0,
         progress: bool = False,
     ) -> Int[Tensor, "batch length *two"]:
-        """Draw ``length`` new codes; those of ``prompt`` are heard first, not returned. The same seed draws
+        """Sample ``length`` new codes that continue ``prompt``, which is not returned. The same seed gives
         the same codes."""
 
     def log_likelihood(self, codes: Int[Tensor, "batch length *two"]) -> Float[Tensor, "batch length"]:
-        """``log2 P(x_t | x_<t)`` of every sample, in bits (so never positive); what comes before is
-        silence."""
+        """Return ``log2 P(x_t | x_<t)`` of every sample, in bits, never positive; the context of the first
+        sample is silence."""
         self.quantizer.check(codes)
         return self._log_likelihood(codes)
 
     def _log_likelihood(self, codes: Int[Tensor, "batch length *two"]) -> Float[Tensor, "batch length"]:
-        """The same of codes that were looked at before."""
+        """Return `log_likelihood` of codes that have been checked."""
         return self.log_likelihood_from(codes, self.initial_cache_for(codes))[0]
 
     def check(self, x: Int[Tensor, "batch length *two"], label: Int[Tensor, " batch"] | None = None) -> None:
-        """Raise ValueError unless these are codes of its quantizer, and none of them has a label."""
-        if label is not None:
-            raise ValueError("label must be None: a model of codes is told no classes")
+        """Raise ValueError unless these are codes of the quantizer, without labels."""
+        _check_unlabeled(label)
         self.quantizer.check(x)
 
-    def score(
+    def loss(
         self,
         x: Int[Tensor, "batch length *two"],
         cache: Cache | None = None,
         label: Int[Tensor, " batch"] | None = None,
-        random: None = None,
+        noise: None = None,
     ) -> tuple[Float[Tensor, "batch length"], Cache | None]:
-        """`log_likelihood` of whole sequences, or `log_likelihood_from` of a piece. Raises ValueError for a
-        label."""
-        if label is not None:
-            raise ValueError("label must be None: a model of codes is told no classes")
-        return (self._log_likelihood(x), None) if cache is None else self.log_likelihood_from(x, cache)
+        """Return ``-log2 P(x_t | x_<t)`` of every sample in bits, and the cache after the last: of whole
+        sequences (``cache`` None), or of a chunk that follows ``cache``. Raises ValueError for a label."""
+        _check_unlabeled(label)
+        if cache is None:
+            return -self._log_likelihood(x), None
+        log_likelihood, cache = self.log_likelihood_from(x, cache)
+        return -log_likelihood, cache
 
-    def sound(self, length: int, seed: int = 0) -> Float[Tensor, "1 length"]:
-        """What `generate` draws, as a waveform."""
+    def sample_audio(self, length: int, seed: int = 0) -> Float[Tensor, "1 length"]:
+        """Sample codes by `generate`, and decode them to a waveform."""
         return self.quantizer.decode(self.generate(length, seed=seed))
 
     @property
     def pad_value(self) -> int | tuple[int, int]:
-        """The code of silence, or its two."""
+        """The code of silence, or the pair of codes."""
         return self.quantizer.silence
 
     def initial_cache(self, batch_size: int) -> Cache:
-        """The past of a first sample: a code of silence, and the state of silence before it."""
+        """Return the cache before the first sample: the code of silence, and `initial_state`."""
         silence = torch.tensor(self.quantizer.silence, device=self.device)
         return silence.expand(batch_size, *silence.shape), self.initial_state(batch_size)
 
     def initial_cache_for(self, x: Int[Tensor, "batch length *two"]) -> Cache:
-        """The past of the first sample of these sequences."""
+        """Return the cache before the first sample of these sequences."""
         return self.initial_cache(len(x))
 
 
 class Autoregressive(DiscreteAudioModel):
-    """A model that is drawn from one sample after the other."""
+    """A model that samples codes one after the other."""
 
     @abstractmethod
     def prefill(self, codes: Int[Tensor, "batch length *two"], cache: Cache) -> Cache:
-        """The past after some more codes, all at once."""
+        """Return the cache after ``codes``, by one parallel pass over them."""
 
     @abstractmethod
     def sample_next(
         self, code: Int[Tensor, "batch *two"], state: State, sampler: TokenSampler
     ) -> tuple[Int[Tensor, "batch *two"], State]:
-        """The code after one more code, as ``sampler`` picks it from its logits, and the next state."""
+        """Process ``code``; return the code after it, which ``sampler`` picks from the logits, and the next
+        state."""
 
     @torch.no_grad()
     @cudnn_as_matmul()
@@ -128,10 +130,10 @@ class Autoregressive(DiscreteAudioModel):
         seed: int | torch.Generator = 0,
         progress: bool = False,
     ) -> Int[Tensor, "batch length *two"]:
-        """Draw ``length`` new codes, one after the other; those of ``prompt`` are heard first, not returned.
+        """Sample ``length`` new codes, one after the other, that continue ``prompt``, which is not returned.
 
-        The prompt is absorbed by the parallel pass. The same seed draws the same codes. Raises ValueError for
-        a length out of range, and for codes that are none.
+        The prompt goes through the parallel pass (`prefill`). The same seed gives the same codes. Raises
+        ValueError for a length below 1, and for a prompt that is not of the quantizer's codes.
         """
         if length < 1:
             raise ValueError(f"length must be at least 1 sample, got {length}")
@@ -151,12 +153,12 @@ class Autoregressive(DiscreteAudioModel):
         generator: torch.Generator | None = None,
         progress: bool = False,
     ) -> tuple[Int[Tensor, "batch length *two"], Cache]:
-        """The next ``length`` codes after a past, sampled by random numbers of ``generator``; and the past
-        after them."""
+        """Sample the ``length`` codes that follow ``cache``, with random numbers of ``generator``; return
+        them and the cache after them."""
         sampler = partial(sample_token, sampling=sampling, generator=generator)
         code, state = cache
         codes = []
-        # Once, not at every step: weights under weight norm are multiplied out, systems made discrete.
+        # Once, not at every step: weight norm is applied, and state spaces are discretized.
         with parametrize.cached(), cached_kernels(self):
             for _ in tqdm(range(length), unit="sample", unit_scale=True, disable=not progress):
                 code, state = self.sample_next(code, state, sampler)
@@ -164,10 +166,15 @@ class Autoregressive(DiscreteAudioModel):
         return torch.stack(codes, dim=1), (code, state)
 
 
+def _check_unlabeled(label: Tensor | None) -> None:
+    if label is not None:
+        raise ValueError("label must be None: a model of codes has no classes")
+
+
 def shift_right(
     codes: Int[Tensor, "batch length *two"], before: Int[Tensor, "batch *two"]
 ) -> Int[Tensor, "batch length *two"]:
-    """What is heard when each of some codes is predicted: the one before it.
+    """Shift codes right by one sample: the inputs from which ``codes`` are predicted.
 
     >>> shift_right(torch.tensor([[1, 2, 3]]), torch.tensor([0]))
     tensor([[0, 1, 2]])
@@ -178,12 +185,12 @@ def shift_right(
 def log2_prob(
     logits: Float[Tensor, "batch length levels"], codes: Int[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length"]:
-    """``log2`` of the softmax of the logits, at the codes; in float32 or better.
+    """Return ``log2 softmax(logits)`` at ``codes``; half-precision logits are converted to float32.
 
     >>> log2_prob(torch.zeros(1, 1, 256), torch.tensor([[7]]))
     tensor([[-8.]])
     """
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    # One row a sample: where the levels are not the last axis, this takes several times as long.
+    # One row per sample: with the levels not on the last axis this takes several times as long.
     flat = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
     return -flat.view(codes.shape) / math.log(2)

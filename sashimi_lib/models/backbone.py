@@ -1,7 +1,7 @@
-"""What stands between codes and a head: any sequence model that says how it hears codes (chapters 6 to 8).
+"""The interface of a backbone: the sequence model between the embedding and the head (chapters 6 to 8).
 
 A backbone is a class derived from `Backbone` and a configuration derived from `BackboneConfig`, in one file.
-``CONTRIBUTING.md`` has one of twenty lines.
+``CONTRIBUTING.md`` has an example of twenty lines.
 """
 
 from abc import ABC, abstractmethod
@@ -17,21 +17,21 @@ from sashimi_lib.models.heads import DualSoftmax, Head, Softmax
 
 @dataclass(frozen=True)
 class BackboneConfig(ABC):
-    """The shape of a backbone: a frozen dataclass of plain values, registered with
+    """Base class of the configuration of a backbone: a frozen dataclass of plain values, registered with
     `sashimi_lib.registry.register` so that files can name it."""
 
     @abstractmethod
     def build(self) -> "Backbone":
-        """A new backbone of this shape, which keeps it as its ``config``."""
+        """Return a new backbone with this configuration, as its ``config``."""
 
 
 class Backbone(SequenceModel):
-    """A sequence model that can stand between codes and a head: it hears what its ``embedding`` makes of
-    codes, and gives ``d_model`` features.
+    """A sequence model between an embedding and a head. Input: ``(batch, length, channels)`` from its
+    `embedding`; output: ``(batch, length, d_model)``, for its `head`.
 
-    A whole sequence must have a length that ``frame`` divides. ``state_is_queues`` says that the state is a
-    tuple of queues, each a tuple of tensors of one shape, oldest first, of which a step reads the oldest and
-    appends a new one: a CUDA graph then keeps them as rings.
+    The length of a whole sequence must be a multiple of ``frame``. ``state_is_queues`` declares that the
+    state is a tuple of queues, each a tuple of tensors of one shape, oldest first, and that a step reads the
+    oldest and appends a new one: CUDA graphs then keep them as ring buffers.
     """
 
     config: BackboneConfig
@@ -40,20 +40,20 @@ class Backbone(SequenceModel):
     state_is_queues: bool = False
 
     def embedding(self, quantizer: Quantizer) -> nn.Module:
-        """What turns codes ``(...)`` into the features it hears: a learned vector each, unless it says
-        otherwise."""
+        """Return the module that embeds codes ``(...)`` as the backbone's input; by default a learned vector
+        for each code."""
         return embedding(quantizer, self.d_model)
 
     def head(self, quantizer: Quantizer) -> Head:
-        """What turns its features into a distribution of the next code: one softmax, or the dual one where
-        each sample has two codes."""
+        """Return the default head for the quantizer's codes: a softmax, or a dual softmax where each sample
+        has two codes."""
         if isinstance(quantizer, CoarseFine):
             return DualSoftmax(self.d_model, quantizer.levels)
         return Softmax(self.d_model, quantizer.levels)
 
 
 def build(config: BackboneConfig) -> Backbone:
-    """A new backbone of that shape, which keeps it as its ``config``.
+    """Return a new backbone with this configuration, as its ``config``.
 
     >>> from sashimi_lib.models import SaShiMiConfig
     >>> build(SaShiMiConfig(d_model=8, n_layers=1)).config
@@ -65,7 +65,7 @@ def build(config: BackboneConfig) -> Backbone:
 
 
 class PairEmbedding(nn.Module):
-    """The coarse and the fine code of a sample, a learned vector each, added.
+    """The sum of two embeddings: of the coarse and of the fine code of a sample.
 
     >>> import torch
     >>> PairEmbedding(256, 8)(CoarseFine().encode(torch.zeros(1, 5))).shape
@@ -79,13 +79,13 @@ class PairEmbedding(nn.Module):
         self.coarse, self.fine = nn.Embedding(levels, d_model), nn.Embedding(levels, d_model)
 
     def forward(self, codes: Int[Tensor, "*batch two"]) -> Float[Tensor, "*batch d_model"]:
-        """Codes (..., 2) -> features (..., d_model)."""
+        """Embed codes: (..., 2) -> (..., d_model)."""
         coarse, fine = codes.unbind(-1)
         return self.coarse(coarse) + self.fine(fine)
 
 
 def embedding(quantizer: Quantizer, d_model: int) -> nn.Embedding | PairEmbedding:
-    """A learned vector for each code, or for each of a sample's two codes.
+    """Return an embedding of ``d_model`` channels for the codes of a quantizer.
 
     >>> embedding(CoarseFine(), 8).fine.weight.shape
     torch.Size([256, 8])

@@ -1,7 +1,7 @@
-"""What SaShiMi is built from: norms, the two residual blocks, and stacks of them (chapters 4 and 6).
+"""The building blocks of SaShiMi: norms, the two residual blocks, and stacks of them (chapters 4 and 6).
 
-A model made of parts is written once, as `Composite._run`, and runs either way: whole, by calling its parts,
-or sample by sample, by their ``step``.
+`Composite._run` writes the computation of a model of several modules once; it serves the parallel pass, by
+the modules' ``forward``, and the recurrent one, by their ``step``.
 """
 
 from abc import ABC, abstractmethod
@@ -18,24 +18,27 @@ from torch.nn.utils.parametrizations import weight_norm
 from sashimi_lib.models.states import State
 from sashimi_lib.ssm.s4 import PAPER_SSM, S4, Direction, SSMConfig
 
-Advance = Callable[["SequenceModel", Tensor, State], tuple[Tensor, State]]
+Advance = Callable[
+    [Any, Tensor, State], tuple[Any, State]
+]  # runs a module by its ``forward`` or its ``step``
 Norm = Literal["scalar", "layer"]
 
 
 class SequenceModel(nn.Module, ABC):
-    """The agreement that every model here keeps: whole, in pieces, and by the step, with equal results."""
+    """Base class of sequence models: ``forward`` over a whole sequence or a chunk, and ``step`` over one
+    sample, with equal results."""
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
-        """The state of silence."""
+        """Return the state before the first sample."""
 
     @abstractmethod
     def step(self, x_t: Float[Tensor, "batch H"], state: State) -> tuple[Float[Tensor, "batch H"], State]:
-        """One sample and the state before it; its output and the state after it."""
+        """Return the output of one sample, and the state after it."""
 
 
 class ScalarNorm(nn.Module):
-    """Layer normalisation with one shift and one scale for all channels: ``s (x - mean + m) / std``.
+    """Layer normalization with one shift and one scale for all channels: ``s (x - mean + m) / std``.
 
     The published SaShiMi models use it in every block. They add no epsilon to the (biased) standard
     deviation; only a vector of equal channels, which would divide by zero there, is treated differently: it
@@ -53,12 +56,12 @@ class ScalarNorm(nn.Module):
         self.s = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch H"]:
-        """Normalise each vector of channels."""
+        """Normalize each vector of channels."""
         return _ScalarNorm.apply(x, self.m, self.s)
 
 
 class _ScalarNorm(torch.autograd.Function):
-    """The gradient in closed form, in a third of the passes over memory that it takes operation by operation.
+    """`ScalarNorm` with its gradient in closed form: a third of the memory traffic of autograd's operations.
 
     With ``c = x - mean``, ``r = 1 / std``, g the gradient of ``y = s (c + m) r``, and a bar for means over
     the H channels: ``dx = s r (g - g_bar - c r q)`` where ``q = r (bar(g c) + m g_bar)``; of the scalars
@@ -84,7 +87,7 @@ class _ScalarNorm(torch.autograd.Function):
 
 
 def make_norm(norm: Norm, d_model: int) -> nn.Module:
-    """The norm of a block: ``scalar`` as the published models were trained, or PyTorch's ``layer``.
+    """Return the norm of a block: ``scalar``, as in the published models, or PyTorch's ``layer``.
 
     >>> type(make_norm("layer", 4)).__name__
     'LayerNorm'
@@ -97,7 +100,7 @@ def make_norm(norm: Norm, d_model: int) -> nn.Module:
 
 
 class S4Block(SequenceModel):
-    """``x + S4(norm(x))``: mixes over time.
+    """``x + S4(norm(x))``: a residual block that mixes over time.
 
     >>> S4Block(4)(torch.randn(1, 32, 4))[0].shape
     torch.Size([1, 32, 4])
@@ -120,25 +123,25 @@ class S4Block(SequenceModel):
         self.layer = S4(d_model, ssm, glu, direction)
 
     def initial_state(self, batch_size: int) -> State:
-        """The state of silence."""
+        """Return the state before the first sample."""
         return self.layer.initial_state(batch_size)
 
     def forward(
         self, x: Float[Tensor, "batch length H"], state: State = None
     ) -> tuple[Float[Tensor, "batch length H"], State]:
-        """All samples at once."""
+        """Process a whole sequence, or a chunk that follows ``state``; without one the next state is None."""
         y, state = self.layer(self.norm(x), state)
         return x + y, state
 
     def step(self, x_t: Float[Tensor, "batch H"], state: State) -> tuple[Float[Tensor, "batch H"], State]:
-        """One sample."""
+        """Process one sample."""
         y, state = self.layer.step(self.norm(x_t), state)
         return x_t + y, state
 
 
 class FeedForward(SequenceModel):
-    """``x + W2 gelu(W1 norm(x))``, H -> ff H -> H: mixes over channels, and remembers nothing. The published
-    networks for diffusion have their matrices ``normed`` by weight.
+    """``x + W2 gelu(W1 norm(x))``, H -> ff H -> H: a residual block that mixes over channels. ``normed`` puts
+    weight norm on both matrices, as in the published diffusion networks.
 
     >>> FeedForward(4, ff=2)(torch.randn(1, 32, 4))[0].shape
     torch.Size([1, 32, 4])
@@ -157,51 +160,51 @@ class FeedForward(SequenceModel):
             self.expand, self.contract = weight_norm(self.expand), weight_norm(self.contract)
 
     def initial_state(self, batch_size: int) -> State:
-        """Nothing to remember: the empty tuple."""
+        """Return the empty tuple: the block has no state."""
         return ()
 
     def forward(
         self, x: Float[Tensor, "*batch H"], state: State = None
     ) -> tuple[Float[Tensor, "*batch H"], State]:
-        """Every sample by itself."""
+        """Process each sample independently."""
         return x + self.contract(F.gelu(self.expand(self.norm(x)))), state
 
     def step(self, x_t: Float[Tensor, "batch H"], state: State) -> tuple[Float[Tensor, "batch H"], State]:
-        """One sample: the same computation."""
+        """Process one sample: the same computation."""
         return self(x_t, state)
 
 
 class Composite(SequenceModel):
-    """A sequence model made of parts, whose ``_run`` says once how they go together."""
+    """A sequence model of several stateful modules, whose computation is written once, in ``_run``."""
 
     @abstractmethod
-    def _parts(self) -> list[SequenceModel]:
-        """The parts that have a state, in the order of the state's entries."""
+    def _parts(self) -> list[Any]:
+        """Return the modules with a state, in the order of the state's entries."""
 
     @abstractmethod
     def _run(self, advance: Advance, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
-        """The computation, with ``advance(part, x, state)`` in place of a call of each part."""
+        """Compute the output and the next states; ``advance(part, x, state)`` runs a module."""
 
     def initial_state(self, batch_size: int) -> State:
-        """The state of silence: one entry for each part."""
+        """Return the state before the first sample: one entry for each module."""
         return tuple(part.initial_state(batch_size) for part in self._parts())
 
     def forward(
         self, x: Float[Tensor, "batch length H"], state: State = None
     ) -> tuple[Float[Tensor, "batch length H"], State]:
-        """All samples at once. Pass a state to go on from it and get the next one back."""
+        """Process a whole sequence, or a chunk that follows ``state``; without one the next state is None."""
         states = [None] * len(self._parts()) if state is None else list(state)
         y, states = self._run(lambda part, x, s: part(x, s), x, states)
         return y, None if state is None else tuple(states)
 
     def step(self, x_t: Float[Tensor, "batch H"], state: State) -> tuple[Float[Tensor, "batch H"], State]:
-        """One sample."""
+        """Process one sample."""
         y, states = self._run(lambda part, x, s: part.step(x, s), x_t, list(state))
         return y, tuple(states)
 
 
 class Stack(Composite):
-    """Blocks one after the other.
+    """Blocks in sequence.
 
     >>> Stack([FeedForward(4), FeedForward(4)])(torch.randn(1, 8, 4))[0].shape
     torch.Size([1, 8, 4])
@@ -211,8 +214,8 @@ class Stack(Composite):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 
-    def _parts(self) -> list[SequenceModel]:
-        return list(self.blocks)  # type: ignore[arg-type]
+    def _parts(self) -> list[Any]:
+        return list(self.blocks)
 
     def _run(self, advance: Advance, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         for i, block in enumerate(self._parts()):

@@ -1,4 +1,4 @@
-"""Isotropic S4: the same blocks at one rate, the flat model that SaShiMi is measured against (chapter 6)."""
+"""Isotropic S4: the blocks of SaShiMi at one rate, the baseline without pooling (chapter 6)."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from sashimi_lib.ssm.s4 import PAPER_SSM, SSMConfig
 @register
 @dataclass(frozen=True)
 class IsotropicConfig(BackboneConfig):
-    """The shape of an `IsotropicS4`; the defaults are the paper's 8-layer model (table 5)."""
+    """Configuration of an `IsotropicS4`; the defaults are the paper's 8-layer model (table 5)."""
 
     d_model: int = 256  # Channels of all layers.
     n_layers: int = 8  # Pairs of S4 and feed-forward blocks.
@@ -28,12 +28,12 @@ class IsotropicConfig(BackboneConfig):
         at_least(self, 1, "d_model", "n_layers", "ff")
 
     def build(self) -> "IsotropicS4":
-        """A new `IsotropicS4`."""
+        """Return a new `IsotropicS4`."""
         return IsotropicS4(self)
 
 
 class IsotropicS4(Backbone):
-    """``n_layers`` pairs of blocks at full rate, then a layer norm.
+    """``n_layers`` pairs of an S4 block and a feed-forward block at full rate, then a layer norm.
 
     >>> import torch
     >>> IsotropicS4(IsotropicConfig(d_model=8, n_layers=1))(torch.randn(1, 10, 8))[0].shape
@@ -54,19 +54,19 @@ class IsotropicS4(Backbone):
         self.norm = nn.LayerNorm(config.d_model)
 
     def initial_state(self, batch_size: int) -> State:
-        """The state of silence."""
+        """Return the state before the first sample."""
         return self.blocks.initial_state(batch_size)
 
     def forward(
         self, x: Float[Tensor, "batch length d_model"], state: State = None
     ) -> tuple[Float[Tensor, "batch length d_model"], State]:
-        """All samples at once. Pass a state to go on from it and get the next one back."""
+        """Process a whole sequence, or a chunk that follows ``state``; without one the next state is None."""
         y, state = self.blocks(x, state)
         return self.norm(y), state
 
     def step(
         self, x_t: Float[Tensor, "batch d_model"], state: State
     ) -> tuple[Float[Tensor, "batch d_model"], State]:
-        """One sample."""
+        """Process one sample."""
         y, state = self.blocks.step(x_t, state)
         return self.norm(y), state

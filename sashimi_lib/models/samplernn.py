@@ -1,9 +1,10 @@
-"""SampleRNN: recurrent networks at several rates, each speaking to the next faster one (chapter 7).
+"""SampleRNN: recurrent networks at several rates, each conditioning the next faster one (chapter 7).
 
-Time is counted in samples heard. Every tier takes a frame of the latest samples whenever its ``span`` divides
-the time, steps its GRU once, and says one vector for each frame of the tier below; the fastest tier says one
-for each sample. A small network then hears the last few codes and what was said. Frames end at the sample
-just heard, so a tier speaks at once, where the pools of SaShiMi wait for a frame to be over.
+Time is counted in input samples. When the time is a multiple of its ``span``, a tier takes the frame of the
+last ``span`` samples, steps its GRU once, and outputs one conditioning vector for each frame of the tier
+below; the fastest tier outputs one for each sample. A small network takes these and the last few codes.
+Frames end at the current sample, so a tier has no delay, whereas the pooling of SaShiMi is shifted by a
+frame.
 """
 
 import math
@@ -27,9 +28,9 @@ from sashimi_lib.ssm.precision import autocast_off
 @register
 @dataclass(frozen=True)
 class SampleRNNConfig(BackboneConfig):
-    """The shape of a SampleRNN; the defaults are the SaShiMi paper's 3-tier model, 35.03M parameters.
+    """Configuration of a SampleRNN; the defaults are the SaShiMi paper's 3-tier model, 35.03M parameters.
 
-    Frame sizes run from fast to slow: 8, 2, 2 are tiers whose frames have 8, 16 and 32 samples. The paper's
+    Frame sizes go from fast to slow: 8, 2, 2 are tiers whose frames have 8, 16 and 32 samples. The paper's
     2-tier model has 16, 4 and two GRU layers.
     """
 
@@ -46,15 +47,15 @@ class SampleRNNConfig(BackboneConfig):
         at_least(self, 1, "n_rnn", "d_hidden", "d_embedding")
 
     def build(self) -> "SampleRNN":
-        """A new `SampleRNN`."""
+        """Return a new `SampleRNN`."""
         return SampleRNN(self)
 
 
 class AmplitudeEmbedding(nn.Module):
-    """Codes as SampleRNN hears them: channel 0 is twice the amplitude (for the tiers), the others a learned
-    vector (for the network at the rate of samples).
+    """The input of SampleRNN: channel 0 is twice the amplitude of a code (for the tiers), the others are its
+    embedding (for the network at the sample rate).
 
-    The amplitudes are a table that travels with the weights: looking one up needs no check of codes.
+    The amplitudes are a buffer, saved with the weights: looking them up needs no check of the codes.
 
     >>> from sashimi_lib.audio.quantizers import MuLaw
     >>> AmplitudeEmbedding(MuLaw(), 16)(torch.tensor([[0, 128]]))[..., 0]
@@ -68,7 +69,9 @@ class AmplitudeEmbedding(nn.Module):
     def __init__(self, quantizer: Quantizer, d_embedding: int) -> None:
         super().__init__()
         codes = torch.arange(quantizer.levels)
-        if isinstance(quantizer, CoarseFine):  # a table of both codes: coarse down, fine across
+        if isinstance(
+            quantizer, CoarseFine
+        ):  # a table over both codes: coarse along rows, fine along columns
             amplitude = quantizer.decode(torch.cartesian_prod(codes, codes)).view(len(codes), -1)
         else:
             amplitude = quantizer.decode(codes)
@@ -76,31 +79,31 @@ class AmplitudeEmbedding(nn.Module):
         self.embedding = embedding(quantizer, d_embedding)
 
     def forward(self, codes: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch_and channels"]:
-        """Codes (...), or (..., 2) of the coarse-fine quantizer, -> (..., 1 + d_embedding)."""
-        both = codes.unbind(-1) if self.amplitude.ndim == 2 else (codes,)
-        return torch.cat([self.amplitude[both][..., None], self.embedding(codes)], dim=-1)
+        """Embed codes (...), or (..., 2) of the coarse-fine quantizer: -> (..., 1 + d_embedding)."""
+        index = codes.unbind(-1) if self.amplitude.ndim == 2 else (codes,)
+        return torch.cat([self.amplitude[index][..., None], self.embedding(codes)], dim=-1)
 
 
 class FrameTier(nn.Module):
-    """One tier: a frame of ``span`` samples and what the slower tier says of it; a GRU; ``pieces`` vectors
-    for the tier below.
+    """One tier: a GRU whose input is a frame of ``span`` samples plus the slower tier's conditioning vector,
+    and which outputs ``n_outputs`` conditioning vectors a frame, for the tier below.
 
     Chapter: 7. SampleRNN paper (Mehri et al., 2017), section 2.1.
     """
 
-    def __init__(self, span: int, pieces: int, n_rnn: int, d_hidden: int) -> None:
+    def __init__(self, span: int, n_outputs: int, n_rnn: int, d_hidden: int) -> None:
         super().__init__()
-        self.span, self.pieces = span, pieces
+        self.span, self.n_outputs = span, n_outputs
         self.expand = nn.Linear(span, d_hidden)
         self.rnn = nn.GRU(d_hidden, d_hidden, n_rnn, batch_first=True)
         self.h0 = nn.Parameter(torch.zeros(1, n_rnn, d_hidden))
-        self.upsample = nn.Linear(d_hidden, pieces * d_hidden)
-        self._reset()
+        self.upsample = nn.Linear(d_hidden, n_outputs * d_hidden)
+        self._reset_parameters()
         self.expand = weight_norm(self.expand)
-        self.upsample = weight_norm(self.upsample, dim=1)  # published: a gain for each channel that goes in
+        self.upsample = weight_norm(self.upsample, dim=1)  # as published: a gain per input channel
 
-    def _reset(self) -> None:
-        """The published start; PyTorch's own is several times smaller."""
+    def _reset_parameters(self) -> None:
+        """Initialize as published; PyTorch's defaults are several times smaller."""
         nn.init.kaiming_uniform_(self.expand.weight)
         nn.init.kaiming_uniform_(self.upsample.weight)
         for name, parameter in self.rnn.named_parameters():
@@ -109,53 +112,54 @@ class FrameTier(nn.Module):
             else:
                 nn.init.kaiming_uniform_(parameter, nonlinearity="linear")
             if name.startswith("weight_hh"):
-                nn.init.orthogonal_(parameter[-len(parameter) // 3 :])  # of the candidate
+                nn.init.orthogonal_(parameter[-len(parameter) // 3 :])  # of the candidate state
         nn.init.zeros_(self.expand.bias)
         nn.init.zeros_(self.upsample.bias)
 
     def initial_state(self, batch_size: int) -> State:
-        """Vectors of a frame before the first, which nobody hears; and the learned start of each GRU."""
-        pending = self.h0.new_zeros(batch_size, self.pieces, self.h0.shape[-1])
+        """Return zero vectors of the frame before the first, which are not used, and the learned initial
+        state of each GRU layer."""
+        pending = self.h0.new_zeros(batch_size, self.n_outputs, self.h0.shape[-1])
         return pending, self.h0.expand(batch_size, -1, -1)
 
     def forward(
         self,
-        sound: Float[Tensor, "batch samples"],
+        amplitudes: Float[Tensor, "batch samples"],
         time: int,
-        said: Float[Tensor, "batch frames d_hidden"] | None,
+        conditioning: Float[Tensor, "batch frames d_hidden"] | None,
         state: State,
     ) -> tuple[Float[Tensor, "batch vectors d_hidden"], State]:
-        """What it says during some samples, the first of them heard at ``time``.
+        """Return the conditioning vectors for a chunk of samples, the first of them at ``time``.
 
-        ``sound`` ends with those samples and begins ``span - 1`` before them; ``said`` is one vector for each
-        frame that ends in them, from the slower tier if there is one.
+        ``amplitudes`` starts ``span - 1`` samples before the chunk; ``conditioning`` is one vector for each
+        frame that ends in the chunk, from the slower tier, or None.
         """
         pending, hidden = state
-        end = time + sound.shape[1] - self.span + 1
+        end = time + amplitudes.shape[1] - self.span + 1
         frame, next_frame = (_multiples(self.span, t) for t in (time, end))
-        vector, next_vector = (_multiples(self.span // self.pieces, t) for t in (time, end))
+        vector, next_vector = (_multiples(self.span // self.n_outputs, t) for t in (time, end))
         if frames := next_frame - frame:
             first = frame * self.span - time
-            heard = sound[:, first : first + frames * self.span].unflatten(1, (frames, self.span))
-            vectors, hidden = self._speak(heard, said, hidden)
+            inputs = amplitudes[:, first : first + frames * self.span].unflatten(1, (frames, self.span))
+            vectors, hidden = self._run_gru(inputs, conditioning, hidden)
             pending = torch.cat([pending, vectors], dim=1)
-        start = vector - (frame - 1) * self.pieces  # what is pending begins with the frame before
-        return pending[:, start : start + next_vector - vector], (_last(pending, self.pieces), hidden)
+        start = vector - (frame - 1) * self.n_outputs  # pending starts with the previous frame
+        return pending[:, start : start + next_vector - vector], (_last(pending, self.n_outputs), hidden)
 
-    def _speak(self, frames: Tensor, said: Tensor | None, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The GRUs over whole frames, and ``pieces`` vectors of each. ``hidden`` is batch first, as no GRU of
-        PyTorch has it."""
+    def _run_gru(self, frames: Tensor, conditioning: Tensor | None, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the GRU over complete frames; return ``n_outputs`` vectors for each. ``hidden`` is batch first,
+        unlike that of PyTorch's GRU."""
         z = self.expand(frames).to(hidden.dtype)
-        z = z if said is None else z + said
-        # Autocast would take cuDNN's GRU to float16, whichever half precision it is for.
+        z = z if conditioning is None else z + conditioning
+        # Under autocast cuDNN's GRU would run in float16, also where bfloat16 is chosen.
         with autocast_off(z.device):
             z, h = self.rnn(z, hidden.transpose(0, 1).contiguous())
-        return self.upsample(z).unflatten(2, (self.pieces, -1)).flatten(1, 2), h.transpose(0, 1)
+        return self.upsample(z).unflatten(2, (self.n_outputs, -1)).flatten(1, 2), h.transpose(0, 1)
 
 
 class SampleMLP(nn.Module):
-    """The fastest part, at the rate of samples: the vectors of the last ``size`` codes and what the tiers say
-    of the next one.
+    """The network at the sample rate: an MLP over the embeddings of the last ``size`` codes and the
+    conditioning of the fastest tier.
 
     Chapter: 7. SampleRNN paper, section 2.2.
     """
@@ -172,19 +176,21 @@ class SampleMLP(nn.Module):
     def forward(
         self,
         vectors: Float[Tensor, "batch samples d_embedding"],
-        said: Float[Tensor, "batch length d_hidden"],
+        conditioning: Float[Tensor, "batch length d_hidden"],
     ) -> Float[Tensor, "batch length d_hidden"]:
         """(batch, size - 1 + length, d_embedding) and (batch, length, d_hidden) -> (batch, length,
         d_hidden)."""
-        return F.relu(self.hidden(F.relu(self.input(vectors.mT).mT + said)))
+        return F.relu(self.hidden(F.relu(self.input(vectors.mT).mT + conditioning)))
 
 
 class SampleRNN(Backbone):
-    """All tiers and the network below them; gives ``d_hidden`` features, and hears an `AmplitudeEmbedding`.
+    """All tiers and the network at the sample rate. Input: an `AmplitudeEmbedding`; output: ``d_hidden``
+    features.
 
-    The state of silence has heard zeros, in the amplitudes (which is silence) and in the vectors of codes
-    (where the published code pads with the code of silence; only the first samples can tell). The GRUs start
-    from a learned state. For truncated back-propagation through time, detach the state between pieces.
+    Before the first sample the context is zeros, both for the amplitudes (silence) and for the embeddings of
+    codes (where the published code pads with the code of silence; this affects only the first samples). The
+    GRUs have a learned initial state. For truncated back-propagation through time, detach the state between
+    chunks.
 
     >>> model = SampleRNN(SampleRNNConfig(d_hidden=8, d_embedding=4))
     >>> y, _ = model(torch.randn(1, 50, 5))
@@ -204,49 +210,51 @@ class SampleRNN(Backbone):
         self.d_model = config.d_hidden
         spans = [math.prod(config.frame_sizes[: j + 1]) for j in range(len(config.frame_sizes))]
         self.tiers = nn.ModuleList(
-            FrameTier(span, pieces, config.n_rnn, config.d_hidden)
-            for span, pieces in zip(spans, config.frame_sizes, strict=True)
+            FrameTier(span, n_outputs, config.n_rnn, config.d_hidden)
+            for span, n_outputs in zip(spans, config.frame_sizes, strict=True)
         )
         self.mlp = SampleMLP(spans[0], config.d_embedding, config.d_hidden)
         self.lookback = spans[-1]
 
     def embedding(self, quantizer: Quantizer) -> nn.Module:
-        """Amplitude and learned vector of each code."""
+        """Return an `AmplitudeEmbedding`."""
         return AmplitudeEmbedding(quantizer, self.config.d_embedding)
 
     def head(self, quantizer: Quantizer) -> Head:
-        """A softmax under weight norm, as published; the dual one as everywhere."""
+        """Return a softmax with weight norm, as published; or the default dual softmax."""
         head = super().head(quantizer)
         return weight_norm(head) if isinstance(head, Softmax) else head
 
     def initial_state(self, batch_size: int) -> State:
-        """The state of silence: amplitudes and vectors heard, the time since the slowest frame ended (on the
-        CPU, where reading it costs no synchronisation), and each tier's own, from fast to slow."""
-        sound = self.mlp.hidden.bias.new_zeros(batch_size, self.lookback - 1)
-        vectors = sound.new_zeros(batch_size, self.config.frame_sizes[0] - 1, self.config.d_embedding)
+        """Return the state before the first sample: the last amplitudes and embeddings, the time since the
+        slowest frame ended (on the CPU, where reading it needs no synchronization), and the state of each
+        tier, from fast to slow."""
+        amplitudes = self.mlp.hidden.bias.new_zeros(batch_size, self.lookback - 1)
+        vectors = amplitudes.new_zeros(batch_size, self.config.frame_sizes[0] - 1, self.config.d_embedding)
         tiers = tuple(tier.initial_state(batch_size) for tier in self._tiers())
-        return sound, vectors, torch.tensor(0), tiers
+        return amplitudes, vectors, torch.tensor(0), tiers
 
     def forward(
         self, x: Float[Tensor, "batch length channels"], state: State = None
     ) -> tuple[Float[Tensor, "batch length d_hidden"], State]:
-        """All samples at once. Pass a state to go on from it and get the next one back."""
-        sound, vectors, phase, tiers = self.initial_state(len(x)) if state is None else state
-        sound = torch.cat([sound, x[..., 0]], dim=1)
+        """Process a whole sequence, or a chunk that follows ``state``; without one the next state is None."""
+        amplitudes, vectors, phase, tiers = self.initial_state(len(x)) if state is None else state
+        amplitudes = torch.cat([amplitudes, x[..., 0]], dim=1)
         vectors = torch.cat([vectors, x[..., 1:]], dim=1)
-        said, after, time = None, list(tiers), int(phase)
+        conditioning, next_tiers, time = None, list(tiers), int(phase)
         for j, tier in reversed(list(enumerate(self._tiers()))):
-            said, after[j] = tier(sound[:, self.lookback - tier.span :], time, said, tiers[j])
-        y = self.mlp(vectors, said)
+            context = amplitudes[:, self.lookback - tier.span :]
+            conditioning, next_tiers[j] = tier(context, time, conditioning, tiers[j])
+        y = self.mlp(vectors, conditioning)
         if state is None:
             return y, None
-        heard = _last(sound, self.lookback - 1), _last(vectors, self.config.frame_sizes[0] - 1)
-        return y, (*heard, (phase + x.shape[1]) % self.lookback, tuple(after))
+        inputs = _last(amplitudes, self.lookback - 1), _last(vectors, self.config.frame_sizes[0] - 1)
+        return y, (*inputs, (phase + x.shape[1]) % self.lookback, tuple(next_tiers))
 
     def step(
         self, x_t: Float[Tensor, "batch channels"], state: State
     ) -> tuple[Float[Tensor, "batch d_hidden"], State]:
-        """One sample: each tier steps only when a frame of its own ends."""
+        """Process one sample: a tier steps only when one of its frames ends."""
         y, state = self(x_t[:, None], state)
         return y[:, 0], state
 
@@ -255,10 +263,10 @@ class SampleRNN(Backbone):
 
 
 def _multiples(of: int, below: int) -> int:
-    """How many times from 0 on, below a time, a number divides."""
+    """Return the number of multiples of ``of`` from 0 to ``below``, exclusive."""
     return -(-below // of)
 
 
 def _last(x: Tensor, n: int) -> Tensor:
-    """The last ``n`` along time, copied: as a view they would keep the whole piece in memory."""
+    """Return a copy of the last ``n`` samples; a view would keep the whole chunk in memory."""
     return x[:, -n:].clone()

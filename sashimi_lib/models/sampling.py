@@ -1,52 +1,22 @@
-"""From logits to a code: temperature, top-k, top-p, and one random number (chapter 7)."""
+"""Sampling a code from logits: temperature, top-k, top-p (chapter 7)."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sashimi_lib.sampling_config import SamplingConfig
+
 TokenSampler = Callable[[Tensor], Tensor]  # logits (batch, levels) -> codes (batch,)
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How codes are sampled from logits. Whatever generates takes one of these.
-
-    The options apply in the order temperature, top-k, top-p: top-p is a share of what top-k keeps. Of equally
-    likely codes both keep the lower ones first. A sample of two codes, as a dual softmax makes it, is two
-    draws.
-
-    >>> SamplingConfig(temperature=0.9, top_k=50)
-    SamplingConfig(temperature=0.9, top_p=1.0, top_k=50)
-
-    Chapter: 7. Raises ValueError for a temperature that is not positive, a top_p outside (0, 1], or a top_k
-    that is not a whole number of at least 1.
-    """
-
-    temperature: float = 1.0
-    """Softmax temperature: below 1 more conservative."""
-    top_p: float = 1.0
-    """Nucleus sampling: draw from the fewest codes whose probability reaches it."""
-    top_k: int | None = None
-    """Draw from so many of the most likely codes; None draws from all."""
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
-        if self.top_k is not None and not (isinstance(self.top_k, int) and self.top_k >= 1):
-            raise ValueError(f"top_k must be a whole number, at least 1, or None, got {self.top_k}")
 
 
 def distribution(
     logits: Float[Tensor, "batch levels"], sampling: SamplingConfig = SamplingConfig()
 ) -> Float[Tensor, "batch levels"]:
-    """The probabilities that `sample_token` draws by: ``softmax(logits / temperature)`` of the ``top_k``
-    likeliest codes, cut to its ``top_p`` nucleus. Rows sum to one only before that last cut.
+    """Return the probabilities that `sample_token` samples from: ``softmax(logits / temperature)`` of the
+    ``top_k`` most likely codes, truncated to the nucleus. Truncation does not renormalize the rows.
 
     The nucleus is the smallest set of most likely codes whose probability reaches ``top_p``.
 
@@ -58,16 +28,21 @@ def distribution(
     Chapter: 7. Raises ValueError for logits that are not finite.
     """
     probability = token_probs(logits, sampling)
-    if not bool(probability.isfinite().all()):
-        raise ValueError("logits must be finite: the state has blown up")
+    check_finite_logits(bool(probability.isfinite().all()))
     return probability
+
+
+def check_finite_logits(finite: bool) -> None:
+    """Raise ValueError unless all logits were finite."""
+    if not finite:
+        raise ValueError("logits must be finite: the model diverged (unstable weights, or NaN in its input)")
 
 
 def token_probs(
     logits: Float[Tensor, "batch levels"], sampling: SamplingConfig
 ) -> Float[Tensor, "batch levels"]:
-    """`distribution` without its check, so that nothing waits for a GPU to answer. Logits that are not finite
-    give NaN.
+    """Return `distribution` without the check, which synchronizes with a GPU. Logits that are not finite give
+    NaN.
 
     >>> token_probs(torch.tensor([[0.0, torch.nan]]), SamplingConfig())
     tensor([[nan, nan]])
@@ -87,8 +62,8 @@ def token_probs(
 def inverse_cdf(
     probability: Float[Tensor, "batch levels"], uniform: Float[Tensor, " batch"]
 ) -> Int[Tensor, " batch"]:
-    """The first code whose cumulative probability exceeds a number in [0, 1), of each row. Rows need not sum
-    to one: the number is a share of their sum.
+    """Return, for each row, the first code whose cumulative probability exceeds ``uniform``, a number in
+    [0, 1). Rows need not sum to one: ``uniform`` is relative to their sum.
 
     >>> inverse_cdf(torch.tensor([[0.5, 0.0, 0.5], [0.5, 0.0, 0.5]]), torch.tensor([0.4, 0.5]))
     tensor([0, 2])
@@ -104,14 +79,35 @@ def sample_token(
     sampling: SamplingConfig = SamplingConfig(),
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, " batch"]:
-    """Sample one code a row from `distribution`, each by one random number: the same numbers give the same
-    codes in every engine.
+    """Sample one code per row from `distribution`, with one uniform random number each. The same random
+    numbers give the same codes in every engine.
 
     >>> sample_token(torch.tensor([[0.0, 9.0, 0.0]]), SamplingConfig(temperature=0.1))
     tensor([1])
 
-    With its options bound, by `functools.partial` say, it is a ``TokenSampler``. Chapter: 7. Raises
+    With its options bound (`functools.partial`) it is a ``TokenSampler``. Chapter: 7. Raises
     ValueError for logits that are not finite.
     """
     uniform = torch.rand(len(logits), generator=generator, device=logits.device, dtype=torch.float64)
     return inverse_cdf(distribution(logits, sampling), uniform)
+
+
+def sampler_from_uniforms(
+    uniform: Float[Tensor, "batch calls"], sampling: SamplingConfig = SamplingConfig()
+) -> TokenSampler:
+    """Return a sampler that uses given uniform random numbers in [0, 1), one per row and call: it returns the
+    first code whose cumulative probability exceeds the number. So codes do not depend on the order of
+    sampling.
+
+    >>> sampler = sampler_from_uniforms(torch.tensor([[0.1, 0.6]]))
+    >>> sampler(torch.zeros(1, 4)), sampler(torch.zeros(1, 4))
+    (tensor([0]), tensor([2]))
+
+    Chapter: 8. The sampler raises ValueError as `distribution` does.
+    """
+    columns = iter(uniform.unbind(-1))
+
+    def sampler(logits: Tensor) -> Tensor:
+        return inverse_cdf(distribution(logits, sampling), next(columns))
+
+    return sampler

@@ -1,7 +1,8 @@
-"""SaShiMi: state spaces at several rates (chapter 6; SaShiMi paper, section 4.2)."""
+"""SaShiMi: state space models at several sampling rates (chapter 6; SaShiMi paper, section 4.2)."""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -26,9 +27,10 @@ from sashimi_lib.ssm.s4 import PAPER_SSM, Direction, SSMConfig
 @register
 @dataclass(frozen=True)
 class SaShiMiConfig(BackboneConfig):
-    """The shape of a SaShiMi; the defaults are the paper's 8-layer model, 4.05M parameters with 256 levels.
+    """Configuration of a SaShiMi; the defaults are the paper's 8-layer model, 4.05M parameters with 256
+    levels.
 
-    The bidirectional one is a published variant, for comparison; it cannot generate.
+    The bidirectional form is a published variant for comparison; it cannot generate.
     """
 
     d_model: int = 64  # Channels of the top tier.
@@ -51,7 +53,7 @@ class SaShiMiConfig(BackboneConfig):
             raise ValueError("bidirectional must come with unet=True: the autoregressive form is causal")
 
     def build(self) -> "SaShiMi":
-        """A new `SaShiMi`."""
+        """Return a new `SaShiMi`."""
         return SaShiMi(self)
 
 
@@ -62,7 +64,7 @@ class CenterTier(Composite):
         super().__init__()
         self.blocks = blocks
 
-    def _parts(self) -> list[SequenceModel]:
+    def _parts(self) -> list[Any]:
         return [self.blocks]
 
     def _run(self, advance: Advance, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
@@ -77,25 +79,25 @@ class PooledTier(Composite):
         super().__init__()
         self.hourglass, self.blocks = hourglass, blocks
 
-    def _parts(self) -> list[SequenceModel]:
+    def _parts(self) -> list[Any]:
         return [self.hourglass, self.blocks]
 
     def _run(self, advance: Advance, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
-        below, states[0] = advance(self.hourglass, x, states[0])
-        u = x + below
+        pooled, states[0] = advance(self.hourglass, x, states[0])
+        u = x + pooled
         y, states[1] = advance(self.blocks, u, states[1])
         return u + y, states
 
 
 class UNetTier(Composite):
-    """A tier of the U-Net form: blocks on both sides, and a skip from before each to after its mirror
-    image."""
+    """A tier of the U-Net form: blocks before and after the hourglass, and a skip connection from the input
+    of each to the output of its mirror image."""
 
     def __init__(self, down: Stack, hourglass: Hourglass, up: Stack) -> None:
         super().__init__()
         self.down, self.hourglass, self.up = down, hourglass, up
 
-    def _parts(self) -> list[SequenceModel]:
+    def _parts(self) -> list[Any]:
         return [*self.down._parts(), self.hourglass, *self.up._parts()]
 
     def _run(self, advance: Advance, x: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
@@ -110,7 +112,8 @@ class UNetTier(Composite):
 
 
 class SaShiMi(Backbone):
-    """The whole backbone: (d_model, L) -> (2 d_model, L/4) -> (4 d_model, L/16) and back, then a layer norm.
+    """The SaShiMi backbone: (d_model, L) -> (2 d_model, L/4) -> (4 d_model, L/16) and back, then a layer
+    norm.
 
     >>> import torch
     >>> model = SaShiMi(SaShiMiConfig(d_model=8, n_layers=1))
@@ -119,8 +122,8 @@ class SaShiMi(Backbone):
     >>> y.shape, y_0.shape
     (torch.Size([1, 32, 8]), torch.Size([1, 8]))
 
-    Chapter: 6. Raises ValueError for a whole sequence whose length ``frame`` does not divide; in pieces, with
-    a state, any length goes.
+    Chapter: 6. Raises ValueError for a whole sequence whose length is not a multiple of ``frame``; chunks,
+    with a state, may have any length.
     """
 
     def __init__(self, config: SaShiMiConfig = SaShiMiConfig()) -> None:
@@ -132,20 +135,20 @@ class SaShiMi(Backbone):
         self.norm = nn.LayerNorm(config.d_model)
 
     def initial_state(self, batch_size: int) -> State:
-        """The state of silence."""
+        """Return the state before the first sample."""
         return self.tiers.initial_state(batch_size)
 
     def forward(
         self, x: Float[Tensor, "batch length d_model"], state: State = None
     ) -> tuple[Float[Tensor, "batch length d_model"], State]:
-        """All samples at once. Pass a state to go on from it and get the next one back."""
+        """Process a whole sequence, or a chunk that follows ``state``; without one the next state is None."""
         y, state = self.tiers(x, state)
         return self.norm(y), state
 
     def step(
         self, x_t: Float[Tensor, "batch d_model"], state: State
     ) -> tuple[Float[Tensor, "batch d_model"], State]:
-        """One sample: every fourth reaches the second tier, every sixteenth the third."""
+        """Process one sample: every fourth reaches the second tier, every sixteenth the third."""
         y, state = self.tiers.step(x_t, state)
         return self.norm(y), state
 
@@ -155,9 +158,7 @@ def _tier(config: SaShiMiConfig, level: int) -> Composite:
     if level == len(config.pool):
         return CenterTier(_blocks(config, width))
     pool = config.pool[level]
-    normed = (
-        not config.unet
-    )  # the published autoregressive form has weight-normed pools, the U-Net plain ones
+    normed = not config.unet  # as published: weight norm on the pools of the autoregressive form alone
     hourglass = Hourglass(
         DownPool(width, width * config.expand, pool, normed),
         _tier(config, level + 1),

@@ -1,8 +1,8 @@
-"""A pruned WaveRNN that does not multiply by its zeros (chapter 8).
+"""Sparse matrix products for a pruned WaveRNN (chapter 8).
 
-At batch 1 a step is matrix-vector products, and these wait for the matrix to come from memory. With nine of
-ten weights gone there is that much less to fetch. What is left is stored as compressed sparse rows (CSR),
-which serve blocks of any shape alike.
+At batch 1 a step consists of matrix-vector products, which are bound by reading the matrix from memory. With
+90 % of the weights pruned there is that much less to read. The others are stored as compressed sparse rows
+(CSR), which fit blocks of any shape.
 """
 
 import copy
@@ -14,14 +14,12 @@ from torch import Tensor, nn
 
 from sashimi_lib.models.wavernn import WaveRNN
 
-LAYERS = ("R", "O1", "O2", "O3", "O4")  # nearly all of a WaveRNN's weights, and all that pruning touches
-SMALL = (
-    2**16
-)  # weights of a matrix that stays in a core's own cache: zeros cost less there than skipping them
+LAYERS = ("R", "O1", "O2", "O3", "O4")  # the pruned layers: nearly all weights of a WaveRNN
+MIN_SIZE = 2**16  # weights; smaller matrices stay in a core's cache, where a dense product is faster
 
 
 class SparseLinear(nn.Module):
-    """``W x + b`` by the entries of W that are not zero; for generating, so it does not train.
+    """``W x + b`` with a sparse W, for inference only.
 
     >>> linear = nn.Linear(4, 2)
     >>> _ = linear.weight.data[:, 1:].zero_()
@@ -29,7 +27,8 @@ class SparseLinear(nn.Module):
     >>> torch.allclose(sparse(x), linear(x))
     True
 
-    It is made from a dense layer and is not saved: save that one. Chapter: 8. WaveRNN paper, section 3.
+    It is made from a dense layer, whose weights are those to save: its own buffers are not persistent.
+    Chapter: 8. WaveRNN paper, section 3.
     """
 
     csr: Tensor
@@ -40,22 +39,22 @@ class SparseLinear(nn.Module):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
             csr = linear.weight.detach().to_sparse_csr()
-            # MKL wants indices of 32 bits, and PyTorch would convert others anew for every product.
-            places = csr.crow_indices().int(), csr.col_indices().int()
-            csr = torch.sparse_csr_tensor(*places, csr.values(), csr.shape, check_invariants=True)
+            # MKL takes 32-bit indices; PyTorch would convert others at every product.
+            indices = csr.crow_indices().int(), csr.col_indices().int()
+            csr = torch.sparse_csr_tensor(*indices, csr.values(), csr.shape, check_invariants=True)
         self.register_buffer("csr", csr, persistent=False)
         bias = None if linear.bias is None else linear.bias.detach().clone()
         self.register_buffer("bias", bias, persistent=False)
 
     @property
     def weight(self) -> Float[Tensor, "outputs inputs"]:
-        """W with its zeros, for a pass over a whole sequence."""
+        """The dense W, for the parallel pass."""
         return self.csr.to_dense()
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
-        """Features (..., inputs) -> (..., outputs)."""
+        """Apply the layer: (..., inputs) -> (..., outputs)."""
         vectors = x.reshape(-1, x.shape[-1])
-        if len(vectors) == 1 and torch.backends.mkl.is_available():  # twice as fast, and only MKL has it
+        if len(vectors) == 1 and torch.backends.mkl.is_available():  # twice as fast; MKL only
             y = torch.mv(self.csr, vectors[0])
         else:
             y = (self.csr @ vectors.T).T
@@ -63,11 +62,11 @@ class SparseLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-def sparse(model: WaveRNN, small: int = SMALL) -> WaveRNN:
-    """The same model for generating on a CPU, its products with R and O_1 to O_4 by `SparseLinear`.
+def sparse(model: WaveRNN, min_size: int = MIN_SIZE) -> WaveRNN:
+    """Return a copy of a model for generation on a CPU, with `SparseLinear` in place of R and O_1 to O_4.
 
-    It is faster where most of these weights are zero (`sashimi_lib.training.pruning`), and slower where they
-    are not. Matrices of fewer than ``small`` weights stay dense, which is faster for them.
+    It is faster where most of these weights are zero (`sashimi_lib.training.pruning`), and slower elsewhere.
+    Matrices of fewer than ``min_size`` weights stay dense, which is faster for them.
 
     >>> model = WaveRNN()
     >>> for name in LAYERS:
@@ -79,6 +78,6 @@ def sparse(model: WaveRNN, small: int = SMALL) -> WaveRNN:
     """
     model = copy.deepcopy(model)
     for name in LAYERS:
-        if getattr(model, name).weight.numel() >= small:
+        if getattr(model, name).weight.numel() >= min_size:
             setattr(model, name, SparseLinear(getattr(model, name)))
     return model

@@ -1,4 +1,4 @@
-"""Nested states: map over their tensors, slice and concatenate the batch axis, flatten to a list."""
+"""Nested states: map over their tensors, slice and concatenate along the batch axis, flatten to a list."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,8 +9,9 @@ from torch import Tensor
 State = Any  # a tensor, or a nested tuple of tensors of fixed shape
 
 
-def map_state(change: Any, *states: Any) -> Any:
-    """``change`` of each tensor of a state (or of each few, of states of one shape), in the same tuples.
+def map_state(fn: Any, *states: Any) -> Any:
+    """Apply ``fn`` to each tensor of a state, or to corresponding tensors of several states of one structure;
+    return the results in the same nested tuples.
 
     >>> map_state(lambda a, b: a + b, (torch.tensor(1), ()), (torch.tensor(2), ()))
     (tensor(3), ())
@@ -18,12 +19,12 @@ def map_state(change: Any, *states: Any) -> Any:
     Chapter: 7.
     """
     if isinstance(states[0], Tensor):
-        return change(*states)
-    return tuple(map_state(change, *parts) for parts in zip(*states, strict=True))
+        return fn(*states)
+    return tuple(map_state(fn, *parts) for parts in zip(*states, strict=True))
 
 
 def slice_states(state: Any, rows: slice) -> Any:
-    """The state of some of the sequences. What all of them share, a tensor without axes, stays as it is.
+    """Slice a state along the batch axis. A tensor without axes, which all sequences share, stays as it is.
 
     >>> slice_states((torch.arange(4), torch.tensor(7)), slice(1, 3))
     (tensor([1, 2]), tensor(7))
@@ -34,7 +35,7 @@ def slice_states(state: Any, rows: slice) -> Any:
 
 
 def concat_states(states: Sequence[Any]) -> Any:
-    """The state of all sequences, from those of some each.
+    """Concatenate states along the batch axis.
 
     >>> concat_states([(torch.arange(2), torch.tensor(7)), (torch.arange(3), torch.tensor(7))])
     (tensor([0, 1, 0, 1, 2]), tensor(7))
@@ -45,7 +46,7 @@ def concat_states(states: Sequence[Any]) -> Any:
 
 
 def flatten_state(state: State) -> list[Tensor]:
-    """The tensors of a state, in their order.
+    """Return the tensors of a state as a list, in order.
 
     >>> import torch
     >>> flatten_state(((torch.tensor(1),), (), torch.tensor(2)))
@@ -57,7 +58,7 @@ def flatten_state(state: State) -> list[Tensor]:
 
 
 def unflatten_state(tensors: Iterable[Tensor], like: State) -> State:
-    """The state that is made of some tensors as another state is made of its own.
+    """Return a state with the structure of ``like`` from a list of tensors.
 
     >>> import torch
     >>> unflatten_state([torch.tensor(3), torch.tensor(4)], like=((torch.tensor(1),), (), torch.tensor(2)))
@@ -65,9 +66,9 @@ def unflatten_state(tensors: Iterable[Tensor], like: State) -> State:
 
     Chapter: 7. Inverse: `flatten_state`.
     """
-    left = iter(tensors)
+    remaining = iter(tensors)
 
     def build(part: State) -> State:
-        return next(left) if isinstance(part, Tensor) else tuple(build(inner) for inner in part)
+        return next(remaining) if isinstance(part, Tensor) else tuple(build(inner) for inner in part)
 
     return build(like)

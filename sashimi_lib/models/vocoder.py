@@ -1,8 +1,8 @@
-"""A vocoder: WaveRNN is told a spectrogram, and sings it (chapter 8).
+"""A vocoder: WaveRNN conditioned on a mel spectrogram (chapter 8).
 
-A spectrogram keeps what is heard of a sound and drops the phases, so there are many sounds to one; which of
-them, is the model's to say. It learns ``P(sound | spectrogram)``, from sounds and their own spectrograms. So
-its bits are not those of a model that has to guess what comes: they are to be compared among vocoders.
+A spectrogram keeps magnitudes and drops phases, so many waveforms have the same one. The model is trained on
+``P(waveform | spectrogram)``, with waveforms and their spectrograms. Its bits per sample are conditional
+ones, comparable among vocoders only.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from sashimi_lib.ssm.precision import cudnn_as_matmul
 @register
 @dataclass(frozen=True)
 class VocoderConfig:
-    """The shape of a `Vocoder`: a WaveRNN that takes conditioning, and the spectrogram that it takes.
+    """Configuration of a `Vocoder`: a WaveRNN with conditioning, and the spectrogram it is conditioned on.
 
     Raises ValueError for a WaveRNN without conditioning.
     """
@@ -38,19 +38,19 @@ class VocoderConfig:
 
 
 class Vocoder(Autoregressive):
-    """A distribution over 16-bit sound, given its spectrogram: WaveRNN, told at every sample what the frames
-    before and after it say.
+    """A distribution over 16-bit audio, given its spectrogram: a WaveRNN conditioned at every sample on the
+    frames before and after it.
 
     >>> mel = LogMelConfig(8_000, n_mels=20, hop=100, window=400)
     >>> model = Vocoder(WaveRNNConfig(d_hidden=16, d_conditioning=8), mel)
-    >>> sound = 0.1 * torch.randn(1, 300).clamp(-1, 1)
-    >>> model.synthesize(model.log_mel(sound), seed=0).shape
+    >>> waveform = 0.1 * torch.randn(1, 300).clamp(-1, 1)
+    >>> model.synthesize(model.log_mel(waveform), seed=0).shape
     torch.Size([1, 300, 2])
-    >>> model.log_likelihood(model.quantizer.encode(sound)).shape
+    >>> model.log_likelihood(model.quantizer.encode(waveform)).shape
     torch.Size([1, 300])
 
-    `log_likelihood` takes the spectrogram from the sound itself, so it can be trained like any other model.
-    The state holds what the model is still to be told, and without a spectrogram it has nothing to sing:
+    `log_likelihood` computes the spectrogram of the codes themselves, so it is trained like any other model.
+    The state holds the conditioning of the samples to come; without a spectrogram there is none, and
     `generate` raises ValueError.
 
     Chapter: 8. Raises ValueError for a WaveRNN without conditioning.
@@ -66,44 +66,46 @@ class Vocoder(Autoregressive):
 
     def conditioning(
         self, features: Float[Tensor, "batch frames n_mels"], length: int
-    ) -> Float[Tensor, "batch length d_condition"]:
-        """What is told at each sample: a learned map of the frames, in a straight line from each to the
-        next."""
+    ) -> Float[Tensor, "batch length d_conditioning"]:
+        """Return the conditioning of each sample: a learned linear map of the frames, interpolated linearly
+        between them."""
         conditioning, hop = self.conditioning_projection(features), self.log_mel.config.hop
-        every = (conditioning.shape[1] - 1) * hop + 1
-        return F.interpolate(conditioning.mT, every, mode="linear", align_corners=True).mT[:, :length]
+        samples = (conditioning.shape[1] - 1) * hop + 1
+        return F.interpolate(conditioning.mT, samples, mode="linear", align_corners=True).mT[:, :length]
 
     def initial_state(self, batch_size: int) -> State:
-        """The state of silence, with nothing to be told."""
+        """Return the state before the first sample, without conditioning."""
         h = self.cell.initial_state(batch_size)
         return h, h.new_zeros(batch_size, 0, self.cell.config.d_conditioning)
 
     def initial_cache_for(self, x: Int[Tensor, "batch length 2"]) -> Cache:
-        """The past of the first sample of these sequences: silence, and their own spectrogram to be told."""
+        """Return the cache before the first sample, with the conditioning of the sequences' own
+        spectrograms."""
         features = self.log_mel(self.quantizer.decode(x))
         return self._initial_cache(self.conditioning(features, x.shape[1]))
 
     def log_likelihood_from(
         self, codes: Int[Tensor, "batch length 2"], cache: Cache
     ) -> tuple[Float[Tensor, "batch length"], Cache]:
-        """The likelihood of a piece, told what its past holds for it; and the past of the next."""
-        conditioning, cache, rest = self._split_conditioning(cache, codes.shape[1])
+        """Return `log_likelihood` of a chunk, given the cache before it and its conditioning; and the cache
+        after it."""
+        conditioning, cache, remaining = self._split_conditioning(cache, codes.shape[1])
         bits, (code, h) = self.cell.log_likelihood_from(codes, cache, conditioning)
-        return bits, (code, (h, rest))
+        return bits, (code, (h, remaining))
 
     def prefill(self, codes: Int[Tensor, "batch length 2"], cache: Cache) -> Cache:
-        """The past after some more codes, all at once."""
-        conditioning, cache, rest = self._split_conditioning(cache, codes.shape[1])
+        """Return the cache after ``codes``, by one parallel pass over them."""
+        conditioning, cache, remaining = self._split_conditioning(cache, codes.shape[1])
         code, h = self.cell.prefill(codes, cache, conditioning)
-        return code, (h, rest)
+        return code, (h, remaining)
 
     def sample_next(
         self, code: Int[Tensor, "batch 2"], state: State, sampler: TokenSampler
     ) -> tuple[Int[Tensor, "batch 2"], State]:
-        """The next sample, and what is still to be told."""
-        conditioning, (_, h), rest = self._split_conditioning((code, state), 1)
+        """Process ``code``; return the next sample, and the state with the remaining conditioning."""
+        conditioning, (_, h), remaining = self._split_conditioning((code, state), 1)
         code, h = self.cell.sample_next(code, h, sampler, conditioning[:, 0])
-        return code, (h, rest)
+        return code, (h, remaining)
 
     def synthesize(
         self,
@@ -112,11 +114,11 @@ class Vocoder(Autoregressive):
         seed: int | torch.Generator = 0,
         progress: bool = False,
     ) -> Int[Tensor, "batch length 2"]:
-        """Draw a sound with this spectrogram, as `LogMel` makes them: ``hop`` samples a frame after the
-        first.
+        """Sample codes of a waveform with this spectrogram, as computed by `LogMel`: ``hop`` samples for each
+        frame after the first.
 
-        The same seed draws the same codes. Raises ValueError for features that are not finite, of another
-        number of bands or of fewer than two frames.
+        The same seed gives the same codes. Raises ValueError for features that are not finite, of another
+        number of bands, or of fewer than two frames.
         """
         check_features(features, self.log_mel.config)
         length = (features.shape[1] - 1) * self.log_mel.config.hop
@@ -129,11 +131,12 @@ class Vocoder(Autoregressive):
         return code, (h, conditioning)
 
     def _split_conditioning(self, cache: Cache, length: int) -> tuple[Tensor, Cache, Tensor]:
-        """What is told at the next samples, the past as the cell knows it, and what is told later."""
+        """Return the conditioning of the next ``length`` samples, the cache of the cell, and the remaining
+        conditioning."""
         code, (h, conditioning) = cache
         if conditioning.shape[1] < length:
             raise ValueError(
                 f"cache must hold conditioning for the next {length} samples, got {conditioning.shape[1]}: "
-                "a vocoder generates from a spectrogram alone, by `Vocoder.sing`"
+                "a vocoder needs a spectrogram to generate, see `Vocoder.synthesize`"
             )
         return conditioning[:, :length], (code, h), conditioning[:, length:]

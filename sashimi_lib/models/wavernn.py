@@ -1,4 +1,4 @@
-"""WaveRNN: one recurrent layer whose fine half hears the coarse half's answer (chapter 8).
+"""WaveRNN: one recurrent layer whose fine half depends on the coarse code (chapter 8).
 
     x_t = [c_{t-1}, f_{t-1}, c_t],  each byte scaled to [-1, 1]
     u_t = sigmoid(R_u h_{t-1} + I*_u x_t)
@@ -8,11 +8,11 @@
     y_c, y_f = split(h_t)
     P(c_t) = softmax(O_2 relu(O_1 y_c)),  P(f_t) = softmax(O_4 relu(O_3 y_f))
 
-The star: c_t reaches only the fine half of each gate, hence only y_f. Here that is no mask laid over a matrix
-but the matrix's shape: `WaveRNN.I_coarse` has no column for c_t.
+The star marks a mask: c_t is an input of the fine half of each gate only, hence of y_f only. Here the mask is
+the shape of the matrices: `WaveRNN.I_coarse` has no column for c_t.
 
-The paper prints r around the whole sum in e; like the published code, this has it around ``R_e h`` alone. So
-the layer is a GRU whose input matrix has zeros in it, and the teacher-forced pass calls PyTorch's.
+In the paper r multiplies the whole sum in e; here, as in the published code, it multiplies ``R_e h`` alone.
+So the layer is a GRU with a masked input matrix, and the teacher-forced pass calls PyTorch's GRU.
 """
 
 from dataclasses import dataclass
@@ -33,9 +33,9 @@ from sashimi_lib.ssm.precision import autocast_off
 @register
 @dataclass(frozen=True)
 class WaveRNNConfig:
-    """The shape of a WaveRNN; the default is the paper's WaveRNN-896, 3,050,048 parameters.
+    """Configuration of a WaveRNN; the default is the paper's WaveRNN-896, 3,050,048 parameters.
 
-    Conditioning features come from outside, from a spectrogram for example.
+    Conditioning features are those of a spectrogram, for example.
     """
 
     d_hidden: int = 896  # Hidden units, half of them for the coarse byte and half for the fine one.
@@ -45,12 +45,12 @@ class WaveRNNConfig:
     def __post_init__(self) -> None:
         at_least(self, 0, "d_conditioning")
         if not self.d_hidden >= 2 or self.d_hidden % 2:
-            raise ValueError(f"d_hidden must be even, a coarse half and a fine one, got {self.d_hidden}")
+            raise ValueError(f"d_hidden must be even, for a coarse and a fine half, got {self.d_hidden}")
         CoarseFine(self.levels)  # checks them
 
 
 class WaveRNN(Autoregressive):
-    """A distribution over 16-bit sound, of codes ``(batch, length, 2)``.
+    """A distribution over 16-bit audio, of codes ``(batch, length, 2)``.
 
     >>> model = WaveRNN(WaveRNNConfig(d_hidden=32))
     >>> model.generate(20, seed=0).shape
@@ -58,9 +58,8 @@ class WaveRNN(Autoregressive):
     >>> model.log_likelihood(CoarseFine().encode(torch.zeros(1, 50))).shape
     torch.Size([1, 50])
 
-    ``R`` holds R_u, R_r and R_e one below the other, so that a step takes one product with h for all gates;
-    the rows of each have the coarse half first. Chapter: 8. WaveRNN paper (Kalchbrenner et al., 2018),
-    section 2.
+    ``R`` stacks R_u, R_r and R_e, so that a step takes one product with h for all gates; the rows of each
+    have the coarse half first. Chapter: 8. WaveRNN paper (Kalchbrenner et al., 2018), section 2.
     """
 
     def __init__(self, config: WaveRNNConfig = WaveRNNConfig()) -> None:
@@ -76,15 +75,15 @@ class WaveRNN(Autoregressive):
 
     @property
     def I_star(self) -> Float[Tensor, "gates inputs"]:
-        """The masked input matrix, (3 d_hidden, 3 + d_condition): columns c_{t-1}, f_{t-1}, c_t and what it
-        is told; rows as of ``R``. Its zeros say that the coarse half cannot hear c_t."""
+        """The masked input matrix, (3 d_hidden, 3 + d_conditioning): columns for c_{t-1}, f_{t-1}, c_t and
+        the conditioning; rows as in ``R``. It is zero from c_t to the coarse half."""
         coarse, fine = self.I_coarse.weight, self.I_fine.weight
         coarse = torch.cat([coarse[:, :2], torch.zeros_like(coarse[:, :1]), coarse[:, 2:]], dim=1)
         halves = torch.stack([coarse.unflatten(0, (3, -1)), fine.unflatten(0, (3, -1))], dim=1)
         return halves.flatten(0, 2)
 
     def initial_state(self, batch_size: int) -> Float[Tensor, "batch d_hidden"]:
-        """The state of silence: zeros."""
+        """Return the state before the first sample: zeros."""
         return self.bias.new_zeros(batch_size, self.config.d_hidden)
 
     def forward(
@@ -92,37 +91,38 @@ class WaveRNN(Autoregressive):
         before: Int[Tensor, "batch length 2"],
         coarse: Int[Tensor, "batch length"],
         state: Float[Tensor, "batch d_hidden"],
-        conditioning: Float[Tensor, "batch length d_condition"] | None = None,
+        conditioning: Float[Tensor, "batch length d_conditioning"] | None = None,
     ) -> tuple[Float[Tensor, "batch length d_hidden"], Float[Tensor, "batch d_hidden"]]:
-        """Teacher-forced: every state h_t, given the codes before each sample and its own coarse code; and
-        the last state."""
-        x = self._heard(torch.cat([before, coarse[..., None]], dim=-1), conditioning)
-        # PyTorch's GRU calls u z, has the rows of r before those of u, and two biases that mostly add up.
+        """Return every state h_t of the teacher-forced pass, given the codes before each sample and its own
+        coarse code; and the last state."""
+        x = self._inputs(torch.cat([before, coarse[..., None]], dim=-1), conditioning)
+        # PyTorch's GRU calls u z, has the rows of r before those of u, and two biases, of which one is zero
+        # here.
         w_x, w_h, b = (
             w.unflatten(0, (3, -1))[[1, 0, 2]].flatten(0, 1) for w in (self.I_star, self.R.weight, self.bias)
         )
-        weights = _side_by_side(w_x, w_h, b, torch.zeros_like(b))
-        # Autocast would take cuDNN's GRU to float16, whichever half precision it is for.
+        weights = _flatten_weights(w_x, w_h, b, torch.zeros_like(b))
+        # Under autocast cuDNN's GRU would run in float16, also where bfloat16 is chosen.
         with autocast_off(x.device):
             h, last = torch.gru(x, state[None].contiguous(), weights, True, 1, 0.0, False, False, True)
         return h, last[0]
 
     def coarse_logits(self, h: Float[Tensor, "*batch d_hidden"]) -> Float[Tensor, "*batch levels"]:
-        """Logits of c_t, from the coarse half of h_t."""
+        """Return the logits of c_t, from the coarse half of h_t."""
         return self.O2(F.relu(self.O1(h[..., : self.config.d_hidden // 2])))
 
     def fine_logits(self, h: Float[Tensor, "*batch d_hidden"]) -> Float[Tensor, "*batch levels"]:
-        """Logits of f_t, from the fine half of h_t, which has heard c_t."""
+        """Return the logits of f_t, from the fine half of h_t, which depends on c_t."""
         return self.O4(F.relu(self.O3(h[..., self.config.d_hidden // 2 :])))
 
     def log_likelihood_from(
         self,
         codes: Int[Tensor, "batch length 2"],
         cache: Cache,
-        conditioning: Float[Tensor, "batch length d_condition"] | None = None,
+        conditioning: Float[Tensor, "batch length d_conditioning"] | None = None,
     ) -> tuple[Float[Tensor, "batch length"], Cache]:
-        """``log2 P(c_t | x_<t) + log2 P(f_t | x_<t, c_t)`` of every sample, given the past of the first; and
-        the past of the next piece."""
+        """Return ``log2 P(c_t | x_<t) + log2 P(f_t | x_<t, c_t)`` of every sample of a chunk, given the cache
+        before it; and the cache after it."""
         before, state = cache
         coarse, fine = codes.unbind(-1)
         h, state = self(shift_right(codes, before), coarse, state, conditioning)
@@ -133,9 +133,9 @@ class WaveRNN(Autoregressive):
         self,
         codes: Int[Tensor, "batch length 2"],
         cache: Cache,
-        conditioning: Float[Tensor, "batch length d_condition"] | None = None,
+        conditioning: Float[Tensor, "batch length d_conditioning"] | None = None,
     ) -> Cache:
-        """The past after some more codes, all at once."""
+        """Return the cache after ``codes``, by one parallel pass over them."""
         before, state = cache
         return codes[:, -1], self(shift_right(codes, before), codes[..., 0], state, conditioning)[1]
 
@@ -144,28 +144,29 @@ class WaveRNN(Autoregressive):
         code: Int[Tensor, "batch 2"],
         state: Float[Tensor, "batch d_hidden"],
         sampler: TokenSampler,
-        conditioning: Float[Tensor, "batch d_condition"] | None = None,
+        conditioning: Float[Tensor, "batch d_conditioning"] | None = None,
     ) -> tuple[Int[Tensor, "batch 2"], Float[Tensor, "batch d_hidden"]]:
-        """The next sample: one product with R, the coarse gates, c_t, the fine gates, f_t."""
-        x = self._heard(code, conditioning)
+        """Process ``code``; return the next sample and state: one product with R, the coarse gates, c_t, the
+        fine gates, f_t."""
+        x = self._inputs(code, conditioning)
         old_coarse, old_fine = state.chunk(2, dim=-1)
-        # Of u, r and e in turn, the coarse half and the fine half: (batch, 3, 2, half).
+        # For each of u, r and e, the coarse half and the fine half: (batch, 3, 2, half).
         product, bias = self.R(state).unflatten(-1, (3, 2, -1)), self.bias.unflatten(-1, (3, 2, -1))
         h_coarse = gates(product[:, :, 0], self.I_coarse(x).unflatten(-1, (3, -1)) + bias[:, 0], old_coarse)
         coarse = sampler(self.O2(F.relu(self.O1(h_coarse))))
-        x = self._heard(torch.cat([code, coarse[:, None]], dim=-1), conditioning)
+        x = self._inputs(torch.cat([code, coarse[:, None]], dim=-1), conditioning)
         h_fine = gates(product[:, :, 1], self.I_fine(x).unflatten(-1, (3, -1)) + bias[:, 1], old_fine)
         fine = sampler(self.O4(F.relu(self.O3(h_fine))))
         return torch.stack([coarse, fine], dim=-1), torch.cat([h_coarse, h_fine], dim=-1)
 
-    def _heard(
-        self, codes: Int[Tensor, "*batch bytes"], conditioning: Float[Tensor, "*batch d_condition"] | None
+    def _inputs(
+        self, codes: Int[Tensor, "*batch bytes"], conditioning: Float[Tensor, "*batch d_conditioning"] | None
     ) -> Float[Tensor, "*batch inputs"]:
-        """Bytes scaled to [-1, 1], and what the model is told from outside."""
-        told = 0 if conditioning is None else conditioning.shape[-1]
-        if told != self.config.d_conditioning:
+        """Return the codes scaled to [-1, 1], concatenated with the conditioning."""
+        features = 0 if conditioning is None else conditioning.shape[-1]
+        if features != self.config.d_conditioning:
             raise ValueError(
-                f"conditioning must have {self.config.d_conditioning} features a sample, got {told}"
+                f"conditioning must have {self.config.d_conditioning} features a sample, got {features}"
             )
         top = (self.config.levels - 1) / 2
         x = codes.to(self.bias.dtype) / top - 1
@@ -174,23 +175,23 @@ class WaveRNN(Autoregressive):
 
 def gates(
     recurrent: Float[Tensor, "batch 3 half"],
-    heard: Float[Tensor, "batch 3 half"],
+    inputs: Float[Tensor, "batch 3 half"],
     h: Float[Tensor, "batch half"],
 ) -> Float[Tensor, "batch half"]:
-    """Half a step: from R h and I* x of u, r and e, and that half of h, to that half of the next h.
+    """Return one half of the next state, given R h and I* x for u, r and e, and that half of h.
 
     >>> gates(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), torch.ones(1, 2))
     tensor([[0.5000, 0.5000]])
 
     Chapter: 8.
     """
-    u = torch.sigmoid(recurrent[:, 0] + heard[:, 0])
-    r = torch.sigmoid(recurrent[:, 1] + heard[:, 1])
-    e = torch.tanh(r * recurrent[:, 2] + heard[:, 2])
+    u = torch.sigmoid(recurrent[:, 0] + inputs[:, 0])
+    r = torch.sigmoid(recurrent[:, 1] + inputs[:, 1])
+    e = torch.tanh(r * recurrent[:, 2] + inputs[:, 2])
     return u * h + (1 - u) * e
 
 
-def _side_by_side(*tensors: Tensor) -> list[Tensor]:
-    """Copies in one piece of memory, one after the other, where cuDNN wants the weights of a GRU."""
+def _flatten_weights(*tensors: Tensor) -> list[Tensor]:
+    """Copy tensors into one contiguous buffer, as cuDNN expects the weights of a GRU; return views of it."""
     parts = torch.cat([x.flatten() for x in tensors]).split([x.numel() for x in tensors])
     return [part.view(x.shape) for part, x in zip(parts, tensors, strict=True)]

@@ -72,9 +72,3 @@ def check_unconditional(model: WaveRNN) -> None:
         raise ValueError(
             f"model must take no conditioning, got one with d_conditioning={model.config.d_conditioning}"
         )
-
-
-def check_finite(finite: bool) -> None:
-    """Raise ValueError unless all logits of a chunk were finite."""
-    if not finite:
-        raise ValueError("logits must be finite: the state has blown up")

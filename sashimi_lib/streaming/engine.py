@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.autoregressive import Autoregressive, DiscreteAudioModel
-from sashimi_lib.models.sampling import SamplingConfig
+from sashimi_lib.models.sampling import SamplingConfig, check_finite_logits
 from sashimi_lib.models.sashimi import SaShiMi
 from sashimi_lib.models.trainable import Cache
 from sashimi_lib.models.wavenet import WaveNet
 from sashimi_lib.models.wavernn import WaveRNN
-from sashimi_lib.streaming.base import Engine, check_finite, chunk_sizes
+from sashimi_lib.streaming.base import Engine, chunk_sizes
 from sashimi_lib.streaming.graph import graphed
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Compiled(Engine):
         slices = max(min(batch, threads), math.ceil(batch / MAX_BATCH_PER_THREAD))
         bounds = np.linspace(0, batch, slices + 1).astype(int)
         with ThreadPoolExecutor(threads) as pool:
-            check_finite(all(pool.map(run, itertools.starmap(slice, itertools.pairwise(bounds)))))
+            check_finite_logits(all(pool.map(run, itertools.starmap(slice, itertools.pairwise(bounds)))))
         return torch.from_numpy(codes[:, 1:]).reshape(batch, samples, *code.shape[1:])
 
 

@@ -19,13 +19,13 @@ from torch.nn.utils import parametrize
 
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.autoregressive import Autoregressive
-from sashimi_lib.models.sampling import SamplingConfig, inverse_cdf, token_probs
+from sashimi_lib.models.sampling import SamplingConfig, check_finite_logits, inverse_cdf, token_probs
 from sashimi_lib.models.sparse import SparseLinear
 from sashimi_lib.models.trainable import Cache
 from sashimi_lib.models.wavernn import WaveRNN
 from sashimi_lib.ssm.kernel_cache import CachesKernels, cached_kernels
 from sashimi_lib.ssm.precision import cudnn_as_matmul
-from sashimi_lib.streaming.base import CHUNK, Engine, check_finite, check_unconditional, chunk_sizes
+from sashimi_lib.streaming.base import CHUNK, Engine, check_unconditional, chunk_sizes
 from sashimi_lib.streaming.static_state import RingBuffers, StaticBuffers, StaticState, clone_state
 
 WARMUP_FRAMES = 2  # before capture, in which libraries initialize and constants are computed
@@ -190,7 +190,7 @@ class Graphed(Engine):
                 step.fill_uniforms(samples, generator)
                 for _ in range(samples):
                     run_step()
-                check_finite(bool(step.finite))
+                check_finite_logits(bool(step.finite))
                 chunks.append(step.codes[:samples].clone())
         return torch.cat(chunks).transpose(0, 1).contiguous(), step.cache()
 

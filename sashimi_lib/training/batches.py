@@ -81,7 +81,8 @@ class DataStream:
     to resume. They are the same in every process: each pads its shard to the longest sequence of the global
     batch. Each batch goes through ``prepare`` once, when it is loaded.
 
-    >>> stream = DataStream(torch.zeros(8, 5, dtype=torch.long), TrainingConfig(batch_size=2, tbptt_length=3), 128)
+    >>> config = TrainingConfig(batch_size=2, tbptt_length=3)
+    >>> stream = DataStream(torch.zeros(8, 5, dtype=torch.long), config, pad_value=128)
     >>> [(tuple(batch.sequence.shape), batch.is_start) for batch in (next(stream) for _ in range(3))]
     [((2, 3), True), ((2, 2), False), ((2, 3), True)]
     >>> stream.batch_index, stream.sample_offset

@@ -102,7 +102,8 @@ def checkpoint_exists(path: str | Path) -> bool:
 
 
 def latest_checkpoint(path: str | Path) -> dict[str, Any] | None:
-    """Load the latest checkpoint of a run, or the previous one if the latest is damaged; None if there is none.
+    """Load the latest checkpoint of a run, or the previous one if the latest is damaged; None if there is
+    none.
 
     A damaged checkpoint is renamed to ``NAME.damaged``, with a warning, so that the next `save_checkpoint`
     does not replace the intact one by it.

@@ -33,7 +33,7 @@ class TrainingConfig:
     ssm_lr: float = 0.001  # Learning rate of state-space parameters.
     weight_decay: float = 0.0  # Weight decay of AdamW.
     warmup: int = 0  # Steps of linear warm-up.
-    # Schedule after warm-up: constant, cosine (to 0 at the last step), or plateau (follows the validation loss).
+    # Schedule after warm-up: constant, cosine (to 0 at the last step), or plateau (by validation loss).
     decay: Literal["constant", "cosine", "plateau"] = "constant"
     plateau_factor: float = 0.2  # Plateau schedule: multiplies the learning rate.
     plateau_patience: int = 20  # Plateau schedule: validations without improvement before that.
@@ -97,7 +97,8 @@ class TrainingConfig:
         return self.batch_size * (self.tbptt_length or length)
 
     def rate(self, step: int, valid: Sequence[float] = ()) -> float:
-        """Return the learning rate of a step as a fraction of the full one, given all validation losses so far.
+        """Return the learning rate of a step as a fraction of the full one, given all validation losses so
+        far.
 
         It is a function of its arguments alone, so checkpoints hold no state of the schedule.
 

@@ -96,7 +96,8 @@ SINGLE_PROCESS = DistributedContext()
 
 @contextmanager
 def init_distributed(device: torch.device) -> Iterator[DistributedContext]:
-    """Join the process group that ``torchrun`` started, if it did; on a machine with GPUs, use that of this rank.
+    """Join the process group that ``torchrun`` started, if it did; on a machine with GPUs, use that of this
+    rank.
 
     >>> with init_distributed(torch.device("cpu")) as distributed:
     ...     distributed

@@ -10,9 +10,9 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 def new_ema_model(model: nn.Module, decay: float) -> AveragedModel:
     """Return a copy of a model whose weights are an exponential moving average of the model's.
 
-    Each ``update_parameters(model)`` sets ``a <- d a + (1 - d) w`` with ``d = min(decay, (1 + n) / (10 + n))``
-    after n updates. The smaller d at the start makes the initial random weights fade, also in a short run.
-    ``.module`` is the averaged model.
+    Each ``update_parameters(model)`` sets ``a <- d a + (1 - d) w`` with ``d = min(decay, (1 + n) / (10 +
+    n))`` after n updates. The smaller d at the start makes the initial random weights fade, also in a short
+    run. ``.module`` is the averaged model.
 
     >>> model = nn.Linear(1, 1)
     >>> ema_model = new_ema_model(model, 0.9)

@@ -126,5 +126,5 @@ def _training_forward(forward: Forward, execution: ExecutionConfig) -> Forward:
 
 
 def _dispatch(plain: Forward, training: Forward, *inputs: Any) -> Any:
-    """Call the plain function without gradients: validation stores no activations, and would compile again."""
+    """Call the plain function without gradients: validation saves no activations, and would recompile."""
     return (training if torch.is_grad_enabled() else plain)(*inputs)

@@ -1,4 +1,4 @@
-"""Fingerprints of settings and datasets, to check that a run resumes with those it started with (chapter 10)."""
+"""Fingerprints of settings and datasets, so that a run resumes only with its own (chapter 10)."""
 
 import hashlib
 import json

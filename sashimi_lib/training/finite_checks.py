@@ -1,4 +1,4 @@
-"""Checks and clipping of gradients: the first step with a loss or gradient that is not finite stops training."""
+"""Checks and clipping of gradients: training stops at the first loss or gradient that is not finite."""
 
 import math
 

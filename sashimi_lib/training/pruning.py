@@ -2,9 +2,9 @@
 
     z(t) = Z (1 - (1 - (t - t_0)/S)^3)
 
-is the sparsity, the fraction of weights that are zero, after t steps: 0 up to t_0, rising fast at first, while
-most weights are redundant, and Z from t_0 + S on. The remaining weights adapt as they train. The sparsity is
-the same in every layer, and in each of the gates R_u, R_r and R_e.
+is the sparsity, the fraction of weights that are zero, after t steps: 0 up to t_0, rising fast at first,
+while most weights are redundant, and Z from t_0 + S on. The remaining weights adapt as they train. The
+sparsity is the same in every layer, and in each of the gates R_u, R_r and R_e.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,8 @@ class PruningConfig:
     def target_sparsity(self, steps: int) -> float:
         """Return z(t), the fraction of weights that should be zero after ``steps`` steps.
 
-        >>> [PruningConfig(sparsity=0.8, start=10, ramp=100).target_sparsity(steps) for steps in (10, 60, 500)]
+        >>> pruning = PruningConfig(sparsity=0.8, start=10, ramp=100)
+        >>> [pruning.target_sparsity(steps) for steps in (10, 60, 500)]
         [0.0, 0.7000000000000001, 0.8]
         """
         progress = min(max((steps - self.start) / self.ramp, 0), 1)
@@ -109,7 +110,8 @@ class Pruner:
     With ``valid``, training ends with the weights of the lowest validation loss, which may be those of a
     still dense model. So validate only after pruning: ``valid_every`` of at least ``start + ramp``.
 
-    Chapter: 8. WaveRNN paper, section 3. Raises ValueError for a block size that does not divide the matrices.
+    Chapter: 8. WaveRNN paper, section 3. Raises ValueError for a block size that does not divide the
+    matrices.
     """
 
     def __init__(self, model: WaveRNN, pruning: PruningConfig) -> None:

@@ -9,10 +9,10 @@ from sashimi_lib.streaming import best_engine
 
 
 class TensorBoardLogger:
-    """A `sashimi_lib.training.logger.Logger` whose files ``tensorboard --logdir FOLDER`` shows.
+    """A `sashimi_lib.training.logger.Logger` that writes files for ``tensorboard --logdir FOLDER``.
 
-    Writes scalars at every step, and at each validation a clip of ``seconds`` at ``sample_rate`` Hz, generated
-    from ``seed``. With 0 seconds it writes no clips, which saves the time of generation. A resumed run
+    Writes scalars at every step, and at each validation a clip of ``seconds`` at ``sample_rate`` Hz, from
+    ``seed``. With 0 seconds it writes no clips, which saves the time of generation. A resumed run
     replaces the records of the steps that it repeats.
 
     Chapter: 7. Raises ImportError, naming the extra to install, if TensorBoard is missing.
@@ -39,9 +39,9 @@ class TensorBoardLogger:
         """Write a clip that the model generates, by its fastest engine."""
         length = round(self.seconds * self.sample_rate)
         if length > 0:
-            quick = best_engine(model) if isinstance(model, Autoregressive) else model
-            sound = quick.sound(length, self.seed)
-            self._writer_from(step).add_audio("sample", sound, step, sample_rate=self.sample_rate)
+            engine = best_engine(model) if isinstance(model, Autoregressive) else model
+            waveform = engine.sample_audio(length, self.seed)
+            self._writer_from(step).add_audio("sample", waveform, step, sample_rate=self.sample_rate)
 
     def flush(self) -> None:
         """Write buffered records to disk."""

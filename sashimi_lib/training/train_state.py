@@ -144,7 +144,7 @@ class TrainState:
             self.best = {name: x.detach().to("cpu", copy=True) for name, x in weights.items()}
 
     def load_best_weights(self) -> None:
-        """Load the weights of the best validation into the model; without validation, those of `eval_model`."""
+        """Load the weights of the best validation into the model, or without one those of `eval_model`."""
         self.model.load_state_dict(self.eval_model.state_dict() if self.best is None else self.best)
 
     def save(self, path: str | Path) -> None:

@@ -1,9 +1,9 @@
 """The training loop of all models, of codes or diffusion (chapters 6 to 10).
 
-The other modules of this package are its parts: settings and schedules (`config`), batches (`batches`), gradients
-(`gradient_step`) and their checks (`finite_checks`), the optimizer (`optimizer`), the moving average of weights
-(`ema`), validation (`validation`), the state of a run (`train_state`), loggers (`logger`), options for memory and
-speed (`execution`), and several processes (`distributed`).
+The other modules of this package are its parts: settings and schedules (`config`), batches (`batches`),
+gradients (`gradient_step`) and their checks (`finite_checks`), the optimizer (`optimizer`), the moving
+average of weights (`ema`), validation (`validation`), the state of a run (`train_state`), loggers (`logger`),
+options for memory and speed (`execution`), and several processes (`distributed`).
 """
 
 import time
@@ -49,9 +49,9 @@ def train(
     `sashimi_lib.data.sequences.SequenceDataset`. With ``valid``, held-out data, the model ends with the
     weights of the lowest validation loss; without, with its last ones.
 
-    With a ``checkpoint`` path, the state is saved there regularly, and training resumes from it. On a CPU, with
-    the same number of threads, a resumed run gives the same numbers as an uninterrupted one, with data that
-    draw random numbers too if they do so as `sashimi_lib.data.sequences.SequenceDataset` says. A run may
+    With a ``checkpoint`` path, the state is saved there regularly, and training resumes from it. On a CPU,
+    with the same number of threads, a resumed run gives the same numbers as an uninterrupted one, with data
+    that draw random numbers too if they do so as `sashimi_lib.data.sequences.SequenceDataset` says. A run may
     resume with more steps or other `sashimi_lib.training.config.TrainingConfig.resumable_fields`. The
     previous checkpoint is kept as ``NAME.previous.pt``, and used, with a warning, if the latest is damaged;
     the best weights so far are in ``NAME.best.pt``. One process at a time may use a checkpoint.
@@ -59,12 +59,13 @@ def train(
     ``on_step(step, loss)`` is called after each step; it may change the weights
     (`sashimi_lib.training.pruning.Pruner`). ``stop()`` is called after each step; training saves a checkpoint
     and ends when it returns True. ``logger`` receives the metrics of every step, and the model at every
-    validation. ``execution`` trades time for memory. The random state of the caller is preserved.
+    validation. ``execution`` has options that save memory or time. The random state of the caller is
+    preserved.
 
     Under ``torchrun``, call it in every process with the ``distributed`` context of
-    `sashimi_lib.training.distributed.init_distributed`; each process takes its shard of the global batch. Only
-    rank 0 writes files and shows progress. The result does not depend on the number of processes, but for
-    rounding, and a run may resume with another number.
+    `sashimi_lib.training.distributed.init_distributed`; each process takes its shard of the global batch.
+    Only rank 0 writes files and shows progress. Except for rounding, models of this library train the same
+    with any number of processes, and a run may resume with another number.
 
     >>> import torch
     >>> from sashimi_lib.models.audio_lm import AudioLM

@@ -23,17 +23,17 @@ class Stale(Recipe):
 
     def build(self, seed):
         model, stored = super().build(seed), []
-        score = model.score
+        loss = model.loss
 
         def stale(*inputs):
             if torch.is_grad_enabled():
-                return score(*inputs)
+                return loss(*inputs)
             if not stored:
                 stored.append(super(Stale, self).build(seed))
                 stored[0].load_state_dict(copy.deepcopy(model.state_dict()))
-            return stored[0].score(*inputs)
+            return stored[0].loss(*inputs)
 
-        model.score = stale
+        model.loss = stale
         return model
 
 

@@ -103,24 +103,24 @@ class TestObjective:
         assert len(orders) == 24  # the order within a batch is random
 
 
-class TestScore:
-    def test_it_is_minus_the_squared_error_at_random_steps(self, new_model):
+class TestLoss:
+    def test_it_is_the_squared_error_at_random_steps(self, new_model):
         model, x = new_model(), waveforms(length=48)
         torch.manual_seed(7)
-        scores, cache = model.score(x)
+        loss, cache = model.loss(x)
         torch.manual_seed(7)
         step, _, seed = sample_training_noise(6, 3)
         noise = noise_from_seed(seed, like=x)
         noisy = add_noise(x, noise, model.config.schedule.log_snr(step))
-        assert torch.allclose(scores, -((model.backbone(noisy, step.float()) - noise) ** 2))
+        assert torch.allclose(loss, (model.backbone(noisy, step.float()) - noise) ** 2)
         assert cache is None
 
     def test_the_result_does_not_depend_on_how_a_batch_is_split(self, new_model):
         model, x = new_model(n_classes=3).double(), waveforms(5).double()
-        label, random = torch.tensor([0, 1, 2, 1, 0]), model.draw_random(5)
-        whole, _ = model.score(x, label=label, random=random)
+        label, noise = torch.tensor([0, 1, 2, 1, 0]), model.sample_noise(5)
+        whole, _ = model.loss(x, label=label, noise=noise)
         for shard in (slice(0, 2), slice(2, 5)):
-            part, _ = model.score(x[shard], None, label[shard], tuple(values[shard] for values in random))
+            part, _ = model.loss(x[shard], None, label[shard], tuple(values[shard] for values in noise))
             assert torch.allclose(part, whole[shard], atol=1e-10)
 
     def test_noise_is_gaussian_and_independent_across_sequences(self):
@@ -132,14 +132,14 @@ class TestScore:
         assert float(correlation.abs().max()) < 6 * math.sqrt(2 / 500)
 
     def test_any_length_is_valid(self, new_model):
-        scores, _ = new_model().score(waveforms(length=37))
-        assert scores.shape == (3, 37)
+        loss, _ = new_model().loss(waveforms(length=37))
+        assert loss.shape == (3, 37)
 
     def test_the_mean_loss_by_level_over_all_steps_is_the_training_loss(self, new_model):
         model, x = new_model(LinearSchedule(5)), waveforms(1, 16)
         errors = model.loss_by_level(x.expand(4_000, -1), torch.arange(5).float())
         with torch.no_grad():
-            mean = float(-model.score(x.expand(4_000, -1))[0].mean())
+            mean = float(model.loss(x.expand(4_000, -1))[0].mean())
         assert float(errors.noise.mean()) == pytest.approx(mean, rel=0.03)
 
     @pytest.mark.parametrize("predict", ["noise", "velocity"])
@@ -160,7 +160,7 @@ class TestScore:
         model, recorded = new_model(n_classes=3), []
         model.backbone.conditioning.register_forward_pre_hook(lambda _, args: recorded.append(args[1]))
         for _ in range(4):
-            model.score(waveforms(500, 16), label=torch.full((500,), 2))
+            model.loss(waveforms(500, 16), label=torch.full((500,), 2))
         recorded = torch.cat(recorded)
         assert set(recorded.tolist()) == {2, 3}
         assert float((recorded == 3).double().mean()) == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 2_000))
@@ -169,7 +169,7 @@ class TestScore:
         model, recorded = new_model(mel=MEL), []
         model.backbone.register_forward_pre_hook(lambda _, args: recorded.append(args[3]))
         x = waveforms(length=48)
-        model.score(x)
+        model.loss(x)
         assert torch.equal(recorded[0], model.log_mel(x))
 
 
@@ -251,14 +251,14 @@ class TestGenerate:
         plain, x, quarter = new_model(), waveforms(), 0.25
         scaled = DiffusionModel(replace(plain.config, scale=quarter))
         scaled.load_state_dict(plain.state_dict())
-        for score in (
-            lambda model, x: model.score(x)[0],
+        for loss in (
+            lambda model, x: model.loss(x)[0],
             lambda model, x: model.loss_by_level(x, STEPS).noise,
         ):
             torch.manual_seed(3)
-            expected = score(plain, x)
+            expected = loss(plain, x)
             torch.manual_seed(3)
-            assert torch.allclose(score(scaled, quarter * x), expected, atol=1e-6)
+            assert torch.allclose(loss(scaled, quarter * x), expected, atol=1e-6)
         clean_error = plain.loss_by_level(x, STEPS).clean
         assert torch.allclose(scaled.loss_by_level(quarter * x, STEPS).clean, quarter**2 * clean_error)
         generated, small = (model.generate(37, seed=1) for model in (plain, scaled))
@@ -270,7 +270,7 @@ class TestGenerate:
         assert torch.allclose(small[unclipped], quarter * filled[unclipped], atol=1e-6)
 
     def test_a_preview_is_a_waveform(self, new_model):
-        assert new_model().sound(30, seed=2).shape == (1, 30)
+        assert new_model().sample_audio(30, seed=2).shape == (1, 30)
 
     @pytest.mark.parametrize("schedule", [LinearSchedule(), CosineSchedule(100)])
     def test_noise_and_velocity_of_the_same_denoiser_generate_the_same(
@@ -332,8 +332,8 @@ class TestBadInput:
         [
             (lambda m: m.check(torch.full((1, 32), math.nan)), "x must be finite"),
             (lambda m: m.check(torch.full((1, 32), 1.5)), r"x must lie in \[-1, 1\]"),
-            (lambda m: m.score(waveforms(), label=torch.zeros(3).long()), "label must be None"),
-            (lambda m: m.score(waveforms(), cache=(torch.zeros(3), None)), "cache must be None"),
+            (lambda m: m.loss(waveforms(), label=torch.zeros(3).long()), "label must be None"),
+            (lambda m: m.loss(waveforms(), cache=(torch.zeros(3), None)), "cache must be None"),
             (lambda m: m.loss_by_level(waveforms(), torch.tensor([6.0])), r"step must lie in 0\.\.5"),
             (lambda m: m.generate(0), "length must be at least 1 sample, got 0"),
             (lambda m: m.generate(16, steps=1), "n must be at least 2 steps, got 1"),
@@ -369,7 +369,7 @@ class TestBadInput:
                 r"label must hold 2 numbers in 0\.\.2",
             ),
             (
-                lambda m: m.score(waveforms(2), label=torch.tensor([0])),
+                lambda m: m.loss(waveforms(2), label=torch.tensor([0])),
                 "label must hold 2 numbers, got shape",
             ),
             (lambda m: m.generate(16, label=torch.tensor([-1])), r"label must hold 1 numbers in 0\.\.2"),
@@ -440,7 +440,7 @@ def test_training_reaches_the_optimal_denoiser_and_generation_the_distribution(p
     optimizer = torch.optim.Adam(model.parameters())
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=500)
     for _ in range(500):
-        loss = -model.score(data(300))[0].mean()
+        loss = model.loss(data(300))[0].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

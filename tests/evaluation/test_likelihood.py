@@ -22,8 +22,8 @@ from sashimi_lib.evaluation.likelihood import (
     bigram_table,
     bits_per_recording,
     clip_bits,
-    mean_bits,
     confidence_interval,
+    mean_bits,
     unigram_bits,
     unigram_table,
 )
@@ -134,8 +134,8 @@ def clips_of(*lengths):
 def test_bits_of_a_clip_do_not_depend_on_batch_or_chunk():
     model, clips = small_model(), clips_of(30, 100, 57, 4)
     alone = torch.stack([-model.log_likelihood(clip[None]).mean() for clip in clips]).detach()
-    for batch_size, frame in ((1, 1000), (3, 1000), (4, 17)):
-        together = clip_bits(model, clips, batch_size, frame)
+    for batch_size, chunk_length in ((1, 1000), (3, 1000), (4, 17)):
+        together = clip_bits(model, clips, batch_size, chunk_length)
         torch.testing.assert_close(together, alone.double(), rtol=1e-5, atol=0)
 
 

@@ -1,5 +1,4 @@
-"""Whatever generates or judges has cuDNN round factors only where products of matrices do: PyTorch lets it
-do so unasked."""
+"""Generation and evaluation run cuDNN without TF32, which PyTorch allows it by default."""
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from sashimi_lib.streaming.graph import Graphed
 from sashimi_lib.streaming.live import stream
 from tests.models.test_precision import MEL, MODELS
 
-SOUND, MEL_OF_TWO, VALUES = torch.zeros(1, 8), torch.zeros(1, 2, 3), torch.zeros(1, 5, dtype=torch.long)
+WAVEFORM, TWO_FRAMES, VALUES = torch.zeros(1, 8), torch.zeros(1, 2, 3), torch.zeros(1, 5, dtype=torch.long)
 
 
 def diffusion(**config):
@@ -23,11 +22,11 @@ def diffusion(**config):
     )
 
 
-def prompted(model):
+def generate_from_prompt(model):
     model.generate(4, prompt=torch.zeros_like(model.generate(2)), seed=0)
 
 
-def hear(model):
+def prefill_stream(model):
     stream(model, seconds=0.01).prefill(model.generate(5))
 
 
@@ -36,26 +35,26 @@ def intervals(model):
 
 
 CALLS = {
-    "SampleRNN": (MODELS["SampleRNN"], prompted),
-    "WaveNet": (MODELS["WaveNet"], prompted),
-    "subscale": (MODELS["subscale"], prompted),
-    "subscale in order": (MODELS["subscale"], lambda model: model.generate_sequential(2)),
+    "SampleRNN": (MODELS["SampleRNN"], generate_from_prompt),
+    "WaveNet": (MODELS["WaveNet"], generate_from_prompt),
+    "subscale": (MODELS["subscale"], generate_from_prompt),
+    "subscale, sequential": (MODELS["subscale"], lambda model: model.generate_sequential(2)),
     "static steps": (lambda: Graphed(MODELS["SampleRNN"](), capture=False), lambda model: model.generate(4)),
-    "stream": (MODELS["SampleRNN"], hear),
+    "stream": (MODELS["SampleRNN"], prefill_stream),
     "vocoder": (
         lambda: Vocoder(WaveRNNConfig(8, d_conditioning=2), MEL),
-        lambda model: model.synthesize(MEL_OF_TWO),
+        lambda model: model.synthesize(TWO_FRAMES),
     ),
     "intervals": (lambda: WaveRNN(WaveRNNConfig(8)), intervals),
     "diffusion": (diffusion, lambda model: model.generate(8, steps=2)),
-    "diffusion vocoder": (lambda: diffusion(mel=MEL), lambda model: model.synthesize(MEL_OF_TWO, steps=2)),
-    "loss by level": (diffusion, lambda model: model.loss_by_level(SOUND, torch.tensor([2.0]))),
+    "diffusion vocoder": (lambda: diffusion(mel=MEL), lambda model: model.synthesize(TWO_FRAMES, steps=2)),
+    "loss by level": (diffusion, lambda model: model.loss_by_level(WAVEFORM, torch.tensor([2.0]))),
     "classifier": (load_classifier, lambda model: model.classify(torch.randn(1, 4_000))),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_cudnn_rounds_no_more_than_products_of_matrices(name):
+def test_cudnn_does_not_use_tf32(name):
     make, call = CALLS[name]
     model, seen = make(), set()
     assert torch.backends.cudnn.allow_tf32  # PyTorch's default

@@ -1,4 +1,4 @@
-"""Heads: every one is a distribution, and what it draws is what it scores."""
+"""Heads: each is a distribution, and samples follow its likelihood."""
 
 import math
 from functools import partial
@@ -13,7 +13,7 @@ from sashimi_lib.models.heads import DualSoftmax, JointSoftmax, Logistics, Softm
 from sashimi_lib.training.init import init_ordered_embeddings
 from sashimi_lib.training.trainer import TrainingConfig, train
 
-EVERY = torch.cartesian_prod(torch.arange(256), torch.arange(256))
+ALL_PAIRS = torch.cartesian_prod(torch.arange(256), torch.arange(256))
 HEADS = [
     (lambda: DualSoftmax(8, 16), 16),
     (lambda: JointSoftmax(8, 16), 16),
@@ -27,9 +27,9 @@ BACKBONES = [
 
 
 def distribution(head, y, levels):
-    """The probability of every pair of codes, coarse down and fine across."""
-    every = torch.cartesian_prod(torch.arange(levels), torch.arange(levels))
-    bits = head.log_probability(y.expand(1, len(every), 8), every[None])[0]
+    """The probability of every pair of codes: coarse along rows, fine along columns."""
+    pairs = torch.cartesian_prod(torch.arange(levels), torch.arange(levels))
+    bits = head.log_probability(y.expand(1, len(pairs), 8), pairs[None])[0]
     return (bits.double() * math.log(2)).exp().view(levels, levels)
 
 
@@ -44,15 +44,15 @@ def test_the_probabilities_of_all_values_sum_to_one(kind, levels):
 def test_logistics_are_the_difference_of_two_values_of_the_logistic_function():
     head, y = Logistics(8, n=3).double(), torch.randn(1, 1, 8).double()
     weight, mean, log_scale = head.linear(y)[0, 0].chunk(3)
-    s = (EVERY[:, 0] * 256 + EVERY[:, 1]).double()[:, None] / 32_768 - 1
+    s = (ALL_PAIRS[:, 0] * 256 + ALL_PAIRS[:, 1]).double()[:, None] / 32_768 - 1
     upper, lower = ((s + d - mean) / log_scale.exp() for d in (0.5 / 32_768, -0.5 / 32_768))
     upper[-1], lower[0] = torch.inf, -torch.inf
     expected = (weight.softmax(-1) * (upper.sigmoid() - lower.sigmoid())).sum(-1)
-    given = 2 ** head.log_probability(y.expand(1, len(EVERY), 8), EVERY[None])[0]
+    given = 2 ** head.log_probability(y.expand(1, len(ALL_PAIRS), 8), ALL_PAIRS[None])[0]
     assert torch.allclose(given, expected, rtol=1e-7, atol=1e-15)
 
 
-def test_a_coarse_logit_does_not_hear_its_own_codes_and_a_fine_one_hears_the_coarse():
+def test_fine_logits_depend_on_the_coarse_code():
     head = DualSoftmax(8)
     y = torch.randn(1, 1, 8)
     a, b = head.fine(y, torch.tensor([[3]])), head.fine(y, torch.tensor([[4]]))
@@ -63,7 +63,7 @@ def test_a_coarse_logit_does_not_hear_its_own_codes_and_a_fine_one_hears_the_coa
 
 @torch.no_grad()
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_backbone_speaks_16_bits_whole_and_by_steps(backbone):
+def test_every_backbone_models_16_bits_in_parallel_and_by_steps(backbone):
     model = AudioLM(CoarseFine(), backbone()).double()
     codes = torch.randint(0, 256, (2, 30, 2))
     whole = model.log_likelihood(codes)
@@ -74,19 +74,19 @@ def test_every_backbone_speaks_16_bits_whole_and_by_steps(backbone):
         stepped.append(model.head.log_probability(y[:, None], before[:, None]))
     assert torch.allclose(torch.cat(stepped, 1), whole, atol=1e-9)
     first, cache = model.log_likelihood_from(codes[:, :13], model.initial_cache(2))
-    rest, _ = model.log_likelihood_from(codes[:, 13:], cache)
-    assert torch.allclose(torch.cat([first, rest], 1), whole, atol=1e-9)
+    second, _ = model.log_likelihood_from(codes[:, 13:], cache)
+    assert torch.allclose(torch.cat([first, second], 1), whole, atol=1e-9)
 
 
 @torch.no_grad()
-def test_the_sixteen_pairs_of_two_tiny_samples_sum_to_one_and_are_drawn_as_often_as_they_should():
+def test_probabilities_of_two_small_samples_sum_to_one_and_are_the_frequencies():
     model = AudioLM(CoarseFine(2), SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)))
     pairs = torch.cartesian_prod(*[torch.arange(2)] * 4).view(16, 2, 2)
     expected = 2 ** model.log_likelihood(pairs).sum(1)
     assert abs(float(expected.sum()) - 1) < 1e-5
-    drawn = model.generate(2, batch_size=20_000, seed=1).flatten(1) @ torch.tensor([8, 4, 2, 1])
-    observed = torch.bincount(drawn, minlength=16) / len(drawn)
-    assert (observed - expected).abs().max() < 5 * math.sqrt(0.25 / len(drawn))
+    samples = model.generate(2, batch_size=20_000, seed=1).flatten(1) @ torch.tensor([8, 4, 2, 1])
+    observed = torch.bincount(samples, minlength=16) / len(samples)
+    assert (observed - expected).abs().max() < 5 * math.sqrt(0.25 / len(samples))
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_sixteen_bits_are_learned(ordered):
     if ordered:
         init_ordered_embeddings(model)
     tone = CoarseFine().encode(0.5 * torch.sin(0.2 * torch.arange(128.0)))
-    clips = [tone, tone[:100]]  # of two lengths: what pads the shorter one is never scored
+    clips = [tone, tone[:100]]  # of two lengths: padding has no loss
     history = train(model, clips, TrainingConfig(steps=60, batch_size=2), valid=clips, progress=False)
     assert history.loss[-1] < history.loss[0] - 4
     assert history.valid[-1][1] < 13
@@ -109,17 +109,17 @@ def test_codes_of_another_shape_are_named():
         AudioLM(CoarseFine(), BACKBONES[0]()).generate(3, prompt=torch.zeros(1, 5, dtype=torch.long))
 
 
-def test_a_head_of_ones_own_takes_the_place_of_the_backbones():
+def test_a_given_head_replaces_the_default():
     model = AudioLM(CoarseFine(), BACKBONES[0](), Logistics(4))
     assert model.generate(3, batch_size=2).shape == (2, 3, 2)
     assert not hasattr(AudioLM(MuLaw(), BACKBONES[0]()).head, "O1")
 
 
 @torch.no_grad()
-def test_a_mixture_over_few_levels_is_the_one_over_many_in_larger_steps():
+def test_a_mixture_over_few_levels_is_that_over_many_with_larger_steps():
     few, many, y = Logistics(8, 2).double(), Logistics(8, 256).double(), torch.randn(1, 8).double()
     many.load_state_dict(few.state_dict())
-    edges = torch.arange(5)[None]  # of four steps, each around its value; one is 16,384 of the small ones
+    edges = torch.arange(5)[None]  # of four steps, each around its value; one is 16,384 small steps
     coarse = few.interval(y, edges[:, :-1], edges[:, 1:]).exp2()
     fine = (edges * 2**14 - 2**13).clamp(min=0)
     fine[:, -1] = 2**16
@@ -131,6 +131,6 @@ def test_a_mixture_over_few_levels_is_the_one_over_many_in_larger_steps():
     [(CoarseFine(16), Logistics(4)), (CoarseFine(16), JointSoftmax(4)), (CoarseFine(), DualSoftmax(4, 16)),
      (CoarseFine(), Softmax(4, 256)), (MuLaw(), Logistics(4)), (MuLaw(128), Softmax(4, 256))],
 )  # fmt: skip
-def test_a_head_of_other_codes_than_the_quantizers_is_refused(quantizer, head):
-    with pytest.raises(ValueError, match=r"head must give . codes a sample of"):
+def test_a_head_whose_codes_are_not_the_quantizers_is_refused(quantizer, head):
+    with pytest.raises(ValueError, match=r"head must have . codes a sample of"):
         AudioLM(quantizer, BACKBONES[0](), head)

@@ -1,4 +1,5 @@
-"""Pooling and its shift: what each number comes from, no future heard, and what happens without the shift."""
+"""Pooling and its shift: which samples each output depends on, causality, and the output without the
+shift."""
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ POOL = 4
 
 
 class Recorder(SequenceModel):
-    """Hands everything on, and remembers at which calls it was stepped."""
+    """The identity, which counts its steps."""
 
     def __init__(self):
         super().__init__()
@@ -49,12 +50,12 @@ def test_a_frame_is_a_linear_map_of_its_own_samples_channel_by_channel():
         assert torch.allclose(down(x)[:, frame], down.linear(columns), atol=1e-6)
 
 
-def test_a_frame_spreads_over_its_own_samples_channel_by_channel():
+def test_a_frame_is_upsampled_to_its_own_samples_channel_by_channel():
     up, z = UpPool(5, 3, POOL), torch.randn(2, 2, 5)
-    spread = up.linear(z)
+    samples = up.linear(z)
     for t in range(8):
         for h in range(3):
-            assert torch.equal(up(z)[:, t, h], spread[:, t // POOL, h * POOL + t % POOL])
+            assert torch.equal(up(z)[:, t, h], samples[:, t // POOL, h * POOL + t % POOL])
 
 
 @pytest.mark.parametrize("pool", [2, 3, 4, 8])
@@ -80,13 +81,13 @@ def test_a_length_the_factor_does_not_divide_is_refused_with_both_numbers(length
     if length % pool == 0:
         assert down(x).shape == (1, length // pool, 3)
     else:
-        with pytest.raises(ValueError, match=f"x .* pooling by {pool} divides, got {length} samples"):
+        with pytest.raises(ValueError, match=f"x .* multiple of {pool}, got {length} samples"):
             down(x)
 
 
 def test_a_model_names_the_length_but_a_language_model_takes_any():
     backbone = SaShiMi(SaShiMiConfig(d_model=4, n_layers=1))
-    with pytest.raises(ValueError, match="divides, got 18"):
+    with pytest.raises(ValueError, match="multiple of 4, got 18"):
         backbone(torch.randn(1, 18, 4))
     assert AudioLM(MuLaw(), backbone)(torch.full((1, 18), 128))[0].shape == (1, 18, 256)
 
@@ -94,7 +95,7 @@ def test_a_model_names_the_length_but_a_language_model_takes_any():
 # Hourglass
 
 
-def test_the_shift_moves_the_output_by_one_frame_and_leaves_silence_in_front():
+def test_the_shift_delays_the_output_by_one_frame_of_zeros():
     shifted = hourglass()
     plain = Hourglass(shifted.down, shifted.inner, shifted.up, causal=False)
     x = torch.randn(2, 16, 3)
@@ -106,12 +107,12 @@ def test_the_shift_moves_the_output_by_one_frame_and_leaves_silence_in_front():
 def test_the_inner_model_is_stepped_once_a_frame():
     inner = Recorder()
     model = hourglass(inner=inner)
-    state, ticks = model.initial_state(1), []
+    state, steps = model.initial_state(1), []
     for t in range(12):
         before = inner.steps
         _, state = model.step(torch.randn(1, 3), state)
-        ticks += [t] * (inner.steps - before)
-    assert ticks == [3, 7, 11]
+        steps += [t] * (inner.steps - before)
+    assert steps == [3, 7, 11]
 
 
 @torch.no_grad()

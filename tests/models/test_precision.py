@@ -1,5 +1,5 @@
-"""What ``--precision bfloat16`` promises, looked at inside every model: products are in half precision, and
-residual streams, norms, GRUs, states, softmaxes and losses are not."""
+"""Mixed precision inside every model: with ``--precision bfloat16`` matrix products are in half precision,
+and residual streams, norms, GRUs, states, softmaxes and losses are in float32."""
 
 import pytest
 import torch
@@ -16,30 +16,30 @@ from sashimi_lib.models.blocks import ScalarNorm, SequenceModel
 from sashimi_lib.models.pooling import DownPool
 from sashimi_lib.models.sashimi_unet import UNetStage
 from sashimi_lib.training.execution import is_block
-from tests.cases import SOUND, SSM, sashimi
+from tests.cases import DISCRETE, SSM, sashimi
 
 MEL = LogMelConfig(8_000, n_mels=3, hop=4, window=16)
-TOLD = {"d_step": (4, 5, 6), "n_classes": 2, "mel": MEL}
-UNET = {"d_model": 4, "n_layers": 1, "pool": (2, 2), "ssm": SSM, **TOLD}
+CONDITIONING = {"d_step": (4, 5, 6), "n_classes": 2, "mel": MEL}
+UNET = {"d_model": 4, "n_layers": 1, "pool": (2, 2), "ssm": SSM, **CONDITIONING}
 DIFFUSION = {
-    "DiffWave": DiffWaveConfig(d_residual=4, d_skip=4, n_layers=3, cycle=2, **TOLD),
+    "DiffWave": DiffWaveConfig(d_residual=4, d_skip=4, n_layers=3, cycle=2, **CONDITIONING),
     "diffusion U-Net": SaShiMiUNetConfig(**UNET),
     "diffusion U-Net, concat": SaShiMiUNetConfig(direction="concat", glu=False, **UNET),
 }
-MODELS = SOUND | {name: lambda c=c: DiffusionModel(DiffusionConfig(c)) for name, c in DIFFUSION.items()}
+MODELS = DISCRETE | {name: lambda c=c: DiffusionModel(DiffusionConfig(c)) for name, c in DIFFUSION.items()}
 MODELS["SaShiMi, U-Net"] = lambda: AudioLM(MuLaw(16), sashimi(unet=True))
 MODELS["subscale"] = lambda: Subscale(
     SubscaleConfig(6, factor=2, lookahead=1, d_conditioning=3, layers=3, levels=8)
 )
 every_model = pytest.mark.parametrize("name", MODELS)
 
-# Beside blocks, whose inputs are a residual stream, or sums that must not be rounded.
+# Beside blocks: modules whose inputs are a residual stream, or sums that must stay in full precision.
 FULL = (SequenceModel, ScalarNorm, nn.LayerNorm, nn.GRU, DownPool, UNetStage)
 HALF = (torch.bfloat16, torch.float16)
 
 
-class Watched(TorchDispatchMode):
-    """Notes in which types the operations on whose sums losses rest are computed."""
+class DtypeRecorder(TorchDispatchMode):
+    """Records the dtypes of operations that need full precision."""
 
     names = ("softmax", "logsumexp", "nll", "layer_norm", "std", "vector_norm", "mean")
 
@@ -53,9 +53,9 @@ class Watched(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Recurrent(torch.overrides.TorchFunctionMode):
-    """Notes the types of all that enters a GRU, and whether autocast is on there: what it would cast to on a
-    GPU is not to be seen here."""
+class GRURecorder(torch.overrides.TorchFunctionMode):
+    """Records the dtypes of a GRU's inputs, and whether autocast is on there: the casts themselves happen on
+    a GPU only."""
 
     def __init__(self):
         super().__init__()
@@ -72,60 +72,60 @@ def dtypes(tree):
 
 
 def a_batch(model):
-    """Sequences that the model can score, with a label where it takes one."""
+    """Sequences for the model, and labels where it takes them."""
     waves = 0.5 * torch.sin(torch.arange(48) * torch.tensor([[0.2], [0.3]]))
     if isinstance(model, DiffusionModel):
         return waves, torch.tensor([0, 1])
     return model.quantizer.encode(waves), None
 
 
-def scored(model, cache=None):
-    """Scores under autocast, as a step of training computes them, and the past after them."""
+def loss_under_autocast(model, cache=None):
+    """The loss as a training step computes it, and the cache after it."""
     x, label = a_batch(model)
     with torch.autocast("cpu", torch.bfloat16):
-        return model.score(x, cache, label)
+        return model.loss(x, cache, label)
 
 
 @every_model
 def test_streams_and_norms_are_in_full_precision_and_products_in_half(name):
     model, seen, products = MODELS[name](), {}, set()
 
-    def look(path, inputs, keywords=None):
+    def record(path, inputs, keywords=None):
         seen[path] = seen.get(path, []) + dtypes(inputs)
 
     for path, module in model.named_modules():
         if isinstance(module, FULL) or is_block(module):
-            module.register_forward_pre_hook(lambda _, inputs, path=path: look(path, inputs[:1]))
+            module.register_forward_pre_hook(lambda _, inputs, path=path: record(path, inputs[:1]))
         elif isinstance(module, (nn.Linear, nn.Conv1d)):
             module.register_forward_hook(lambda _, inputs, y: products.add(y.dtype))
-    if name == "DiffWave":  # the sum of what all layers give
-        model.backbone.end.register_forward_pre_hook(lambda _, inputs: look("sum of skips", inputs))
-    with Watched() as watched:
-        scores, _ = scored(model)
-    assert scores.dtype == torch.float32
+    if name == "DiffWave":  # the sum of all layers' skip outputs
+        model.backbone.end.register_forward_pre_hook(lambda _, inputs: record("sum of skips", inputs))
+    with DtypeRecorder() as recorder:
+        loss, _ = loss_under_autocast(model)
+    assert loss.dtype == torch.float32
     assert torch.bfloat16 in products
     assert {path: kinds for path, kinds in seen.items() if set(kinds) & set(HALF)} == {}
-    assert [one for one in watched.seen if one[1] in HALF] == []
-    scores.mean().backward()
+    assert [one for one in recorder.seen if one[1] in HALF] == []
+    loss.mean().backward()
     assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in SOUND if any(x in name for x in ("RNN", "vocoder", "subscale"))]
+    "name", [name for name in DISCRETE if any(x in name for x in ("RNN", "vocoder", "subscale"))]
 )
-def test_autocast_is_off_round_a_gru(name):
-    with Recurrent() as recurrent:
-        scored(MODELS[name]())
-    assert recurrent.seen
-    for *kinds, autocast in recurrent.seen:
+def test_autocast_is_off_around_a_gru(name):
+    with GRURecorder() as recorder:
+        loss_under_autocast(MODELS[name]())
+    assert recorder.seen
+    for *kinds, autocast in recorder.seen:
         assert set(kinds) == {torch.float32}
         assert not autocast
 
 
-@pytest.mark.parametrize("name", SOUND)
+@pytest.mark.parametrize("name", DISCRETE)
 def test_a_state_stays_in_full_precision(name):
     model = MODELS[name]()
     cache = model.initial_cache_for(a_batch(model)[0])
-    _, after = scored(model, cache)
+    _, after = loss_under_autocast(model, cache)
     assert dtypes(after) == dtypes(cache)
     assert set(dtypes(after)) <= {torch.float32}

@@ -1,4 +1,4 @@
-"""SampleRNN: the published sizes, one result whichever way it runs, no future heard, a learned start."""
+"""SampleRNN: the published sizes, equal results in all modes, causality, a learned initial state."""
 
 import math
 
@@ -14,12 +14,12 @@ from sashimi_lib.models.samplernn import AmplitudeEmbedding
 from sashimi_lib.training.init import init_ordered_embeddings, ordered_embeddings
 from tests.streaming.helpers import error, in_chunks
 
-pytestmark = pytest.mark.usefixtures("shapes_unchecked")  # elsewhere they are
+pytestmark = pytest.mark.usefixtures("shapes_unchecked")  # other tests check them
 SHAPES = [((8, 2, 2), 1), ((16, 4), 2), ((3, 5, 2, 2), 1), ((4,), 2)]
 
 
 def small(frame_sizes=(8, 2, 2), n_rnn=1):
-    """Small, and moved a little from the zeros that it starts with."""
+    """A small model with noise on its weights, some of which start at zero."""
     model = SampleRNN(SampleRNNConfig(frame_sizes, n_rnn, d_hidden=6, d_embedding=3))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -44,34 +44,34 @@ def test_the_paper_s_models_have_the_paper_s_parameters(config, published):
 @given(shape=st.sampled_from(SHAPES), cuts=st.lists(st.integers(1, 70), min_size=1, max_size=6))
 @settings(max_examples=40)
 @torch.no_grad()
-def test_pieces_of_any_length_equal_the_whole(shape, cuts):
+def test_chunks_of_any_length_equal_the_whole_sequence(shape, cuts):
     model = small(*shape).double()
     x = torch.randn(1, sum(cuts), 4, dtype=torch.float64)
     assert error(in_chunks(model, x, cuts)[0], model(x)[0]) < 1e-10
 
 
 @torch.no_grad()
-def test_the_state_of_a_long_piece_holds_no_more_memory_than_its_own():
+def test_the_state_after_a_long_chunk_does_not_keep_the_chunk_in_memory():
     _, state = small()(torch.randn(1, 5000, 4), small().initial_state(1))
     assert all(leaf.untyped_storage().nbytes() == leaf.nbytes for leaf in leaves(state))
 
 
 @torch.no_grad()
-def test_a_tier_hears_a_frame_as_soon_as_it_ends_and_no_sooner():
+def test_a_tier_depends_on_a_frame_as_soon_as_it_ends_and_no_sooner():
     model = small().double()
     x = torch.randn(1, 96, 4, dtype=torch.float64)
     louder = x.clone()
     louder[:, 34, 0] += 1  # amplitude of time 34: frames of 8, 16, 32 that hold it end at 40, 48, 64
     changed = (model(x)[0] - model(louder)[0]).abs().amax(dim=(0, 2)) > 1e-12
     assert changed.nonzero().min() == 40
-    for deaf in model.tiers[:2]:
-        deaf.expand.parametrizations.weight.original0.zero_()
+    for tier in model.tiers[:2]:
+        tier.expand.parametrizations.weight.original0.zero_()
     changed = (model(x)[0] - model(louder)[0]).abs().amax(dim=(0, 2)) > 1e-12
     assert changed.nonzero().min() == 64
 
 
 @torch.no_grad()
-def test_codes_are_heard_for_the_smallest_frame():
+def test_a_code_embedding_is_input_for_the_smallest_frame():
     model = small()
     x = torch.randn(1, 64, 4)
     other = x.clone()
@@ -80,20 +80,20 @@ def test_codes_are_heard_for_the_smallest_frame():
     assert changed.tolist() == list(range(20, 28))
 
 
-def test_the_learned_start_gets_a_gradient_and_a_detached_state_gives_none():
+def test_the_initial_state_gets_a_gradient_unless_the_state_is_detached():
     model = small(n_rnn=2)
     first, state = model(torch.randn(3, 40, 4), model.initial_state(3))
     first.square().sum().backward()
     for tier in model.tiers:
         assert tier.h0.grad.abs().amin() > 0
         tier.h0.grad = None
-    sound, vectors, phase, tiers = state
+    amplitudes, vectors, phase, tiers = state
     detached = tuple(tuple(leaf.detach() for leaf in tier) for tier in tiers)
-    model(torch.randn(3, 40, 4), (sound, vectors, phase, detached))[0].square().sum().backward()
+    model(torch.randn(3, 40, 4), (amplitudes, vectors, phase, detached))[0].square().sum().backward()
     assert all(tier.h0.grad is None for tier in model.tiers)
 
 
-def test_a_new_model_starts_as_published():
+def test_a_new_model_is_initialized_as_published():
     config = SampleRNNConfig((4, 2), n_rnn=2, d_hidden=32, d_embedding=8)
     model = SampleRNN(config)
     tier = model.tiers[1]
@@ -114,27 +114,27 @@ def test_a_new_model_starts_as_published():
 
 
 @pytest.mark.parametrize("quantizer", [MuLaw(), Linear(64)])
-def test_it_hears_twice_the_amplitude_and_a_vector_of_each_code(quantizer):
-    heard = AmplitudeEmbedding(quantizer, 5)
+def test_the_input_is_twice_the_amplitude_and_an_embedding_of_each_code(quantizer):
+    embedding = AmplitudeEmbedding(quantizer, 5)
     codes = torch.randint(quantizer.levels, (2, 30))
-    x = heard(codes)
+    x = embedding(codes)
     assert torch.equal(x[..., 0], 2 * quantizer.decode(codes))
-    assert torch.equal(x[..., 1:], heard.embedding.weight[codes])
+    assert torch.equal(x[..., 1:], embedding.embedding.weight[codes])
 
 
-def test_its_codes_can_be_ordered():
+def test_its_embeddings_can_be_ordered():
     model = AudioLM(MuLaw(), SampleRNN(SampleRNNConfig(d_hidden=8, d_embedding=4)))
     init_ordered_embeddings(model)
     assert torch.equal(model.embedding.embedding.weight, ordered_embeddings(MuLaw(), 4))
 
 
-def test_what_it_writes_at_no_temperature_is_what_it_predicts():
+def test_at_a_low_temperature_it_generates_the_most_likely_codes():
     model = AudioLM(MuLaw(), SampleRNN(SampleRNNConfig((4, 2), d_hidden=8, d_embedding=4)))
     prompt = torch.randint(256, (1, 13))
-    written = model.generate(40, prompt=prompt, sampling=SamplingConfig(temperature=1e-6))
-    heard = torch.cat([torch.tensor([[128]]), prompt, written], dim=1)
-    logits, _ = model(heard[:, :-1])
-    assert torch.equal(logits.argmax(-1)[:, 13:], written)
+    generated = model.generate(40, prompt=prompt, sampling=SamplingConfig(temperature=1e-6))
+    inputs = torch.cat([torch.tensor([[128]]), prompt, generated], dim=1)
+    logits, _ = model(inputs[:, :-1])
+    assert torch.equal(logits.argmax(-1)[:, 13:], generated)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Sampling options: what each does, that every engine does the same, and that they live in one place."""
+"""Sampling options: what each does, that all engines agree, and that they are defined in one place."""
 
 import importlib
 import inspect
@@ -46,28 +46,28 @@ MODELS = {
 }
 
 
-def generated(model, **settings):
-    """The waveform of whole sequences."""
+def generate(model, **settings):
+    """Generate waveforms in one call."""
     return model.quantizer.decode(model.generate(LENGTH, **settings))
 
 
-def streamed(model, **settings):
-    """A waveform in chunks."""
+def generate_stream(model, **settings):
+    """Generate a waveform in chunks."""
     return torch.cat(list(stream(model, LENGTH / 1_000, 0.017, sample_rate=1_000, **settings)), dim=1)
 
 
 ENGINES = {
-    "eager": generated,
-    "compiled": lambda model, **settings: generated(compiled(model), **settings),
-    "graph": lambda model, **settings: generated(Graphed(model, capture=False), **settings),
-    "stream": streamed,
+    "eager": generate,
+    "compiled": lambda model, **settings: generate(compiled(model), **settings),
+    "graph": lambda model, **settings: generate(Graphed(model, capture=False), **settings),
+    "stream": generate_stream,
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 every_engine = pytest.mark.parametrize("engine", ENGINES)
 
 
-def spread(model):
-    """With weights large enough that some codes are much likelier than others."""
+def sharpened(model):
+    """Scale the weights up, so that some codes are much more likely than others."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
@@ -75,7 +75,8 @@ def spread(model):
 
 
 def by_definition(logits, config=SamplingConfig()):
-    """`distribution` of each row in plain Python: codes from the likeliest down, lower ones first."""
+    """`distribution` of each row in plain Python: from the most likely code down, ties in order of the
+    code."""
     probability = torch.zeros(logits.shape, dtype=torch.float64)
     for row, p in zip(logits.double(), probability, strict=True):
         kept = sorted(range(len(row)), key=lambda code: (-float(row[code]), code))[: config.top_k]
@@ -95,11 +96,11 @@ def by_definition(logits, config=SamplingConfig()):
     st.none() | st.integers(1, 14),
 )  # fmt: skip
 @settings(max_examples=100)
-def test_the_distribution_is_that_of_the_definition(logits, temperature, top_p, top_k):
+def test_the_distribution_follows_the_definition(logits, temperature, top_p, top_k):
     """With many equal logits."""
     config, logits = SamplingConfig(temperature, top_p, top_k), torch.tensor([logits]).float()
     near = (by_definition(logits, SamplingConfig(temperature, 1.0, top_k))[0].sort().values.flip(0)).cumsum(0)
-    if top_p == 1 or (near - top_p).abs().min() > 1e-5:  # else rounding says what the nucleus is
+    if top_p == 1 or (near - top_p).abs().min() > 1e-5:  # else rounding decides the nucleus
         assert torch.allclose(distribution(logits, config).double(), by_definition(logits, config), atol=1e-6)
 
 
@@ -117,7 +118,7 @@ def test_top_p_is_a_share_of_what_top_k_keeps():
     assert kept.tolist() == [0, 1]  # 0.375 and 0.375 of three, but 0.3 and 0.3 of all four
 
 
-def test_what_keeps_all_codes_changes_no_bit():
+def test_options_that_keep_all_codes_change_no_bit():
     logits = torch.randn(50, 256)
     plain = (logits.float()).softmax(-1)
     for config in (SamplingConfig(), SamplingConfig(top_k=256), SamplingConfig(top_k=10_000)):
@@ -126,7 +127,7 @@ def test_what_keeps_all_codes_changes_no_bit():
 
 @pytest.mark.parametrize("config", [SamplingConfig(), SamplingConfig(top_k=1), ALL_SET])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_logits_that_blew_up_are_reported_whatever_is_kept(config, bad):
+def test_non_finite_logits_are_reported_with_all_options(config, bad):
     with pytest.raises(ValueError, match="logits must be finite"):
         sample_token(torch.tensor([[0.0, 1.0, bad]]), config)
 
@@ -138,8 +139,8 @@ def test_logits_that_blew_up_are_reported_whatever_is_kept(config, bad):
         ({"temperature": float("nan")}, "temperature must be positive, got nan"),
         ({"top_p": 0.0}, r"top_p must lie in \(0, 1\], got 0\.0"),
         ({"top_p": 1.5}, r"top_p must lie in \(0, 1\], got 1\.5"),
-        ({"top_k": 0}, "top_k must be a whole number, at least 1, or None, got 0"),
-        ({"top_k": 2.5}, r"top_k must be a whole number, at least 1, or None, got 2\.5"),
+        ({"top_k": 0}, "top_k must be an integer of at least 1, or None, got 0"),
+        ({"top_k": 2.5}, r"top_k must be an integer of at least 1, or None, got 2\.5"),
     ],
 )
 def test_options_out_of_range_are_refused_by_name(options, because):
@@ -147,12 +148,12 @@ def test_options_out_of_range_are_refused_by_name(options, because):
         SamplingConfig(**options)
 
 
-# Every engine does the same
+# All engines agree
 
 
 @torch.no_grad()
-def drawn(model, sampler):
-    """The waveform of two sequences, sample by sample."""
+def sample_waveform(model, sampler):
+    """Sample the waveform of two sequences, step by step."""
     (code, state), codes = model.initial_cache(2), []
     for _ in range(LENGTH):
         code, state = model.sample_next(code, state, sampler)
@@ -162,51 +163,53 @@ def drawn(model, sampler):
 
 @every_model
 @every_engine
-def test_top_1_is_the_likeliest_code_whatever_the_seed(name, engine, shapes_unchecked):
-    model = spread(MODELS[name]())
-    wanted = drawn(model, lambda logits: logits.argmax(-1))
+def test_top_1_is_the_most_likely_code_for_any_seed(name, engine, shapes_unchecked):
+    model = sharpened(MODELS[name]())
+    expected = sample_waveform(model, lambda logits: logits.argmax(-1))
     for seed in (0, 1):
         made = ENGINES[engine](model, batch_size=2, sampling=SamplingConfig(top_k=1), seed=seed)
-        assert torch.equal(made, wanted)
+        assert torch.equal(made, expected)
 
 
 @every_model
 @every_engine
 def test_every_engine_samples_by_the_definition(name, engine, monkeypatch, shapes_unchecked):
-    model = spread(MODELS[name]())
+    model = sharpened(MODELS[name]())
     made = {}
     for config in (ALL_SET, SamplingConfig(temperature=1.3, top_k=5)):
         made[config] = ENGINES[engine](model, batch_size=2, sampling=config, seed=4)
     monkeypatch.setattr(sampling, "distribution", by_definition)
     for config, waveform in made.items():
-        wanted = drawn(model, partial(sample_token, sampling=config, generator=model.generator(4)))
-        assert torch.equal(waveform, wanted)
+        expected = sample_waveform(
+            model, partial(sample_token, sampling=config, generator=model.generator(4))
+        )
+        assert torch.equal(waveform, expected)
 
 
 @pytest.fixture
 def subscale():
-    return spread(Subscale(SubscaleConfig(8, factor=2, lookahead=1, d_conditioning=3, layers=2)))
+    return sharpened(Subscale(SubscaleConfig(8, factor=2, lookahead=1, d_conditioning=3, layers=2)))
 
 
-@pytest.mark.parametrize("way", ["generate", "generate_sequential"])
+@pytest.mark.parametrize("method", ["generate", "generate_sequential"])
 @torch.no_grad()
-def test_top_1_of_a_subscale_model_is_the_likeliest_code(way, subscale, shapes_unchecked):
-    codes = getattr(subscale, way)(12, batch_size=2, sampling=SamplingConfig(top_k=1), seed=3)
+def test_top_1_of_a_subscale_model_is_the_most_likely_code(method, subscale, shapes_unchecked):
+    codes = getattr(subscale, method)(12, batch_size=2, sampling=SamplingConfig(top_k=1), seed=3)
     states, _ = subscale(codes.unflatten(1, (-1, 2)), subscale.initial_state(2))
     for byte, logits in enumerate((subscale.cell.coarse_logits(states), subscale.cell.fine_logits(states))):
         assert torch.equal(logits.argmax(-1).mT.flatten(1), codes[..., byte])
 
 
-@pytest.mark.parametrize("way", ["generate", "generate_sequential"])
-def test_a_subscale_model_samples_by_the_definition(way, subscale, monkeypatch, shapes_unchecked):
-    make = partial(getattr(subscale, way), 12, batch_size=2, sampling=ALL_SET, seed=5)
+@pytest.mark.parametrize("method", ["generate", "generate_sequential"])
+def test_a_subscale_model_samples_by_the_definition(method, subscale, monkeypatch, shapes_unchecked):
+    make = partial(getattr(subscale, method), 12, batch_size=2, sampling=ALL_SET, seed=5)
     codes = make()
-    monkeypatch.setattr("sashimi_lib.models.subscale.distribution", by_definition)
+    monkeypatch.setattr(sampling, "distribution", by_definition)
     assert torch.equal(codes, make())
 
 
 def test_a_vocoder_samples_by_the_definition(monkeypatch, shapes_unchecked):
-    model = spread(
+    model = sharpened(
         Vocoder(WaveRNNConfig(12, d_conditioning=3), LogMelConfig(8_000, n_mels=8, hop=20, window=80))
     )
     features = model.log_mel(0.3 * torch.randn(2, LENGTH).clamp(-3, 3))
@@ -216,13 +219,13 @@ def test_a_vocoder_samples_by_the_definition(monkeypatch, shapes_unchecked):
     assert torch.equal(codes, synthesize())
 
 
-# They live in one place
+# They are defined in one place
 
 NAMES = [option.name for option in fields(SamplingConfig)]
 
 
 def functions():
-    """Every function and method that the library defines, by its full name."""
+    """Yield every function and method that the library defines, by its full name."""
     for module in pkgutil.walk_packages(sashimi_lib.__path__, "sashimi_lib."):
         if module.name.endswith("__main__"):
             continue
@@ -235,16 +238,16 @@ def functions():
                     yield ".".join(filter(None, (module.name, member.__qualname__, name))), function
 
 
-def test_whatever_generates_takes_the_options_as_one():
+def test_every_generating_function_takes_a_sampling_config():
     taken = {name: inspect.signature(function).parameters for name, function in functions()}
     apart = {name for name, parameters in taken.items() if set(NAMES) & parameters.keys()}
-    assert apart == {"sashimi_lib.models.sampling.SamplingConfig.__init__"}
+    assert apart == {"sashimi_lib.sampling_config.SamplingConfig.__init__"}
     assert {name for name, parameters in taken.items() if "sampling" in parameters} >= {
         "sashimi_lib.models.autoregressive.DiscreteAudioModel.generate",
         "sashimi_lib.models.autoregressive.Autoregressive.generate",
         "sashimi_lib.models.autoregressive.Autoregressive.generate_from",
         "sashimi_lib.models.subscale.Subscale.generate",
-        "sashimi_lib.models.subscale.Subscale.generate_in_order",
+        "sashimi_lib.models.subscale.Subscale.generate_sequential",
         "sashimi_lib.streaming.engine.Compiled.generate_from",
         "sashimi_lib.streaming.graph.Graphed.generate_from",
         "sashimi_lib.streaming.live.stream",

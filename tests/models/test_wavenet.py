@@ -1,5 +1,4 @@
-"""WaveNet: the published sizes, one result whichever way it runs, and a memory of exactly its receptive
-field."""
+"""WaveNet: the published sizes, equal results in all modes, and exactly its receptive field."""
 
 import pytest
 import torch
@@ -33,7 +32,7 @@ def test_the_paper_s_models_have_the_paper_s_parameters(d_skip, count):
     assert sum(p.numel() for p in model.parameters()) == count
 
 
-def test_the_paper_s_model_hears_4093_samples():
+def test_the_paper_s_model_has_a_receptive_field_of_4093_samples():
     assert WaveNetConfig().receptive_field == 4093
     assert SMALL.receptive_field == 31
 
@@ -46,14 +45,14 @@ def test_all_but_the_last_residual_map_get_a_gradient():
 
 
 @torch.no_grad()
-def test_an_impulse_rings_for_the_paper_s_4093_samples():
+def test_the_impulse_response_is_4093_samples_long():
     model = small(config=WaveNetConfig(**dict.fromkeys(WIDTHS, 1)))
     for parameter in model.parameters():  # nothing cancels: matrices of ones, no bias
         parameter.fill_(parameter.ndim > 1)
     x = torch.zeros(1, 4200, 1, dtype=torch.float64)
     x[:, 50] = 1
-    ringing = model(x)[0][0, :, 0].nonzero()[:, 0]
-    assert torch.equal(ringing, torch.arange(50, 50 + 4093))
+    response = model(x)[0][0, :, 0].nonzero()[:, 0]
+    assert torch.equal(response, torch.arange(50, 50 + 4093))
 
 
 @given(
@@ -64,7 +63,7 @@ def test_an_impulse_rings_for_the_paper_s_4093_samples():
 )
 @settings(max_examples=30, deadline=None)
 @torch.no_grad()
-def test_any_shape_goes_on_from_pieces_to_steps_as_the_whole_does(stacks, layers, widths, cuts):
+def test_chunks_followed_by_steps_equal_the_whole_sequence_for_any_shape(stacks, layers, widths, cuts):
     model = small(config=WaveNetConfig(stacks, layers, *widths))
     x = noise(2, sum(cuts) + 20, widths[-1])
     first, state = in_chunks(model, x[:, : sum(cuts)], cuts)
@@ -73,7 +72,7 @@ def test_any_shape_goes_on_from_pieces_to_steps_as_the_whole_does(stacks, layers
 
 
 @torch.no_grad()
-def test_a_step_moves_the_queue_without_copying_it():
+def test_a_step_does_not_copy_the_queue():
     model = small()
     _, before = in_chunks(model, noise(2, 40), 40)
     _, after = model.step(noise(2, 1)[:, 0], before)
@@ -91,17 +90,17 @@ def test_impossible_shapes_are_refused_by_name(name):
 
 @pytest.mark.parametrize("quantizer", [MuLaw(), Linear(256), Linear(64), MuLaw(16)])
 @torch.no_grad()
-def test_it_speaks_in_any_quantizer_s_codes(quantizer):
+def test_it_works_with_any_quantizer(quantizer):
     model = AudioLM(quantizer, small()).double()
     prompt = torch.randint(quantizer.levels, (2, 37))
     codes = model.generate(12, prompt=prompt, seed=3)
     assert codes.shape == (2, 12)
     assert int(codes.max()) < quantizer.levels
     assert torch.equal(codes, model.generate(12, prompt=prompt, seed=3))
-    heard = torch.cat([prompt, codes], dim=1)
-    first, cache = model.log_likelihood_from(heard[:, :20], model.initial_cache(2))
-    second, _ = model.log_likelihood_from(heard[:, 20:], cache)
-    assert torch.allclose(torch.cat([first, second], dim=1), model.log_likelihood(heard), atol=1e-5)
+    sequence = torch.cat([prompt, codes], dim=1)
+    first, cache = model.log_likelihood_from(sequence[:, :20], model.initial_cache(2))
+    second, _ = model.log_likelihood_from(sequence[:, 20:], cache)
+    assert torch.allclose(torch.cat([first, second], dim=1), model.log_likelihood(sequence), atol=1e-5)
 
 
 @pytest.mark.parametrize(("layers", "learns"), [(2, False), (3, True)])

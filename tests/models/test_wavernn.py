@@ -1,4 +1,4 @@
-"""WaveRNN: its masks hold, its ways of running agree, its probabilities are probabilities, and it learns."""
+"""WaveRNN: its masks, equal results in all modes, its distribution, and training."""
 
 import math
 
@@ -14,11 +14,11 @@ from sashimi_lib.training.trainer import TrainingConfig, train
 from tests.streaming.helpers import error
 
 SMALL = WaveRNNConfig(d_hidden=12, levels=16)
-TOLD = WaveRNNConfig(d_hidden=12, levels=16, d_conditioning=3)
+CONDITIONAL = WaveRNNConfig(d_hidden=12, levels=16, d_conditioning=3)
 TONE = CoarseFine().encode(0.5 * torch.sin(0.2 * torch.arange(128.0)))
 
 
-def loud(config):
+def sharpened(config):
     """A model whose probabilities are far from equal, in double precision."""
     model = WaveRNN(config).double()
     for parameter in model.parameters():
@@ -26,13 +26,13 @@ def loud(config):
     return model
 
 
-def some_codes(batch=2, length=9, levels=16):
+def random_codes(batch=2, length=9, levels=16):
     return torch.randint(0, levels, (batch, length, 2))
 
 
 def trained(model):
-    """The same model after a few steps."""
-    data = some_codes(8, 20, model.config.levels)
+    """Train a model for a few steps."""
+    data = random_codes(8, 20, model.config.levels)
     train(model, data, TrainingConfig(steps=4, batch_size=4, lr=0.05), progress=False)
     return model
 
@@ -45,24 +45,24 @@ def model(request):
     return MODELS[request.param]()
 
 
-def whole(model, codes, conditioning=None):
-    """Every state h_t of a whole pass, and what was heard, ``(batch, length, 3 + d_conditioning)``, as a leaf to
-    differentiate by."""
-    heard, original = [], model._heard
+def parallel_pass(model, codes, conditioning=None):
+    """Return every state h_t of the parallel pass, and its inputs, ``(batch, length, 3 + d_conditioning)``,
+    as a leaf to differentiate by."""
+    inputs, original = [], model._inputs
 
-    def leaf(*given):
-        heard.append(original(*given).detach().requires_grad_())
-        return heard[-1]
+    def leaf(*arguments):
+        inputs.append(original(*arguments).detach().requires_grad_())
+        return inputs[-1]
 
-    model._heard = leaf
+    model._inputs = leaf
     before = shift_right(codes, model.initial_cache(len(codes))[0])
     h, _ = model(before, codes[..., 0], model.initial_state(len(codes)), conditioning)
-    model._heard = original
-    return h, heard[0]
+    model._inputs = original
+    return h, inputs[0]
 
 
 def jacobian(outputs, x):
-    """d outputs / d x, of a vector."""
+    """Return d outputs / d x, for a vector of outputs."""
     (grad,) = torch.autograd.grad(
         outputs, x, torch.eye(len(outputs), dtype=x.dtype), is_grads_batched=True, retain_graph=True
     )
@@ -70,15 +70,15 @@ def jacobian(outputs, x):
 
 
 def by_steps(model, codes, conditioning=None):
-    """The likelihood of each sample and the logits behind it, by `WaveRNN.sample_next` told what to choose."""
+    """Return the likelihood of each sample and its logits, by `WaveRNN.sample_next` with given codes."""
     code, state = model.initial_cache(len(codes))
     bits, logits = [], []
     for t in range(codes.shape[1]):
-        given = iter(codes[:, t].unbind(-1))
+        targets = iter(codes[:, t].unbind(-1))
 
-        def sampler(heard, given=given):
-            logits.append(heard)
-            return next(given)
+        def sampler(of_code, targets=targets):
+            logits.append(of_code)
+            return next(targets)
 
         inputs = () if conditioning is None else (conditioning[:, t],)
         code, state = model.sample_next(code, state, sampler, *inputs)
@@ -89,19 +89,19 @@ def by_steps(model, codes, conditioning=None):
 # The masks
 
 
-def test_no_coarse_logit_hears_its_own_code_and_every_fine_one_does(model):
-    codes = some_codes(batch=1)
-    h, x = whole(model, codes)
+def test_fine_logits_depend_on_the_coarse_code_and_coarse_logits_do_not(model):
+    codes = random_codes(batch=1)
+    h, x = parallel_pass(model, codes)
     coarse, fine, half = model.coarse_logits(h), model.fine_logits(h), model.config.d_hidden // 2
     for t in range(codes.shape[1]):
-        for silent in (coarse[0, t], h[0, t, :half]):
-            assert jacobian(silent, x)[:, 0, t, 2].count_nonzero() == 0
-        for hearing in (fine[0, t], h[0, t, half:]):
-            assert jacobian(hearing, x)[:, 0, t, 2].all()
+        for masked in (coarse[0, t], h[0, t, :half]):
+            assert jacobian(masked, x)[:, 0, t, 2].count_nonzero() == 0
+        for unmasked in (fine[0, t], h[0, t, half:]):
+            assert jacobian(unmasked, x)[:, 0, t, 2].all()
 
 
-def test_a_logit_hears_all_that_came_before_and_nothing_after(model):
-    h, x = whole(model, some_codes(batch=1))
+def test_a_logit_depends_on_all_earlier_samples_and_on_no_later_one(model):
+    h, x = parallel_pass(model, random_codes(batch=1))
     for logits in (model.coarse_logits(h), model.fine_logits(h)):
         grad = jacobian(logits[0, 4], x)[:, 0]
         assert grad[:, :4].all()
@@ -111,11 +111,13 @@ def test_a_logit_hears_all_that_came_before_and_nothing_after(model):
 
 @torch.no_grad()
 def test_another_coarse_code_changes_no_bit_of_its_logits(model):
-    codes = some_codes()
+    codes = random_codes()
     other = codes.clone()
     other[:, -1, 0] = (other[:, -1, 0] + 5) % 16
     for logits in (
-        lambda codes: [f(whole(model, codes)[0][:, -1]) for f in (model.coarse_logits, model.fine_logits)],
+        lambda codes: [
+            f(parallel_pass(model, codes)[0][:, -1]) for f in (model.coarse_logits, model.fine_logits)
+        ],
         lambda codes: by_steps(model, codes)[1][-2:],
     ):
         (coarse, fine), (coarse_other, fine_other) = logits(codes), logits(other)
@@ -123,8 +125,8 @@ def test_another_coarse_code_changes_no_bit_of_its_logits(model):
         assert not torch.isclose(fine, fine_other).any(dim=-1).all()
 
 
-@pytest.mark.parametrize("config", [SMALL, TOLD])
-def test_the_input_matrix_has_its_zeros_where_the_coarse_half_would_hear_its_own_code(config):
+@pytest.mark.parametrize("config", [SMALL, CONDITIONAL])
+def test_the_input_matrix_is_zero_from_the_coarse_code_to_the_coarse_half(config):
     model = WaveRNN(config)
     model.I_star.square().sum().backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()
@@ -134,11 +136,11 @@ def test_the_input_matrix_has_its_zeros_where_the_coarse_half_would_hear_its_own
     assert torch.equal(gates == 0, expected)
 
 
-# The ways of running it
+# Modes of running
 
 
 def naive(model, codes):
-    """The equations as they stand: three R, a dense I with a mask laid over it, and a step at a time."""
+    """The equations as printed: three R, a dense I with a mask, and a loop over steps."""
     d = model.config.d_hidden
     R_u, R_r, R_e = model.R.weight.chunk(3)
     b_u, b_r, b_e = model.bias.chunk(3)
@@ -161,18 +163,18 @@ def naive(model, codes):
 
 
 @torch.no_grad()
-def test_the_whole_pass_is_the_cell_as_printed():
-    model, codes = loud(SMALL), some_codes(1, 30)
+def test_the_parallel_pass_follows_the_printed_equations():
+    model, codes = sharpened(SMALL), random_codes(1, 30)
     model.bias.data.normal_()
     expected, h = naive(model, codes[0])
     assert error(model.log_likelihood(codes)[0], expected) < 1e-12
     assert error(model.prefill(codes, model.initial_cache(1))[1][0], h) < 1e-12
 
 
-@pytest.mark.parametrize("config", [SMALL, TOLD])
+@pytest.mark.parametrize("config", [SMALL, CONDITIONAL])
 @torch.no_grad()
-def test_the_whole_pass_equals_the_steps(config):
-    model, codes = loud(config), some_codes(3, 40)
+def test_the_parallel_pass_equals_the_steps(config):
+    model, codes = sharpened(config), random_codes(3, 40)
     model.bias.data.normal_()
     conditioning = torch.randn(3, 40, 3).double() if config.d_conditioning else None
     bits, cache = model.log_likelihood_from(codes, model.initial_cache(3), conditioning)
@@ -185,18 +187,18 @@ def test_the_whole_pass_equals_the_steps(config):
 
 @pytest.mark.parametrize("sizes", [[1] * 40, [13, 27], [39, 1]])
 @torch.no_grad()
-def test_pieces_with_the_past_carried_equal_the_whole(sizes):
-    model, codes, conditioning = loud(TOLD), some_codes(2, 40), torch.randn(2, 40, 3).double()
+def test_chunks_with_a_cache_equal_the_whole_sequence(sizes):
+    model, codes, conditioning = sharpened(CONDITIONAL), random_codes(2, 40), torch.randn(2, 40, 3).double()
     expected, _ = model.log_likelihood_from(codes, model.initial_cache(2), conditioning)
     cache, bits = model.initial_cache(2), []
-    for piece, frames in zip(codes.split(sizes, 1), conditioning.split(sizes, 1), strict=True):
-        given, cache = model.log_likelihood_from(piece, cache, frames)
-        bits.append(given)
+    for chunk, frames in zip(codes.split(sizes, 1), conditioning.split(sizes, 1), strict=True):
+        of_chunk, cache = model.log_likelihood_from(chunk, cache, frames)
+        bits.append(of_chunk)
     assert error(torch.cat(bits, 1), expected) < 1e-12
 
 
-def test_both_halves_hear_what_the_model_is_told():
-    h, x = whole(WaveRNN(TOLD), some_codes(1), torch.randn(1, 9, 3))
+def test_both_halves_depend_on_the_conditioning():
+    h, x = parallel_pass(WaveRNN(CONDITIONAL), random_codes(1), torch.randn(1, 9, 3))
     for state in h[0, 4].split(6):
         grad = jacobian(state, x)[:, 0]
         assert grad[:, :5, 3:].all()
@@ -204,14 +206,14 @@ def test_both_halves_hear_what_the_model_is_told():
 
 
 @torch.no_grad()
-def test_a_prompt_goes_on_where_it_ends():
-    model, chance = loud(SMALL), torch.Generator().manual_seed(0)
-    first = model.generate(10, batch_size=3, seed=chance)
-    second = model.generate(20, prompt=first, seed=chance)
+def test_generation_continues_a_prompt():
+    model, generator = sharpened(SMALL), torch.Generator().manual_seed(0)
+    first = model.generate(10, batch_size=3, seed=generator)
+    second = model.generate(20, prompt=first, seed=generator)
     assert torch.equal(torch.cat([first, second], 1), model.generate(30, batch_size=3, seed=0))
 
 
-def test_it_begins_in_silence():
+def test_the_initial_cache_is_silence():
     code, state = WaveRNN(SMALL).initial_cache(2)
     assert code.tolist() == [[8, 0], [8, 0]]
     assert state.count_nonzero() == 0
@@ -221,15 +223,15 @@ def test_it_begins_in_silence():
 
 
 @torch.no_grad()
-def test_three_tiny_samples_have_probabilities_that_sum_to_one_and_are_drawn_as_often():
-    model = loud(WaveRNNConfig(d_hidden=8, levels=2))
-    every = torch.cartesian_prod(*[torch.arange(2)] * 6).view(64, 3, 2)
-    expected = 2 ** model.log_likelihood(every).sum(1)
+def test_probabilities_of_three_small_samples_sum_to_one_and_are_the_frequencies():
+    model = sharpened(WaveRNNConfig(d_hidden=8, levels=2))
+    clips = torch.cartesian_prod(*[torch.arange(2)] * 6).view(64, 3, 2)
+    expected = 2 ** model.log_likelihood(clips).sum(1)
     assert abs(float(expected.sum()) - 1) < 1e-12
-    assert expected.max() > 2 / 64  # so that drawing at random would be noticed
+    assert expected.max() > 2 / 64  # far from uniform
     n = 40_000
-    drawn = model.generate(3, batch_size=n, seed=1).flatten(1) @ 2 ** torch.arange(5, -1, -1)
-    observed = torch.bincount(drawn, minlength=64) / n
+    samples = model.generate(3, batch_size=n, seed=1).flatten(1) @ 2 ** torch.arange(5, -1, -1)
+    observed = torch.bincount(samples, minlength=64) / n
     assert ((observed - expected).abs() < 5 * (expected * (1 - expected) / n).sqrt()).all()
 
 
@@ -243,7 +245,7 @@ def test_a_tone_is_learned():
 
 
 @pytest.mark.parametrize("tbptt_length", [None, 21])
-def test_half_precision_trains_nearly_the_same(tbptt_length):
+def test_half_precision_trains_to_nearly_the_same_loss(tbptt_length):
     bits = []
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(1)
@@ -254,7 +256,7 @@ def test_half_precision_trains_nearly_the_same(tbptt_length):
     assert 0 < (bits[0] - bits[1]).abs().max() < 0.1
 
 
-# What it refuses
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -278,15 +280,15 @@ def test_codes_of_another_shape_are_named():
         WaveRNN(SMALL).generate(3, prompt=torch.full((1, 5, 2), 16))
 
 
-def test_being_told_too_much_or_too_little_is_named():
-    codes = some_codes()
+def test_conditioning_of_another_width_is_named():
+    codes = random_codes()
     with pytest.raises(ValueError, match="conditioning must have 3 features a sample, got 0"):
-        WaveRNN(TOLD).log_likelihood(codes)
+        WaveRNN(CONDITIONAL).log_likelihood(codes)
     with pytest.raises(ValueError, match="conditioning must have 0 features a sample, got 3"):
         WaveRNN(SMALL).log_likelihood_from(codes, WaveRNN(SMALL).initial_cache(2), torch.zeros(2, 9, 3))
 
 
 @pytest.mark.parametrize("quantizer", [MuLaw(), CoarseFine(16)], ids=str)
-def test_a_wavernn_speaks_no_other_codes_than_its_own(quantizer):
+def test_a_wavernn_has_its_own_quantizer(quantizer):
     with pytest.raises(ValueError, match=r"quantizer must be CoarseFine\(levels=256\) .* got"):
         new_model(WaveRNNConfig(8), quantizer)

@@ -238,7 +238,7 @@ MEL = LogMelConfig(8_000, n_mels=8, hop=20, window=256)
             lambda: WaveRNN(WaveRNNConfig(8, d_conditioning=3)),
             "no conditioning, got one with d_conditioning=3",
         ),
-        (lambda: sparse(WaveRNN(WaveRNNConfig(8)), small=0), "must be dense, got a WaveRNN with sparse"),
+        (lambda: sparse(WaveRNN(WaveRNNConfig(8)), min_size=0), "must be dense, got a WaveRNN with sparse"),
         (lambda: base.Engine(WaveRNN(WaveRNNConfig(8))), "must be an AudioLM or a WaveRNN, got Engine"),
     ],
 )

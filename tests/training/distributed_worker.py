@@ -56,8 +56,9 @@ def run(
     torch.manual_seed(1)
     model = AudioLM(MuLaw(), backbone()).double()  # so that rounding is negligible
     history = train(
-        model, data[:7], config, checkpoint, valid=data[7:], progress=False, execution=execution, distributed=distributed,
-        on_step=lambda step, loss: steps.append(step), stop=lambda: steps[-1] + 1 == until and distributed.is_main_process,
+        model, data[:7], config, checkpoint, valid=data[7:], progress=False, execution=execution,
+        distributed=distributed, on_step=lambda step, loss: steps.append(step),
+        stop=lambda: steps[-1] + 1 == until and distributed.is_main_process,
     )  # fmt: skip
     return {**dataclasses.asdict(history), "model": model.state_dict(), "steps": steps}
 

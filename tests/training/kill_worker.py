@@ -1,7 +1,7 @@
 """A script for test_killed: train in child processes that are killed with SIGKILL, until one finishes.
 
-``python kill_worker.py FOLDER`` writes FOLDER/NAME/history.json and model.pt of each configuration when its run
-has finished. Every other child kills itself inside a write; the others are killed at a random time.
+``python kill_worker.py FOLDER`` writes FOLDER/NAME/history.json and model.pt of each configuration when its
+run has finished. Every other child kills itself inside a write; the others are killed at a random time.
 """
 
 import dataclasses

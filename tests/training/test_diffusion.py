@@ -30,7 +30,7 @@ def words():
 
 
 class RecordingModel(Trainable):
-    """A model that records its inputs, and whose score of a sample is the sample itself."""
+    """A model that records its inputs, and whose loss of a sample is minus the sample."""
 
     pad_value = 0.25
 
@@ -39,15 +39,15 @@ class RecordingModel(Trainable):
         self.weight = torch.nn.Parameter(torch.ones(()))
         self.inputs = []
 
-    def score(self, x, cache=None, label=None, random=None):
+    def loss(self, x, cache=None, label=None, noise=None):
         assert cache is None
         self.inputs.append((x.clone(), label))
-        return self.weight * x, None
+        return -self.weight * x, None
 
     def initial_cache(self, batch_size):
         return None
 
-    def sound(self, length, seed=0):
+    def sample_audio(self, length, seed=0):
         return torch.zeros(1, length)
 
 

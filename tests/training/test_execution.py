@@ -154,7 +154,7 @@ def saved_bytes(model, execution):
         return x
 
     with apply_execution(model, execution), saved_tensors_hooks(save, lambda x: x):
-        model.score(a_batch(model).sequence)
+        model.loss(a_batch(model).sequence)
     return sum(saved.values())
 
 

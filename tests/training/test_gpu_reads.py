@@ -1,4 +1,4 @@
-"""A training step reads from the GPU, and so waits for it, only once: for loss and gradient norms together."""
+"""A training step reads from the GPU, and so waits for it, once: for loss and gradient norms together."""
 
 import os
 import traceback
@@ -38,14 +38,14 @@ DENOISERS = {
 PACKAGE = f"{os.sep}sashimi_lib{os.sep}"
 CPU_READS = (
     "int(phase)",
-    "int(self.distributed.all_reduce_sum(piece.mask.sum()))",
+    "int(self.distributed.all_reduce_sum(batch.mask.sum()))",
     "label.is_cpu and",
     "step <= last",
 )
 
 
 class Reads(TorchDispatchMode):
-    """Records the lines of the library with such operations, including boolean indices, except `CPU_READS`."""
+    """Records the lines of the library with such operations or boolean indices, except `CPU_READS`."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""AudioLM: probabilities that sum to one, likelihood that sampling agrees with, clear words for bad input."""
+"""AudioLM: probabilities sum to one, samples follow the likelihood, bad input raises a clear error."""
 
 import math
 
@@ -33,8 +33,8 @@ def test_an_untrained_model_is_near_chance(model):
 @torch.no_grad()
 def test_probabilities_of_all_short_clips_sum_to_one():
     model = AudioLM(Linear(4), SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)))
-    every = torch.cartesian_prod(*[torch.arange(4)] * 4)
-    total = (model.log_likelihood(every).sum(1) * math.log(2)).exp().sum()
+    clips = torch.cartesian_prod(*[torch.arange(4)] * 4)
+    total = (model.log_likelihood(clips).sum(1) * math.log(2)).exp().sum()
     assert abs(float(total) - 1) < 1e-5
 
 
@@ -49,17 +49,17 @@ def test_stepping_gives_the_logits_of_the_parallel_pass(model):
 
 
 @torch.no_grad()
-def test_likelihood_is_that_of_the_distribution_that_generate_draws_from():
+def test_generate_samples_from_the_distribution_of_the_likelihood():
     model = AudioLM(Linear(4), SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)))
     model.head.bias.copy_(torch.tensor([2.0, 0.0, -1.0, 1.0]))
-    drawn = model.generate(2, batch_size=20_000, seed=1)
-    every = torch.cartesian_prod(torch.arange(4), torch.arange(4))
-    expected = 2 ** model.log_likelihood(every).sum(1)
-    observed = torch.bincount(drawn[:, 0] * 4 + drawn[:, 1], minlength=16) / len(drawn)
-    assert (observed - expected).abs().max() < 5 * math.sqrt(0.25 / len(drawn))
+    samples = model.generate(2, batch_size=20_000, seed=1)
+    clips = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    expected = 2 ** model.log_likelihood(clips).sum(1)
+    observed = torch.bincount(samples[:, 0] * 4 + samples[:, 1], minlength=16) / len(samples)
+    assert (observed - expected).abs().max() < 5 * math.sqrt(0.25 / len(samples))
 
 
-def test_the_same_seed_draws_the_same_codes_and_another_does_not(model):
+def test_the_same_seed_gives_the_same_codes_and_another_does_not(model):
     assert torch.equal(model.generate(30, 2, seed=7), model.generate(30, 2, seed=7))
     assert not torch.equal(model.generate(30, 2, seed=7), model.generate(30, 2, seed=8))
 
@@ -69,8 +69,8 @@ def test_a_prompt_in_two_calls_is_one_prompt(model):
     both = model.generate(20, prompt=prompt, seed=3)
     generator = torch.Generator().manual_seed(3)
     first = model.generate(5, prompt=prompt, seed=generator)
-    rest = model.generate(15, prompt=torch.cat([prompt, first], 1), seed=generator)
-    assert torch.equal(torch.cat([first, rest], 1), both)
+    second = model.generate(15, prompt=torch.cat([prompt, first], 1), seed=generator)
+    assert torch.equal(torch.cat([first, second], 1), both)
 
 
 def test_a_prompt_changes_what_follows(model):
@@ -88,12 +88,12 @@ def test_samples_stay_in_the_nucleus(logits, temperature, top_p):
     logits = torch.tensor([logits])
     probability, order = (logits / temperature).softmax(-1)[0].sort(descending=True, stable=True)
     threshold = probability[int((probability.cumsum(0) < top_p - 1e-6).sum().clamp(max=len(order) - 1))]
-    drawn = sample_token(logits.expand(50, -1), SamplingConfig(temperature, top_p))
-    assert ((logits[0, drawn] / temperature).exp() >= 0).all()
-    assert ((logits / temperature).softmax(-1)[0, drawn] >= threshold - 1e-6).all()
+    samples = sample_token(logits.expand(50, -1), SamplingConfig(temperature, top_p))
+    assert ((logits[0, samples] / temperature).exp() >= 0).all()
+    assert ((logits / temperature).softmax(-1)[0, samples] >= threshold - 1e-6).all()
 
 
-def test_a_low_temperature_draws_the_most_likely_code():
+def test_a_low_temperature_gives_the_most_likely_code():
     logits = torch.randn(100, 16)
     assert torch.equal(sample_token(logits, SamplingConfig(temperature=1e-3)), logits.argmax(-1))
 
@@ -112,27 +112,25 @@ def test_bad_requests_are_refused_by_name(model, arguments, name):
 
 
 @pytest.mark.parametrize("codes", [torch.empty(1, 0, dtype=torch.long), torch.tensor([[0, 256]])])
-def test_codes_that_are_none_are_refused(model, codes):
+def test_codes_out_of_range_are_refused(model, codes):
     with pytest.raises(ValueError, match="codes"):
         model.log_likelihood(codes)
 
 
-def test_logits_that_blew_up_are_reported():
+def test_non_finite_logits_are_reported():
     with pytest.raises(ValueError, match="finite"):
         sample_token(torch.tensor([[float("nan"), 0.0]]))
 
 
 @pytest.mark.parametrize("config", [SaShiMiConfig(4, 1, unet=True, bidirectional=True)])
-def test_a_backbone_that_sees_the_future_is_refused(config):
+def test_a_noncausal_backbone_is_refused(config):
     with pytest.raises(ValueError, match=r"backbone must be causal.*got a bidirectional SaShiMi.*tiers"):
         new_model(config, MuLaw())
 
 
 @pytest.mark.parametrize("direction", ["bidirectional", "concat"])
-def test_one_layer_that_sees_the_future_is_enough(direction):
+def test_one_noncausal_layer_is_refused(direction):
     backbone = IsotropicS4(IsotropicConfig(d_model=4, n_layers=2))
     backbone.blocks.blocks[2].layer = S4(4, direction=direction)
-    with pytest.raises(
-        ValueError, match=r"backbone must be causal.*blocks\.blocks\.2\.layer sees the future"
-    ):
+    with pytest.raises(ValueError, match=r"backbone must be causal.*blocks\.blocks\.2\.layer is not causal"):
         AudioLM(MuLaw(), backbone)

@@ -1,4 +1,4 @@
-"""The vocoder: what it is told lies where the sound is, in every way of running, and it learns."""
+"""The vocoder: its conditioning is aligned with the samples, all modes of running agree, and it trains."""
 
 import math
 
@@ -21,7 +21,7 @@ def tone(hertz, seconds=0.1, amplitude=0.5):
     return amplitude * torch.sin(2 * math.pi * hertz * torch.arange(round(seconds * 8_000)) / 8_000)[None]
 
 
-def some_codes(length, batch=2):
+def random_codes(length, batch=2):
     return CoarseFine().encode(0.3 * torch.randn(batch, length).clamp(-3, 3))
 
 
@@ -30,7 +30,7 @@ def model():
     return Vocoder(WAVERNN, MEL).double()
 
 
-def test_what_is_told_at_a_frame_is_that_frame_and_between_two_a_line(model):
+def test_conditioning_is_the_frames_interpolated_linearly(model):
     features = torch.randn(2, 6, 10).double()
     conditioning = model.conditioning(features, 47)
     assert conditioning.shape == (2, 47, 3)
@@ -41,16 +41,16 @@ def test_what_is_told_at_a_frame_is_that_frame_and_between_two_a_line(model):
 
 
 def by_steps(model, codes):
-    """The likelihood of each sample by `Vocoder.sample_next`, told the spectrogram of the codes themselves."""
+    """The likelihood of each sample by `Vocoder.sample_next`, conditioned on the codes' own spectrogram."""
     code, state = model.initial_cache_for(codes)
     bits = torch.zeros(codes.shape[:2]).double()
     for t in range(codes.shape[1]):
-        given = iter(codes[:, t].unbind(-1))
+        targets = iter(codes[:, t].unbind(-1))
 
-        def sampler(logits, t=t, given=given):
-            chosen = next(given)
-            bits[:, t] += logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0] / math.log(2)
-            return chosen
+        def sampler(logits, t=t, targets=targets):
+            target = next(targets)
+            bits[:, t] += logits.log_softmax(-1).gather(-1, target[:, None])[:, 0] / math.log(2)
+            return target
 
         code, state = model.sample_next(code, state, sampler)
     return bits
@@ -58,14 +58,14 @@ def by_steps(model, codes):
 
 @pytest.mark.parametrize("length", [1, 37, 60])
 @torch.no_grad()
-def test_the_likelihood_equals_the_steps_under_the_same_condition(model, length):
-    codes = some_codes(length)
+def test_the_likelihood_equals_that_of_steps_with_the_same_conditioning(model, length):
+    codes = random_codes(length)
     assert error(by_steps(model, codes), model.log_likelihood(codes)) < 1e-9
 
 
 @torch.no_grad()
-def test_it_is_wavernn_told_the_spectrogram(model):
-    codes = some_codes(57)
+def test_it_is_a_wavernn_conditioned_on_the_spectrogram(model):
+    codes = random_codes(57)
     conditioning = model.conditioning(model.log_mel(model.quantizer.decode(codes)), 57)
     expected, _ = model.cell.log_likelihood_from(codes, model.cell.initial_cache(2), conditioning)
     assert torch.equal(model.log_likelihood(codes), expected)
@@ -73,26 +73,26 @@ def test_it_is_wavernn_told_the_spectrogram(model):
 
 @pytest.mark.parametrize("sizes", [[57], [1, 13, 43], [40, 17]])
 @torch.no_grad()
-def test_pieces_equal_the_whole_and_so_does_a_prompt_that_is_absorbed(model, sizes):
-    codes = some_codes(57)
-    cache, bits, absorbed = model.initial_cache_for(codes), [], model.initial_cache_for(codes)
-    for piece in codes.split(sizes, 1):
-        given, cache = model.log_likelihood_from(piece, cache)
-        absorbed = model.prefill(piece, absorbed)
-        assert error(absorbed[1][0], cache[1][0]) < 1e-12
-        bits.append(given)
+def test_chunks_and_prefill_equal_the_whole_sequence(model, sizes):
+    codes = random_codes(57)
+    cache, bits, prefilled = model.initial_cache_for(codes), [], model.initial_cache_for(codes)
+    for chunk in codes.split(sizes, 1):
+        of_chunk, cache = model.log_likelihood_from(chunk, cache)
+        prefilled = model.prefill(chunk, prefilled)
+        assert error(prefilled[1][0], cache[1][0]) < 1e-12
+        bits.append(of_chunk)
     assert error(torch.cat(bits, 1), model.log_likelihood(codes)) < 1e-12
 
 
 @torch.no_grad()
-def test_held_out_bits_hear_each_clip_s_own_spectrogram_whole(model):
-    clips = [some_codes(length, 1)[0] for length in (57, 31, 44)]
+def test_held_out_bits_use_the_whole_spectrogram_of_each_clip(model):
+    clips = [random_codes(length, 1)[0] for length in (57, 31, 44)]
     expected = torch.stack([-model.log_likelihood(clip[None]).mean() for clip in clips])
-    assert torch.allclose(clip_bits(model, clips, batch_size=3, frame=20), expected, atol=1e-6)
+    assert torch.allclose(clip_bits(model, clips, batch_size=3, chunk_length=20), expected, atol=1e-6)
 
 
 @torch.no_grad()
-def test_singing_gives_a_hop_of_samples_for_each_frame_after_the_first(model):
+def test_synthesis_gives_a_hop_of_samples_for_each_frame_after_the_first(model):
     features = model.log_mel(tone(440, 0.01))
     codes = model.synthesize(features, seed=3)
     assert codes.shape == (1, 80, 2)
@@ -101,8 +101,8 @@ def test_singing_gives_a_hop_of_samples_for_each_frame_after_the_first(model):
     assert not torch.equal(codes, model.synthesize(features + 1, seed=3))
 
 
-def test_it_learns_and_what_it_learns_is_to_listen():
-    """Noises of random loudness: told how loud one is, a sample of it costs less."""
+def test_training_makes_the_likelihood_depend_on_the_spectrogram():
+    """Noise of random loudness: the spectrogram of another clip costs at least 1 bit per sample."""
     loud = 10 ** (-3 * torch.rand(64, 1)) * 0.3
     codes = CoarseFine().encode((loud * torch.randn(64, 40)).clamp(-1, 1))
     data, valid = codes[:48], codes[48:]
@@ -113,15 +113,15 @@ def test_it_learns_and_what_it_learns_is_to_listen():
     assert history.valid[-1][1] < 14
     with torch.no_grad():
         code, (h, conditioning) = model.initial_cache_for(valid)
-        of_another = code, (h, conditioning.roll(1, dims=0))
-        conditioning, mistold = (
-            model.log_likelihood_from(valid, x)[0].mean() for x in ((code, (h, conditioning)), of_another)
+        wrong_cache = code, (h, conditioning.roll(1, dims=0))
+        right, wrong = (
+            model.log_likelihood_from(valid, x)[0].mean() for x in ((code, (h, conditioning)), wrong_cache)
         )
-    assert conditioning > mistold + 1
+    assert right > wrong + 1
 
 
 def test_it_trains_in_half_precision():
-    codes, bits = some_codes(60), []
+    codes, bits = random_codes(60), []
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(1)
         config = TrainingConfig(steps=5, batch_size=2, precision=precision)
@@ -129,7 +129,7 @@ def test_it_trains_in_half_precision():
     assert 0 < (bits[0] - bits[1]).abs().max() < 0.1
 
 
-def test_it_saves_weights_and_no_filters(model):
+def test_mel_filters_are_not_in_the_state_dict(model):
     assert {name.partition(".")[0] for name in model.state_dict()} == {"conditioning_projection", "cell"}
 
 
@@ -144,19 +144,19 @@ def test_it_saves_weights_and_no_filters(model):
         (torch.full((1, 5, 10), torch.inf), "features must be finite"),
     ],
 )
-def test_features_that_are_none_are_named(model, features, because):
+def test_invalid_features_are_named(model, features, because):
     with pytest.raises(ValueError, match=because):
         model.synthesize(features.double())
 
 
-def test_without_a_spectrogram_it_has_nothing_to_sing(model):
+def test_without_a_spectrogram_it_cannot_generate(model):
     with pytest.raises(ValueError, match="cache must hold conditioning for the next 1 samples, got 0"):
         model.generate(5)
     with pytest.raises(ValueError, match="cache must hold conditioning for the next 40 samples, got 0"):
-        model.log_likelihood_from(some_codes(40), model.initial_cache(2))
+        model.log_likelihood_from(random_codes(40), model.initial_cache(2))
 
 
-def test_a_wavernn_that_listens_to_nothing_is_refused():
+def test_a_wavernn_without_conditioning_is_refused():
     with pytest.raises(ValueError, match=r"config\.d_conditioning must be at least 1, got 0"):
         Vocoder(WaveRNNConfig(12), MEL)
 
