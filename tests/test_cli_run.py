@@ -112,7 +112,7 @@ def test_a_run_begins_from_a_trained_model(folder, capsys):
     assert main(fine) == 0  # goes on, at its end
     capsys.readouterr()
     assert main([*fine[: fine.index("--from")], *fine[fine.index("--out") :]]) == 1
-    assert f"from is {MODEL} there and None here" in capsys.readouterr().err
+    assert f"from was {MODEL} and is now None" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -254,7 +254,7 @@ def test_settings_are_kept_compared_and_replaced(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text()) == {**settings, "steps": 5}
     keep_settings(checkpoint, {**settings, "steps": 5, "seed": 0})  # what an older version did not write
     with pytest.raises(
-        ValueError, match=r"lr is 0\.1 there and 0\.2 here; corpus is folder there and sc09 here\. Use"
+        ValueError, match=r"lr was 0\.1 and is now 0\.2; corpus was folder and is now sc09\. Use"
     ):
         keep_settings(checkpoint, {"lr": 0.2, "steps": 7, "corpus": "sc09"}, free=["steps"])
     assert json.loads((tmp_path / "run.json").read_text())["lr"] == 0.1

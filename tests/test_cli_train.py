@@ -77,7 +77,7 @@ def trained(finished, folder):
 
 
 def history_of(run="runs/my-wavs"):
-    return asdict(History.unpacked(load_checkpoint(f"{run}/run.pt")["history"]))
+    return asdict(History.from_state_dict(load_checkpoint(f"{run}/run.pt")["history"]))
 
 
 def steps_done(run="runs/my-wavs"):
@@ -134,7 +134,7 @@ def test_a_finished_run_is_not_trained_again_and_other_settings_are_named(traine
     assert main([*MY_WAVS, "--steps", "8", "--batch-size", "1", "--model.ssm.d-state", "6"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("sashimi: runs/my-wavs/run.pt belongs to a run with other settings: model is ")
-    assert "batch_size is 2 there and 1 here. Use the same settings to resume, or another --out" in said
+    assert "batch_size was 2 and is now 1. Use the same settings to resume, or another --out" in said
     assert main([*MY_WAVS, "--steps", "8", "--out", "elsewhere"]) == 0
     assert steps_done("elsewhere") == 8
 
@@ -196,7 +196,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(trained, caps
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     capsys.readouterr()
     with pytest.warns(
-        UserWarning, match=r"again/run\.pt\.damaged; the run goes on from again/run\.previous\.pt"
+        UserWarning, match=r"again/run\.pt\.damaged; the run resumes from again/run\.previous\.pt"
     ):
         assert main(command) == 0
     assert "resuming from again/run.pt" in capsys.readouterr().out
@@ -325,7 +325,7 @@ def test_a_gpu_that_is_too_small_is_told_what_to_do(folder, monkeypatch, capsys)
     assert main(MY_WAVS) == 1
     said = capsys.readouterr().err
     assert said.startswith(
-        "sashimi: CUDA out of memory: try --grad-accumulation 2, --activation-checkpointing or a smaller --len"
+        "sashimi: CUDA out of memory: try --grad-accumulation 2, --activation-checkpointing or a smaller"
     )
     assert "Tried to allocate 20.00 GiB" in said
     assert said.count("\n") == 1

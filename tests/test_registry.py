@@ -14,7 +14,7 @@ from tests.pretrained.cases import BACKBONES as SAVED
 from tests.pretrained.cases import DIFFUSION
 from tests.test_contract import concrete
 from tests.training.backbones import BACKBONES as TRAINED
-from tests.training.test_compute import SOUNDS
+from tests.training.test_execution import DENOISERS
 
 
 class Shade(StrEnum):
@@ -85,5 +85,5 @@ def test_every_backbone_and_denoiser_is_trained_and_saved_in_tests():
     backbones, denoisers = concrete(BackboneConfig), concrete(DenoiserConfig)
     assert {type(make().config) for make in TRAINED.values()} == backbones
     assert {type(config) for config in SAVED.values()} == backbones
-    assert {type(config) for config in SOUNDS.values()} == denoisers
+    assert {type(config) for config in DENOISERS.values()} == denoisers
     assert {type(config.backbone) for config in DIFFUSION.values()} == denoisers

@@ -23,7 +23,7 @@ from sashimi_lib.audio import resample
 from sashimi_lib.data.bundled import spoken_digits
 from sashimi_lib.data.split import PARTS
 from sashimi_lib.evaluation.classifier import (
-    SHIPPED,
+    BUNDLED_WEIGHTS,
     Classifier,
     ClassifierConfig,
     load_classifier,
@@ -115,7 +115,7 @@ def evaluate(classifier: Classifier, splits: dict[str, list[Word]]) -> dict[str,
         "bundled_digits_right": round(10 * accuracy(classifier, bundled)),
         "confusion": confusion.tolist(),
         "parameters": sum(p.numel() for p in classifier.parameters()),
-        "file_bytes": SHIPPED.stat().st_size,
+        "file_bytes": BUNDLED_WEIGHTS.stat().st_size,
         "recordings": {split: len(words) for split, words in splits.items()},
     }
 
@@ -131,7 +131,7 @@ def main() -> None:
     torch.set_num_threads(1)
     splits = {split: load_words(options.folder / split, RATE) for split in PARTS}
     if not options.evaluate:
-        save_classifier(SHIPPED, train_classifier(splits["train"], ClassifierConfig()), NOTES)
+        save_classifier(BUNDLED_WEIGHTS, train_classifier(splits["train"], ClassifierConfig()), NOTES)
     classifier = load_classifier()
     figures = evaluate(classifier, splits)
     print(figures)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.lib.corpus import Excerpts
-from sashimi_lib.evaluation.likelihood import by_recording, pooled_bits
+from sashimi_lib.evaluation.likelihood import bits_per_recording, confidence_interval
 
 UNIT = "bits per sample: mean, 95 % confidence interval over recordings, and the bits of each recording"
 DIGITS = 5  # decimals of the bits that are stored
@@ -21,7 +21,7 @@ DIGITS = 5  # decimals of the bits that are stored
 def summarize_bits(bits: Tensor, excerpts: Excerpts) -> dict[str, Any]:
     """What a result stores of the bits per sample of each excerpt: bits and samples by recording, their mean
     and its confidence interval."""
-    by_clip, samples = by_recording(bits, excerpts.clips, excerpts.recordings)
+    by_clip, samples = bits_per_recording(bits, excerpts.clips, excerpts.recordings)
     stored = {"samples": samples.tolist(), "bits": [round(x, DIGITS) for x in by_clip.tolist()]}
     return estimate(stored) | stored
 
@@ -29,6 +29,6 @@ def summarize_bits(bits: Tensor, excerpts: Excerpts) -> dict[str, Any]:
 def estimate(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Mean, confidence interval (None for too few recordings) and number of recordings, from the stored bits
     and samples of each."""
-    return pooled_bits(
+    return confidence_interval(
         torch.tensor(stored["bits"], dtype=torch.float64), torch.tensor(stored["samples"])
     )._asdict()

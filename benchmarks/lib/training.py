@@ -60,7 +60,7 @@ def train_for_steps(
 
 def bits_per_clip(model: Autoregressive, clips: list[torch.Tensor]) -> torch.Tensor:
     """Bits per sample of each clip, in chunks small enough for 65,536 logits a sample (1 GiB)."""
-    return clip_bits(model, clips, batch_size=8, frame=512)
+    return clip_bits(model, clips, batch_size=8, chunk_length=512)
 
 
 def choose_lr_factor(

@@ -76,7 +76,7 @@ def train_and_evaluate(
     recipe = setting.recipes()[length]
     data = segments(corpus["train"], recipe.length)
     model = train_for_steps(recipe, data, steps, setting.lr_factor, seed)
-    return summarize_bits(clip_bits(model, test.clips, frame=8_192), test)
+    return summarize_bits(clip_bits(model, test.clips, chunk_length=8_192), test)
 
 
 def main() -> None:

@@ -192,7 +192,7 @@ def main() -> None:
     print({key: value for key, value in figures.items() if isinstance(value, int | float)}, flush=True)
     test = excerpts(corpus["test"], TEST_SECONDS * options.sample_rate, sum(map(len, corpus["test"])))
     figures |= {
-        "test_bits": summarize_bits(clip_bits(model, test.clips, frame=8_192), test),
+        "test_bits": summarize_bits(clip_bits(model, test.clips, chunk_length=8_192), test),
         "test_samples": sum(map(len, test.clips)),
         "bigram_bits": bigram_bits(corpus["train"], test.clips),
     }

@@ -17,7 +17,7 @@ from sashimi_lib.data.clips import audio_paths, find_audio
 from sashimi_lib.data.corpora import CORPORA, FOLDER, Corpus
 from sashimi_lib.data.split import FileLists, Split, relative_name, summarize
 from sashimi_lib.diffusion.model import DiffusionModel
-from sashimi_lib.evaluation.likelihood import FEWEST, ConfidenceInterval
+from sashimi_lib.evaluation.likelihood import MIN_RECORDINGS, ConfidenceInterval
 from sashimi_lib.evaluation.metrics import METRICS, HeldOut, Model, Report
 from sashimi_lib.pretrained import Pretrained, load
 
@@ -114,7 +114,7 @@ def in_words(estimate: ConfidenceInterval, unit: str = "bits per sample") -> str
     """
     value, number = f"{estimate.mean:.3f} {unit}", estimate.recordings
     if estimate.interval is None:
-        return f"{value}, no confidence interval for fewer than {FEWEST} recordings, here {number}"
+        return f"{value}, no confidence interval for fewer than {MIN_RECORDINGS} recordings, here {number}"
     low, high = estimate.interval
     return f"{value}, 95 % confidence interval over {number:,} recordings {low:.3f} to {high:.3f}"
 

@@ -14,7 +14,7 @@ from sashimi_lib.data.split import FileLists, describe_changes
 from sashimi_lib.pretrained import ModelCard
 from sashimi_lib.storage.atomic import atomic_write
 from sashimi_lib.training.checkpoint import checkpoint_exists
-from sashimi_lib.training.config import differences
+from sashimi_lib.training.config import describe_differences
 from sashimi_lib.training.train_state import History
 
 
@@ -45,7 +45,7 @@ def keep_settings(checkpoint: Path, settings: dict[str, Any], free: Collection[s
             there = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): delete it to resume without a check") from error
-        other = differences(there, settings, free)
+        other = describe_differences(there, settings, free)
         if other:
             raise ValueError(
                 f"{checkpoint} belongs to a run with other settings: {'; '.join(other)}. Use the same "

@@ -86,7 +86,7 @@ def _run(command: TrainCommand, device: torch.device, distributed: DistributedCo
         if distributed.is_main_process:
             check_recordings(checkpoint, inputs.files)
             settings = settings_of(command, inputs.recipe.sample_rate, inputs.parts, inputs.files)
-            keep_settings(checkpoint, settings, command.training.free)
+            keep_settings(checkpoint, settings, command.training.resumable_fields)
         return _train(command, inputs, model.to(device), checkpoint, base, distributed)
 
 

@@ -1,2 +1,2 @@
-"""Judging models: how many bits a held-out sample costs them (`likelihood`), and how far what they make up is
-from real sounds (`distances`)."""
+"""Evaluation of models: likelihood in bits per sample (`likelihood`), distances between generated and real
+audio (`distances`), and a classifier of spoken digits (`classifier`)."""

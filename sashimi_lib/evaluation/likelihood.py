@@ -1,11 +1,10 @@
-"""How many bits a sample costs: under a trained model, and under the tables that it has to beat.
+"""Bits per sample: the negative log-likelihood of clips under models and under baseline tables.
 
-A unigram table knows how often each code occurs; a bigram table knows how often each code follows each other
-one. Both are fitted by counting on training clips, starting every count at one (so that nothing is
-impossible), and judged by the mean of -log2 p on held-out clips: bits per sample, as every likelihood in
-this library.
+A unigram table has the frequency of each code, a bigram table the frequency of each code given the previous
+one. Both are counted on training clips, with add-one smoothing, and evaluated by the mean of -log2 p on
+held-out clips, in bits per sample, as every likelihood in this library.
 
-Chapter: 1; chapters 6 and 7 set trained models beside them.
+Chapter: 1; chapters 6 and 7 compare trained models with them.
 """
 
 from collections.abc import Hashable, Sequence
@@ -20,32 +19,32 @@ from sashimi_lib.audio.quantizers import check_codes
 from sashimi_lib.evaluation.losses import EVAL_CHUNK, per_sequence_loss
 from sashimi_lib.models.autoregressive import DiscreteAudioModel
 
-FEWEST = 5  # recordings: of fewer no interval is given
+MIN_RECORDINGS = 5  # for a confidence interval
 Clips = Tensor | Sequence[Tensor]  # codes (L,), a batch (B, L), or clips (L,) of different lengths
 
 
 def _clips(codes: Clips, levels: int, name: str) -> list[Tensor]:
-    """One flat int64 tensor a clip; raises ValueError for none, or for codes outside 0..levels-1."""
+    """Return one flat int64 tensor per clip. Raises ValueError for no clips, or codes outside 0..levels-1."""
     if isinstance(codes, Tensor):
         check_codes(codes, levels, name)
         return list(codes.long().reshape(-1, codes.shape[-1]))
     if len(codes) == 0:
         raise ValueError(f"{name} must hold at least one clip, got none")
-    for number, clip in enumerate(codes):
-        check_codes(clip, levels, f"{name}[{number}]")
+    for index, clip in enumerate(codes):
+        check_codes(clip, levels, f"{name}[{index}]")
         if clip.ndim != 1:
-            raise ValueError(f"{name}[{number}] must have shape (L,), got {tuple(clip.shape)}")
+            raise ValueError(f"{name}[{index}] must have shape (L,), got {tuple(clip.shape)}")
     return [clip.long() for clip in codes]
 
 
 def _pairs(clips: list[Tensor], levels: int) -> Tensor:
-    """Each code with the one before it, as one number levels * q_(t-1) + q_t; first comes silence."""
-    before = [torch.cat([clip.new_tensor([levels // 2]), clip[:-1]]) for clip in clips]
-    return torch.cat([levels * p + q for p, q in zip(before, clips, strict=True)])
+    """Return the index ``levels * q_(t-1) + q_t`` of each bigram; silence precedes the first code."""
+    previous = [torch.cat([clip.new_tensor([levels // 2]), clip[:-1]]) for clip in clips]
+    return torch.cat([levels * p + q for p, q in zip(previous, clips, strict=True)])
 
 
 def unigram_table(codes: Clips, levels: int = 256) -> Float[Tensor, " levels"]:
-    """p(q): how often each code occurs in the clips, every count started at one. float64, sums to one.
+    """Return p(q), the frequency of each code with add-one smoothing. float64, sums to one.
 
     Raises ValueError for no clips, or for codes outside 0..levels-1.
 
@@ -59,9 +58,9 @@ def unigram_table(codes: Clips, levels: int = 256) -> Float[Tensor, " levels"]:
 
 
 def bigram_table(codes: Clips, levels: int = 256) -> Float[Tensor, "levels levels"]:
-    """p(q_t given q_(t-1)), row q_(t-1): how often each code follows each other, every count started at one.
+    """Return p(q_t | q_(t-1)), in row q_(t-1): the frequency of each bigram with add-one smoothing.
 
-    float64, each row sums to one; before a clip's first code comes silence, levels/2. Raises ValueError as
+    float64, each row sums to one. Silence, levels/2, precedes the first code of a clip. Raises ValueError as
     `unigram_table` does.
 
     >>> bigram_table(torch.tensor([1, 0, 0]), levels=2)
@@ -76,7 +75,7 @@ def bigram_table(codes: Clips, levels: int = 256) -> Float[Tensor, "levels level
 
 
 def unigram_bits(train: Clips, test: Clips, levels: int = 256) -> float:
-    """Bits per sample of ``test`` under the unigram table of ``train``.
+    """Return the bits per sample of ``test`` under the unigram table of ``train``.
 
     Raises ValueError for no clips, or for codes outside 0..levels-1.
 
@@ -90,7 +89,9 @@ def unigram_bits(train: Clips, test: Clips, levels: int = 256) -> float:
 
 
 def bigram_bits(train: Clips, test: Clips, levels: int = 256) -> float:
-    """Bits per sample of ``test`` under the bigram table of ``train``. Raises ValueError as `unigram_bits`.
+    """Return the bits per sample of ``test`` under the bigram table of ``train``.
+
+    Raises ValueError as `unigram_bits`.
 
     >>> alternating = torch.tensor([0, 1] * 500)
     >>> bigram_bits(alternating, alternating, levels=2) < 0.01
@@ -103,34 +104,36 @@ def bigram_bits(train: Clips, test: Clips, levels: int = 256) -> float:
 
 
 def clip_bits(
-    model: DiscreteAudioModel, clips: Clips, batch_size: int = 8, frame: int = EVAL_CHUNK
+    model: DiscreteAudioModel, clips: Clips, batch_size: int = 8, chunk_length: int = EVAL_CHUNK
 ) -> Float[Tensor, " clips"]:
-    """Bits per sample of each clip under a model, each from silence, whatever its length.
+    """Return the bits per sample of each clip under a model; clips may differ in length.
 
-    Codes of a clip are (L,), or (L, 2) under the coarse-fine quantizer. They go through as in
-    `sashimi_lib.evaluation.losses.per_sequence_loss`, ``batch_size`` clips at a time, in chunks of ``frame``
-    samples. float64, on the CPU. Raises ValueError for no clips, and for codes that the model does not have.
+    Codes of a clip are (L,), or (L, 2) for the coarse-fine quantizer. They are evaluated as in
+    `sashimi_lib.evaluation.losses.per_sequence_loss`, ``batch_size`` clips at a time, in chunks of
+    ``chunk_length`` samples. float64, on the CPU. Raises ValueError for no clips, and for codes out of range.
 
     >>> from sashimi_lib.models.audio_lm import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig
     >>> from sashimi_lib.audio.quantizers import MuLaw
     >>> model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(4, 1)))
-    >>> clip_bits(model, [torch.full((70,), 128), torch.full((50,), 128)], frame=32).shape
+    >>> clip_bits(model, [torch.full((70,), 128), torch.full((50,), 128)], chunk_length=32).shape
     torch.Size([2])
 
     Chapter: 7.
     """
     if len(clips) == 0:
         raise ValueError("clips must hold at least one clip, got none")
-    for number, clip in enumerate(clips):
-        model.quantizer.check(clip, f"clips[{number}]")
-    return per_sequence_loss(model, [clip.long() for clip in clips], batch_size, frame)
+    for index, clip in enumerate(clips):
+        model.quantizer.check(clip, f"clips[{index}]")
+    return per_sequence_loss(model, [clip.long() for clip in clips], batch_size, chunk_length)
 
 
 class ConfidenceInterval(NamedTuple):
-    """Bits per sample of so many recordings, and the 95 % confidence interval over recordings: 95 of 100 such
-    intervals, each of other recordings of the same kind, hold the figure of all that there could be. None for
-    fewer than `FEWEST`, whose spread says too little."""
+    """A mean over samples, such as bits per sample, with its 95 % confidence interval over recordings.
+
+    95 of 100 such intervals, each from other recordings of the same kind, contain the mean of the whole
+    population. The interval is None for fewer than `MIN_RECORDINGS` recordings.
+    """
 
     mean: float
     interval: tuple[float, float] | None
@@ -140,27 +143,28 @@ class ConfidenceInterval(NamedTuple):
 def mean_bits(
     bits: Float[Tensor, " clips"], clips: Clips, recordings: Sequence[Hashable]
 ) -> ConfidenceInterval:
-    """Bits per sample of all clips together, with a 95 % confidence interval over recordings.
+    """Return the bits per sample of all clips, with a 95 % confidence interval over recordings.
 
-    ``bits`` is one figure a clip, as `clip_bits` gives them, and ``recordings`` says which recording each
-    clip is from (any name or number). Every clip weighs as much as it is long. See `pooled_bits`.
+    ``bits`` has a value per clip, as `clip_bits` returns them, and ``recordings`` identifies the recording of
+    each clip (any name or number). Clips are weighted by their length. See `confidence_interval`.
 
     >>> clips, bits = torch.zeros(6, 10, dtype=torch.long), torch.tensor([4.0, 4.5, 5.0, 5.5, 6.0, 6.5])
     >>> mean_bits(bits, clips, recordings="aabbcc")
     ConfidenceInterval(mean=5.25, interval=None, recordings=3)
 
-    Chapter: 7. Raises ValueError unless there are as many of all three, and at least one.
+    Chapter: 7. Raises ValueError unless all three have the same length, at least one.
     """
-    return pooled_bits(*by_recording(bits, clips, recordings))
+    return confidence_interval(*bits_per_recording(bits, clips, recordings))
 
 
-def by_recording(
+def bits_per_recording(
     bits: Float[Tensor, " clips"], clips: Clips, recordings: Sequence[Hashable]
 ) -> tuple[Float[Tensor, " recordings"], Int[Tensor, " recordings"]]:
-    """Bits per sample of each recording, and how many samples were judged of it, in the order in which the
-    recordings first come. float64 and int64.
+    """Return the bits per sample of each recording, and its number of samples, in the order of first
+    occurrence. float64 and int64.
 
-    >>> by_recording(torch.tensor([3.0, 5.0, 6.0]), torch.zeros(3, 10, dtype=torch.long), ["a", "a", "b"])
+    >>> clips = torch.zeros(3, 10, dtype=torch.long)
+    >>> bits_per_recording(torch.tensor([3.0, 5.0, 6.0]), clips, ["a", "a", "b"])
     (tensor([4., 6.], dtype=torch.float64), tensor([20, 10]))
 
     Raises ValueError as `mean_bits` does.
@@ -170,34 +174,33 @@ def by_recording(
             f"bits, clips and recordings must be equally many, at least one, got {len(bits)}, {len(clips)} "
             f"and {len(recordings)}"
         )
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(recordings))}
-    which = torch.tensor([numbers[name] for name in recordings])
+    indices = {name: index for index, name in enumerate(dict.fromkeys(recordings))}
+    recording = torch.tensor([indices[name] for name in recordings])
     lengths = torch.tensor([len(clip) for clip in clips])
-    samples = torch.bincount(which, lengths.double())
-    total = torch.bincount(which, lengths * bits.double().cpu())
+    samples = torch.bincount(recording, lengths.double())
+    total = torch.bincount(recording, lengths * bits.double().cpu())
     return total / samples, samples.long()
 
 
-def pooled_bits(
+def confidence_interval(
     bits: Float[Tensor, " recordings"], samples: Int[Tensor, " recordings"]
 ) -> ConfidenceInterval:
-    """Bits per sample of all recordings together, with a 95 % confidence interval over recordings.
+    """Return the bits per sample of all recordings, with a 95 % confidence interval over recordings.
 
-    ``bits`` is one figure a recording, ``samples`` how long each is; or ``bits`` is by how much two models
-    differ on each of the same recordings, which tells more about the difference than their two intervals.
+    ``bits`` has a value per recording, weighted by its length in ``samples``. To compare two models on the
+    same recordings, pass the difference of their bits: its interval is narrower than that of either model.
 
-    Samples of a recording are alike, so the spread is that between recordings, however many pieces they were
-    judged in. It is the delete-one jackknife's: with R the pooled figure of m recordings, and R_i that of all
-    but the i-th, the variance of R is (m - 1) / m times the sum of (R_i - R)^2, and R lies within so many
-    standard errors as Student's t with m - 1 degrees of freedom says. For few recordings of unequal lengths
-    this covers the truth more often than a percentile bootstrap, whose intervals are too short by about the
-    square root of (m - 1) / m and by the normal tails.
+    Samples of a recording are correlated, so the variance is estimated between recordings, by the delete-one
+    jackknife. With R the mean over m recordings, and R_i that without the i-th, the variance of R is
+    (m - 1) / m times the sum of (R_i - R)^2; the interval follows from Student's t with m - 1 degrees of
+    freedom. For few recordings of unequal lengths its coverage is better than that of a percentile bootstrap,
+    whose intervals are too short by about the square root of (m - 1) / m and by the normal tails.
 
-    >>> pooled_bits(torch.tensor([4.0, 5.0, 6.0, 5.0, 5.0]), torch.tensor([10, 10, 10, 10, 10]))
+    >>> confidence_interval(torch.tensor([4.0, 5.0, 6.0, 5.0, 5.0]), torch.tensor([10, 10, 10, 10, 10]))
     ConfidenceInterval(mean=5.0, interval=(4.12..., 5.87...), recordings=5)
 
     Chapter: 7. Cochran, Sampling Techniques, 1977, section 6.17 (the jackknife of a ratio); MacKinnon,
-    Nielsen and Webb, 2023 (few clusters). Raises ValueError for no recording, or one without samples.
+    Nielsen and Webb, 2023 (few clusters). Raises ValueError for no recordings, or one without samples.
     """
     if not len(bits) == len(samples) > 0 or bool((samples < 1).any()):
         raise ValueError(
@@ -207,9 +210,9 @@ def pooled_bits(
     length = samples.double()
     total, m = bits.double() * length, len(bits)
     mean = float(total.sum() / length.sum())
-    if m < FEWEST:
+    if m < MIN_RECORDINGS:
         return ConfidenceInterval(mean, None, m)
-    without = (total.sum() - total) / (length.sum() - length)
-    error = float(((m - 1) / m * (without - mean).square().sum()).sqrt())
-    half = error * float(stats.t.ppf(0.975, m - 1))
-    return ConfidenceInterval(mean, (mean - half, mean + half), m)
+    leave_one_out = (total.sum() - total) / (length.sum() - length)
+    standard_error = float(((m - 1) / m * (leave_one_out - mean).square().sum()).sqrt())
+    half_width = standard_error * float(stats.t.ppf(0.975, m - 1))
+    return ConfidenceInterval(mean, (mean - half_width, mean + half_width), m)

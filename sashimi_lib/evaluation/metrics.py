@@ -1,6 +1,6 @@
-"""Metrics: how well a trained model does on held-out recordings, by one function each.
+"""Metrics of trained models on held-out recordings.
 
-`METRICS` names them. A new one is a function of ``(model, data)`` to a `Report`, and an entry there.
+A metric is a function of ``(model, data)`` that returns a `Report`, with an entry in `METRICS`.
 
 Chapters: 7 and 9.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from sashimi_lib.audio.mel import LogMelConfig
 from sashimi_lib.diffusion.model import DiffusionModel
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
-from sashimi_lib.evaluation.distances import LONGEST, spectrum_distance, stft_distance
+from sashimi_lib.evaluation.distances import MAX_FFT_SIZE, spectrum_distance, stft_distance
 from sashimi_lib.evaluation.likelihood import ConfidenceInterval, clip_bits, mean_bits
 from sashimi_lib.evaluation.losses import batches_by_length
 from sashimi_lib.models.autoregressive import DiscreteAudioModel
@@ -24,16 +24,16 @@ from sashimi_lib.models.vocoder import Vocoder
 from sashimi_lib.streaming import best_engine
 
 Model = DiscreteAudioModel | DiffusionModel
-STEPS = 20  # of a diffusion model's sampler
+SAMPLER_STEPS = 20  # of a diffusion model
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out recordings, cut into sequences as the model takes them, and how to evaluate on them.
+    """Held-out recordings, split into sequences for the model, and the settings of evaluation.
 
-    ``sequences`` are codes, or waveforms of a diffusion model, at ``sample_rate`` Hz; ``recordings`` says
-    which recording each is from, None where that is not known. ``batch_size`` sequences are scored or
-    generated at once. Unconditional models generate ``count`` sounds, from ``seed``.
+    ``sequences`` are codes, or waveforms for a diffusion model, at ``sample_rate`` Hz; ``recordings``
+    identifies the recording of each, None if that is not known. ``batch_size`` sequences are evaluated or
+    generated per batch. Unconditional models generate ``count`` waveforms, from ``seed``.
     """
 
     sequences: Sequence[Tensor]
@@ -45,23 +45,23 @@ class HeldOut:
 
     @property
     def seconds(self) -> float:
-        """The length of all sequences together."""
+        """The total length of all sequences in seconds."""
         return sum(map(len, self.sequences)) / self.sample_rate
 
     def at_least(self, samples: int) -> "HeldOut":
-        """The same without shorter sequences."""
-        kept = [index for index, sequence in enumerate(self.sequences) if len(sequence) >= samples]
-        recordings = self.recordings and [self.recordings[index] for index in kept]
-        return replace(self, sequences=[self.sequences[index] for index in kept], recordings=recordings)
+        """Return the data without sequences of fewer samples."""
+        long = [index for index, sequence in enumerate(self.sequences) if len(sequence) >= samples]
+        recordings = self.recordings and [self.recordings[index] for index in long]
+        return replace(self, sequences=[self.sequences[index] for index in long], recordings=recordings)
 
     def estimate(self, values: Float[Tensor, " sequences"]) -> ConfidenceInterval:
-        """The mean over all samples of one value a sequence, with a confidence interval over recordings."""
-        recordings = self.recordings or [None] * len(self.sequences)  # unknown ones might all be one
+        """Return the mean over all samples, given a value per sequence, with an interval over recordings."""
+        recordings = self.recordings or [None] * len(self.sequences)  # if unknown, they might all be the same
         return mean_bits(values, self.sequences, recordings)
 
 
 class Report(NamedTuple):
-    """What a metric found: a value, with a confidence interval where it has one, its unit, and the data."""
+    """The result of a metric: a value, possibly with a confidence interval, its unit, and the data."""
 
     value: ConfidenceInterval | float
     unit: str
@@ -69,12 +69,12 @@ class Report(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """The value without its interval."""
+        """The value without its confidence interval."""
         return self.value.mean if isinstance(self.value, ConfidenceInterval) else self.value
 
 
 def bits(model: Model, data: HeldOut) -> Report:
-    """The negative log-likelihood of held-out recordings in bits per sample, with a confidence interval.
+    """Return the negative log-likelihood of held-out recordings in bits per sample.
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
     >>> data = HeldOut([torch.zeros(50, 2, dtype=torch.long)], sample_rate=100)
@@ -91,13 +91,13 @@ def bits(model: Model, data: HeldOut) -> Report:
 
 
 def spectrum(model: Model, data: HeldOut) -> Report:
-    """How far the average spectrum of generated sounds is from that of the held-out ones, in dB: see
-    `sashimi_lib.evaluation.distances.spectrum_distance`, here of 40 mel bands in windows of 50 ms.
+    """Return the distance between the average spectra of generated and held-out audio, in dB: see
+    `sashimi_lib.evaluation.distances.spectrum_distance`, with 40 mel bands and windows of 50 ms.
 
-    An unconditional model generates ``data.count`` sounds as long as the longest sequence, a vocoder one from
-    the spectrogram of each sequence.
+    An unconditional model generates ``data.count`` waveforms of the length of the longest sequence, a vocoder
+    one from the spectrogram of each sequence.
 
-    Chapter: 9. Raises ImportError, saying what to install, where librosa is missing.
+    Chapter: 9. Raises ImportError, naming the extra to install, if librosa is missing.
     """
     rate, real = data.sample_rate, _waveforms(model, data)
     mel = LogMelConfig(rate, n_mels=40, hop=rate // 80, window=rate // 20)
@@ -106,18 +106,17 @@ def spectrum(model: Model, data: HeldOut) -> Report:
 
 
 def resynthesis(model: Model, data: HeldOut) -> Report:
-    """How far a vocoder's sounds are from the held-out ones whose spectrograms it was given, with a
-    confidence interval: see `sashimi_lib.evaluation.distances.stft_distance`. Sequences that are too short
-    for it are left out.
+    """Return the distance between held-out audio and its resynthesis by a vocoder, with a confidence
+    interval: see `sashimi_lib.evaluation.distances.stft_distance`. Sequences that are too short are excluded.
 
-    Chapter: 9. Raises ValueError for any other model, whose sounds have no counterparts, and where all
-    sequences are too short; and ImportError, saying what to install, where auraloss is missing.
+    Chapter: 9. Raises ValueError for a model that is not a vocoder, and if all sequences are too short; and
+    ImportError, naming the extra to install, if auraloss is missing.
     """
     if not _is_vocoder(model):
         raise ValueError(f"stft_distance needs a vocoder, got a {type(model).__name__} without a spectrogram")
-    data = data.at_least(LONGEST // 2 + 1)
+    data = data.at_least(MAX_FFT_SIZE // 2 + 1)
     if not data.sequences:
-        raise ValueError(f"stft_distance needs sequences of more than {LONGEST // 2} samples, got none")
+        raise ValueError(f"stft_distance needs sequences of more than {MAX_FFT_SIZE // 2} samples, got none")
     pairs = zip(_resynthesized(model, data), _waveforms(model, data), strict=True)
     values = torch.cat([stft_distance(generated[None], real[None]) for generated, real in pairs])
     return Report(data.estimate(values), "(no unit)", data)
@@ -135,7 +134,7 @@ def _is_vocoder(model: Model) -> bool:
 
 
 def _waveforms(model: Model, data: HeldOut) -> list[Tensor]:
-    """The held-out sounds, as the model's quantizer leaves them."""
+    """Return the held-out waveforms, quantized as the model quantizes them."""
     if isinstance(model, DiffusionModel):
         return list(data.sequences)
     return [model.quantizer.decode(sequence) for sequence in data.sequences]
@@ -144,16 +143,16 @@ def _waveforms(model: Model, data: HeldOut) -> list[Tensor]:
 def _generated(model: Model, data: HeldOut) -> Iterator[Tensor]:
     length, generator = max(map(len, data.sequences)), model.generator(data.seed)
     for start in range(0, data.count, data.batch_size):
-        batch = min(data.batch_size, data.count - start)
+        size = min(data.batch_size, data.count - start)
         if isinstance(model, DiffusionModel):
-            sounds = model.generate(length, batch, sampler=DPM_SOLVER, steps=STEPS, seed=generator)
+            sounds = model.generate(length, size, sampler=DPM_SOLVER, steps=SAMPLER_STEPS, seed=generator)
         else:
-            sounds = model.quantizer.decode(best_engine(model).generate(length, batch, seed=generator))
+            sounds = model.quantizer.decode(best_engine(model).generate(length, size, seed=generator))
         yield from sounds.cpu()
 
 
 def _resynthesized(model: Model, data: HeldOut) -> list[Tensor]:
-    """A sound from the spectrogram of each sequence, in their order."""
+    """Return a waveform from the spectrogram of each sequence, in the same order."""
     real, generator = _waveforms(model, data), model.generator(data.seed)
     sounds: list[Tensor] = list(real)
     for indices in batches_by_length([len(x) for x in real], data.batch_size, equal=True):
@@ -166,6 +165,6 @@ def _resynthesized(model: Model, data: HeldOut) -> list[Tensor]:
 @torch.no_grad()
 def _from_spectrogram(model: Model, real: Tensor, generator: torch.Generator) -> Tensor:
     if isinstance(model, DiffusionModel) and model.log_mel is not None:
-        return model.synthesize(model.log_mel(real), DPM_SOLVER, STEPS, generator)
+        return model.synthesize(model.log_mel(real), DPM_SOLVER, SAMPLER_STEPS, generator)
     assert isinstance(model, Vocoder)
     return model.quantizer.decode(model.synthesize(model.log_mel(real), seed=generator))

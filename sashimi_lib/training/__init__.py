@@ -1,1 +1,1 @@
-"""Training: one readable loop, and what it leaves on disk."""
+"""Training: a loop for all models, its settings and recipes, and checkpoints."""

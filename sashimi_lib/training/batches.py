@@ -1,4 +1,4 @@
-"""What each step trains on: batches of sequences in an order known from the seed, whole or in pieces."""
+"""Batches of a training step: sequences in an order that follows from the seed, whole or in chunks."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -12,39 +12,41 @@ from sashimi_lib.training.distributed import SINGLE_PROCESS, DistributedContext
 from sashimi_lib.training.rng import preserve_rng_state, seed_all
 
 
-def batch(
+def load_batch(
     data: SequenceDataset,
     config: TrainingConfig,
-    number: int,
+    batch_index: int,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> list[Example]:
-    """The sequences of a batch: a new permutation each epoch, known from the seed and the number alone.
+    """Return the examples of a batch; each epoch is a new permutation, which follows from the seed.
 
-    Each process of a team reads its own, and together they read what one would, random numbers included:
-    these follow from the seed and from the place of the item in the run. The caller's are left as they were.
+    Each process loads its shard of the batch. Random numbers that the dataset draws are seeded with the
+    position of the example in the run, so that they do not depend on the number of processes. The random
+    state of the caller is preserved.
 
-    >>> sequences = batch(torch.arange(4)[:, None], TrainingConfig(batch_size=4), number=0)
-    >>> torch.cat(sequences).sort().values
+    >>> examples = load_batch(torch.arange(4)[:, None], TrainingConfig(batch_size=4), batch_index=0)
+    >>> torch.cat(examples).sort().values
     tensor([0, 1, 2, 3])
 
     Chapters: 6 and 10.
     """
-    position = range(number * config.batch_size, (number + 1) * config.batch_size)
-    position = position[distributed.shard_slice(config.batch_size)]
-    order = {}
-    for epoch in {p // len(data) for p in position}:
+    positions = range(batch_index * config.batch_size, (batch_index + 1) * config.batch_size)
+    positions = positions[distributed.shard_slice(config.batch_size)]
+    permutations = {}
+    for epoch in {position // len(data) for position in positions}:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        order[epoch] = torch.randperm(len(data), generator=generator)
-    items = []
+        permutations[epoch] = torch.randperm(len(data), generator=generator)
+    examples = []
     with preserve_rng_state():
-        for p in position:
-            seed_all(config.seed, p)
-            items.append(data[int(order[p // len(data)][p % len(data)])])
-    return items
+        for position in positions:
+            seed_all(config.seed, position)
+            epoch, index = divmod(position, len(data))
+            examples.append(data[int(permutations[epoch][index])])
+    return examples
 
 
 def check_data(model: Trainable, data: SequenceDataset, name: str) -> None:
-    """Raise ValueError, naming them, for data that hold nothing, or anything that the model cannot score.
+    """Raise ValueError, naming the data and the index, for no sequences or one that the model cannot take.
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
     >>> check_data(WaveRNN(WaveRNNConfig(8)), torch.tensor([[[0, 255]], [[0, 256]]]), "valid")
@@ -57,32 +59,33 @@ def check_data(model: Trainable, data: SequenceDataset, name: str) -> None:
     if len(data) == 0:
         raise ValueError(f"{name} must hold at least one sequence, got none")
     with preserve_rng_state():
-        items = [data[number] for number in range(len(data))]
-    for number, item in enumerate(items):
+        examples = [data[index] for index in range(len(data))]
+    for index, example in enumerate(examples):
         try:
-            piece = collate([item], model.pad_value)
-            model.check(piece.sequence, piece.label)
+            batch = collate([example], model.pad_value)
+            model.check(batch.sequence, batch.label)
         except ValueError as error:
-            raise ValueError(f"{name}[{number}]: {error}") from error
-    labels = sum(isinstance(item, tuple) for item in items)
-    check_pairs(labels, len(items), name)
+            raise ValueError(f"{name}[{index}]: {error}") from error
+    labels = sum(isinstance(example, tuple) for example in examples)
+    check_pairs(labels, len(examples), name)
 
 
-def _as_read(piece: Batch) -> Batch:
-    return piece
+def _unchanged(batch: Batch) -> Batch:
+    return batch
 
 
 class DataStream:
-    """The samples of step after step: whole batches, or with ``config.tbptt_length`` the next piece of each.
+    """An endless iterator over the batches of a run; with ``config.tbptt_length``, over chunks of them.
 
-    ``batch_index`` and ``sample_offset`` say where the next piece begins, and are all there is to keep between two
-    sessions. In a team they are the same for all, whose sequences end together, with the longest of a batch.
-    Each batch goes through ``prepared`` once, when it is read.
+    ``batch_index`` and ``sample_offset`` are the position of the next chunk, and all that a checkpoint needs
+    to resume. They are the same in every process: each pads its shard to the longest sequence of the global
+    batch. Each batch goes through ``prepare`` once, when it is loaded.
 
-    >>> pieces = DataStream(torch.zeros(8, 5, dtype=torch.long), TrainingConfig(batch_size=2, tbptt_length=3), 128)
-    >>> [(tuple(piece.sequence.shape), piece.is_start) for piece in (next(pieces) for _ in range(3))]
+    >>> config = TrainingConfig(batch_size=2, tbptt_length=3)
+    >>> stream = DataStream(torch.zeros(8, 5, dtype=torch.long), config, pad_value=128)
+    >>> [(tuple(batch.sequence.shape), batch.is_start) for batch in (next(stream) for _ in range(3))]
     [((2, 3), True), ((2, 2), False), ((2, 3), True)]
-    >>> pieces.batch_index, pieces.sample_offset
+    >>> stream.batch_index, stream.sample_offset
     (1, 3)
 
     Chapter: 7. Raises ValueError as `collate` does.
@@ -94,44 +97,49 @@ class DataStream:
         config: TrainingConfig,
         pad_value: PadValue,
         distributed: DistributedContext = SINGLE_PROCESS,
-        prepared: Callable[[Batch], Batch] = _as_read,
+        prepare: Callable[[Batch], Batch] = _unchanged,
     ) -> None:
         self.data, self.config, self.pad_value, self.distributed = data, config, pad_value, distributed
-        self.prepared = prepared
+        self.prepare = prepare
         self.batch_index, self.sample_offset = 0, 0
-        self._there: tuple[int, Future[Batch]] | None = None  # a batch that was read, and its number
+        self._loaded: tuple[int, Future[Batch]] | None = None  # the last batch that was loaded, and its index
 
     def __next__(self) -> Batch:
-        """The next piece. It never ends."""
-        whole = self._batch().result()
-        whole = whole.pad_to(self.distributed.all_reduce_max(whole.sequence.shape[1]), self.pad_value)
-        start, length = self.sample_offset, whole.sequence.shape[1]
+        """Return the next batch, or the next chunk of the current one."""
+        batch = self._current_batch().result()
+        length = self.distributed.all_reduce_max(batch.sequence.shape[1])
+        batch = batch.pad_to(length, self.pad_value)
+        start = self.sample_offset
         end = min(length, start + (self.config.tbptt_length or length))
-        self.batch_index, self.sample_offset = (
-            (self.batch_index + 1, 0) if end == length else (self.batch_index, end)
-        )
-        return whole.slice_time(start, end)
+        if end == length:
+            self.batch_index, self.sample_offset = self.batch_index + 1, 0
+        else:
+            self.sample_offset = end
+        return batch.slice_time(start, end)
 
-    def read_ahead(self) -> None:
-        """Read what the next piece needs. By the thread that trains, while a GPU is busy: a thread of its own
-        would draw from the same global random numbers as the step. An error is kept for the next piece."""
-        self._batch()
+    def prefetch(self) -> None:
+        """Load the batch that the next call needs, while a GPU is busy. An error is raised by that call.
 
-    def _batch(self) -> Future[Batch]:
-        if self._there is None or self._there[0] != self.batch_index:
-            self._there = self.batch_index, _done(self._read)
-        return self._there[1]
+        It runs in the thread that trains: a second thread would draw from the same global random numbers as
+        the step.
+        """
+        self._current_batch()
 
-    def _read(self) -> Batch:
-        items = batch(self.data, self.config, self.batch_index, self.distributed)
-        return self.prepared(collate(items, self.pad_value))
+    def _current_batch(self) -> Future[Batch]:
+        if self._loaded is None or self._loaded[0] != self.batch_index:
+            self._loaded = self.batch_index, _completed(self._load)
+        return self._loaded[1]
+
+    def _load(self) -> Batch:
+        examples = load_batch(self.data, self.config, self.batch_index, self.distributed)
+        return self.prepare(collate(examples, self.pad_value))
 
 
-def _done(read: Callable[[], Batch]) -> Future[Batch]:
-    """What it gives, or the error that it raises."""
+def _completed(load: Callable[[], Batch]) -> Future[Batch]:
+    """Call a function now and return its result, or the error that it raises, as a completed future."""
     future: Future[Batch] = Future()
     try:
-        future.set_result(read())
+        future.set_result(load())
     except Exception as error:
         future.set_exception(error)
     return future

@@ -1,4 +1,4 @@
-"""What a training run leaves on disk: written whole or not at all, read without running code from it."""
+"""Checkpoints of training runs: written atomically, loaded without executing code from the file."""
 
 import warnings
 from collections.abc import Mapping
@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from sashimi_lib.storage.atomic import atomic_write
 
-NAMED = 3  # tensors at most in a message
+MAX_NAMED = 3  # tensors that an error message lists
 
 
 def save_checkpoint(path: str | Path, content: dict[str, Any], previous: str | Path | None = None) -> None:
-    """Write tensors, numbers, strings and containers of them; an interruption leaves the old file as it was.
-    With ``previous`` the old one is kept under that name.
+    """Write tensors, numbers, strings and containers of them to a file, atomically.
+
+    An interruption leaves the old file as it was. With ``previous``, the old file is renamed to that path.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "run.pt"
@@ -23,22 +24,22 @@ def save_checkpoint(path: str | Path, content: dict[str, Any], previous: str | P
     >>> load_checkpoint(path)
     {'step': 3}
 
-    Chapters: 6 and 10. Raises OSError, naming the file, where it cannot be written, as on a full disk.
+    Chapters: 6 and 10. Raises OSError, naming the file, if it cannot be written, as on a full disk.
     """
     with atomic_write(path, previous) as file:
         torch.save(content, file)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote. Nothing in the file is executed (``weights_only``).
+    """Load what `save_checkpoint` wrote, on the CPU. Nothing in the file is executed (``weights_only``).
 
-    Chapter: 6. Raises ValueError, naming the file, for one that is damaged or of another kind.
+    Chapter: 6. Raises ValueError, naming the file, if it is damaged or not a checkpoint.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except Exception as error:  # torch raises what it pleases for a foreign or truncated file
+    except Exception as error:  # torch.load raises many types for a foreign or truncated file
         raise ValueError(f"path must be a checkpoint of this library, got {path}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"path must hold a dictionary, got {type(content).__name__} in {path}")
@@ -46,7 +47,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def previous_of(path: str | Path) -> Path:
-    """Where the checkpoint before the last is kept.
+    """Return the path of the previous checkpoint of a run.
 
     >>> previous_of("runs/piano/run.pt").name
     'run.previous.pt'
@@ -55,7 +56,7 @@ def previous_of(path: str | Path) -> Path:
 
 
 def best_of(path: str | Path) -> Path:
-    """Where the best weights of a run are kept, to be used by themselves.
+    """Return the path of the best weights of a run.
 
     >>> best_of("exp.1").name, best_of("exp.2").name
     ('exp.best.1', 'exp.best.2')
@@ -63,36 +64,36 @@ def best_of(path: str | Path) -> Path:
     return _beside(path, "best")
 
 
-def _beside(path: str | Path, what: str) -> Path:
-    """A file of the same run: another one for every path, also of those that differ after the dot alone."""
+def _beside(path: str | Path, name: str) -> Path:
+    """Return the path of another file of a run; it differs for paths that differ in their suffix alone."""
     path = Path(path)
-    return path.with_name(f"{path.stem}.{what}{path.suffix}")
+    return path.with_name(f"{path.stem}.{name}{path.suffix}")
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
-    """Give a model the weights of another one of the same shape.
+    """Load the weights of a model of the same architecture.
 
     >>> load_weights(nn.Linear(2, 1), nn.Linear(3, 1).state_dict(), "run.pt")
     Traceback (most recent call last):
         ...
-    ValueError: run.pt is of a model of another shape: weight is (1, 3) there and (1, 2) here
+    ValueError: run.pt holds a model of other layer sizes: weight is (1, 3) in the file, (1, 2) in the model
 
     Chapter: 10. Raises ValueError, naming ``source`` and a few of the tensors that differ.
     """
-    there = {name: tuple(x.shape) for name, x in weights.items()}
-    here = {name: tuple(x.shape) for name, x in model.state_dict().items()}
-    other = [
-        f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'unknown')} here"
-        for name in {**here, **there}
-        if there.get(name) != here.get(name)
+    saved = {name: tuple(x.shape) for name, x in weights.items()}
+    expected = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    mismatches = [
+        f"{name} is {saved.get(name, 'missing')} in the file, {expected.get(name, 'missing')} in the model"
+        for name in {**expected, **saved}
+        if saved.get(name) != expected.get(name)
     ]
-    if other:
-        raise ValueError(f"{source} is of a model of another shape: {'; '.join(other[:NAMED])}")
+    if mismatches:
+        raise ValueError(f"{source} holds a model of other layer sizes: {'; '.join(mismatches[:MAX_NAMED])}")
     model.load_state_dict(weights)
 
 
 def checkpoint_exists(path: str | Path) -> bool:
-    """Whether there is a checkpoint of a run, the last or the one before.
+    """Return whether a run has a checkpoint, the latest or the previous one.
 
     >>> checkpoint_exists("nowhere/run.pt")
     False
@@ -101,10 +102,11 @@ def checkpoint_exists(path: str | Path) -> bool:
 
 
 def latest_checkpoint(path: str | Path) -> dict[str, Any] | None:
-    """The last checkpoint of a run, or the one before where the last is damaged; None of a run not yet begun.
+    """Load the latest checkpoint of a run, or the previous one if the latest is damaged; None if there is
+    none.
 
-    A damaged one is named in a warning, and set aside as ``NAME.damaged``: the next to be written would
-    otherwise push the whole one out.
+    A damaged checkpoint is renamed to ``NAME.damaged``, with a warning, so that the next `save_checkpoint`
+    does not replace the intact one by it.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "run.pt"
@@ -115,12 +117,12 @@ def latest_checkpoint(path: str | Path) -> dict[str, Any] | None:
     >>> latest_checkpoint(path)
     {'step': 2}
 
-    Chapter: 10. Raises ValueError, naming it, for a damaged checkpoint that no other stands in for.
+    Chapter: 10. Raises ValueError, naming the file, if no checkpoint is intact.
     """
     path, previous = Path(path), previous_of(path)
     if not checkpoint_exists(path):
         return None
-    if not path.exists():  # stopped between the two renamings
+    if not path.exists():  # interrupted between the two renames of `save_checkpoint`
         return load_checkpoint(previous)
     try:
         return load_checkpoint(path)
@@ -128,8 +130,8 @@ def latest_checkpoint(path: str | Path) -> dict[str, Any] | None:
         if not previous.exists():
             raise
         content = load_checkpoint(previous)
-        aside = path.with_name(path.name + ".damaged")
-        path.replace(aside)
-        why = str(error).rstrip(".")
-        warnings.warn(f"{why}. It is now {aside}; the run goes on from {previous}", stacklevel=2)
+        damaged = path.with_name(path.name + ".damaged")
+        path.replace(damaged)
+        reason = str(error).rstrip(".")
+        warnings.warn(f"{reason}. Renamed to {damaged}; the run resumes from {previous}", stacklevel=2)
         return content

@@ -1,5 +1,4 @@
-"""How to train: the settings of a run, and the learning rate that follows from them (chapters 6, 7 and
-10)."""
+"""Training settings and learning rate schedules (chapters 6, 7 and 10)."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,32 +8,32 @@ from typing import Any, Literal
 from sashimi_lib.checks import above, at_least
 
 
-def _free(default: int | None, unless: str = "") -> Any:
-    """A setting that may change when a run goes on: its steps do not follow from it, ``unless`` under this
-    ``decay``."""
-    return field(default=default, metadata={"free": True, "unless": unless})
+def _resumable(default: int | None, unless: str = "") -> Any:
+    """Declare a field that may change when a run resumes, since steps do not depend on it; ``unless`` is a
+    ``decay`` under which they do."""
+    return field(default=default, metadata={"resumable": True, "unless": unless})
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train: the defaults are the paper's learning rates (appendix C.2).
+    """Settings of a training run; the default learning rates are the paper's (appendix C.2).
 
-    When a run resumes from its checkpoint, only `free` settings may differ: ``steps``, ``early_stopping_patience``,
-    ``checkpoint_every``, and ``valid_every`` unless the learning rate depends on validations. With several
-    processes ``batch_size`` is the global one.
+    When a run resumes from its checkpoint, only `resumable_fields` may differ: ``steps``,
+    ``early_stopping_patience``, ``checkpoint_every``, and ``valid_every`` unless the learning rate depends on
+    validations. With several processes ``batch_size`` is the global one.
 
-    ``bfloat16`` computes products in half precision; weights, residual streams, norms, GRUs, states, kernels
-    and losses stay in float32. ``tf32`` rounds the factors of products in float32 to 10 bits, also those of
-    convolutions and GRUs, on GPUs that are built for it, and again not those of kernels.
+    ``bfloat16`` computes matrix products in half precision; weights, residual streams, norms, GRUs, states,
+    kernels and losses stay in float32. ``tf32`` rounds the factors of float32 matrix products, convolutions
+    and GRUs to 10 bits on GPUs that support it; kernels of state spaces stay in full precision.
     """
 
-    steps: int = _free(1000)  # Training steps.
+    steps: int = _resumable(1000)  # Training steps.
     batch_size: int = 8  # Sequences per step, of all processes together.
     lr: float = 0.004  # Learning rate of all but state-space parameters.
     ssm_lr: float = 0.001  # Learning rate of state-space parameters.
     weight_decay: float = 0.0  # Weight decay of AdamW.
     warmup: int = 0  # Steps of linear warm-up.
-    # Schedule after warm-up: constant, cosine (to 0 at the last step), or plateau (waits for validations).
+    # Schedule after warm-up: constant, cosine (to 0 at the last step), or plateau (by validation loss).
     decay: Literal["constant", "cosine", "plateau"] = "constant"
     plateau_factor: float = 0.2  # Plateau schedule: multiplies the learning rate.
     plateau_patience: int = 20  # Plateau schedule: validations without improvement before that.
@@ -46,11 +45,11 @@ class TrainingConfig:
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     # Decay of an exponential moving average of the weights, which is validated and saved; 0: off.
     ema: float = 0.0
-    valid_every: int = _free(1000, unless="plateau")  # Steps between validations.
+    valid_every: int = _resumable(1000, unless="plateau")  # Steps between validations.
     # Early stopping: validations without a new best before training stops; None: off.
-    early_stopping_patience: int | None = _free(None)
+    early_stopping_patience: int | None = _resumable(None)
     seed: int = 0  # Random seed of the initial weights, the data order and the steps.
-    checkpoint_every: int = _free(100)  # Steps between checkpoints.
+    checkpoint_every: int = _resumable(100)  # Steps between checkpoints.
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting that is out of range."""
@@ -78,17 +77,17 @@ class TrainingConfig:
             raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
 
     @property
-    def free(self) -> frozenset[str]:
-        """The settings that may change when a run goes on.
+    def resumable_fields(self) -> frozenset[str]:
+        """Names of the settings that may change when a run resumes.
 
-        >>> sorted(TrainingConfig(decay="plateau").free)
+        >>> sorted(TrainingConfig(decay="plateau").resumable_fields)
         ['checkpoint_every', 'early_stopping_patience', 'steps']
         """
-        unless = {f.name: f.metadata["unless"] for f in fields(self) if f.metadata.get("free")}
+        unless = {f.name: f.metadata["unless"] for f in fields(self) if f.metadata.get("resumable")}
         return frozenset(name for name, decay in unless.items() if decay != self.decay)
 
     def samples_per_step(self, length: int) -> int:
-        """How many samples a step learns from, of sequences of ``length``.
+        """Return the number of samples in a step, for sequences of ``length`` samples.
 
         >>> TrainingConfig(batch_size=2).samples_per_step(100)
         200
@@ -98,58 +97,63 @@ class TrainingConfig:
         return self.batch_size * (self.tbptt_length or length)
 
     def rate(self, step: int, valid: Sequence[float] = ()) -> float:
-        """The share of the full learning rate at a step, after validations of such losses.
+        """Return the learning rate of a step as a fraction of the full one, given all validation losses so
+        far.
 
-        It follows from its arguments alone, so a run that is taken up again has nothing to remember.
+        It is a function of its arguments alone, so checkpoints hold no state of the schedule.
 
         >>> [TrainingConfig(steps=4, decay="cosine").rate(step) for step in (0, 2)]
         [1.0, 0.5]
         >>> TrainingConfig(decay="plateau", plateau_factor=0.5, plateau_patience=1).rate(9, [7.0, 7.1, 7.2])
         0.5
         """
-        rising = min(1.0, (step + 1) / (self.warmup + 1))
+        warmup = min(1.0, (step + 1) / (self.warmup + 1))
         if self.decay == "constant":
-            return rising
+            return warmup
         if self.decay == "plateau":
-            return rising * plateau(valid, self.plateau_factor, self.plateau_patience)
-        return rising * (1 + math.cos(math.pi * step / self.steps)) / 2
+            return warmup * plateau(valid, self.plateau_factor, self.plateau_patience)
+        return warmup * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 
 DEFAULTS = TrainingConfig()
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any], free: Iterable[str] = ()) -> list[str]:
-    """In words, which settings are not ``there``, in a run that is to go on, as they are ``here``; but for
-    those that are ``free``. What an older version did not know has its default.
+def describe_differences(
+    saved: Mapping[str, Any], current: Mapping[str, Any], resumable: Iterable[str] = ()
+) -> list[str]:
+    """Describe each setting of a saved run that differs from the current one, except ``resumable`` ones.
 
-    >>> differences({"lr": 0.1, "steps": 3}, {"lr": 0.2, "steps": 9, "seed": 0}, free=["steps"])
-    ['lr is 0.1 there and 0.2 here']
+    A setting that an older version did not save has its default.
+
+    >>> describe_differences({"lr": 0.1, "steps": 3}, {"lr": 0.2, "steps": 9, "seed": 0}, resumable=["steps"])
+    ['lr was 0.1 and is now 0.2']
 
     Chapter: 10.
     """
-    there = {**asdict(DEFAULTS), **there}
+    saved = {**asdict(DEFAULTS), **saved}
     return [
-        f"{name} is {there.get(name)} there and {value} here"
-        for name, value in here.items()
-        if name not in free and there.get(name) != value
+        f"{name} was {saved.get(name)} and is now {value}"
+        for name, value in current.items()
+        if name not in resumable and saved.get(name) != value
     ]
 
 
 def plateau(valid: Sequence[float], plateau_factor: float, plateau_patience: int) -> float:
-    """``plateau_factor`` once for every ``plateau_patience + 1`` validations in a row that were no better than the best.
+    """Return the factor of a learning rate that is multiplied by ``plateau_factor`` after every
+    ``plateau_patience + 1`` validations in a row without a new best loss.
 
-    Better means by one part in ten thousand. The rule of PyTorch's ``ReduceLROnPlateau``, which the published
-    recipes used, as a function of all validations so far.
+    A loss is better if it is lower by one part in ten thousand. This is the rule of PyTorch's
+    ``ReduceLROnPlateau``, which the published recipes used, as a function of all validations so far.
 
     >>> plateau([5.0, 4.0, 4.0, 4.0], plateau_factor=0.5, plateau_patience=1)
     0.5
 
     Chapter: 7.
     """
-    best, waited, share = math.inf, 0, 1.0
+    best, since_best, factor = math.inf, 0, 1.0
     for loss in valid:
-        waited = 0 if loss < best * (1 - 1e-4) else waited + 1
-        best = loss if waited == 0 else best
-        if waited > plateau_patience:
-            share, waited = share * plateau_factor, 0
-    return share
+        since_best = 0 if loss < best * (1 - 1e-4) else since_best + 1
+        best = loss if since_best == 0 else best
+        if since_best > plateau_patience:
+            factor, since_best = factor * plateau_factor, 0
+    return factor

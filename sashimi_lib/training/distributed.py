@@ -1,7 +1,7 @@
-"""Processes that train one model together, one on each GPU, and what they tell each other (chapter 10).
+"""Data-parallel training in several processes, one per GPU (chapter 10).
 
-Gradients are averaged by PyTorch's ``DistributedDataParallel`` (see `sashimi_lib.training.gradient_step`). The rest is
-here: how many samples a step hears in all, what it loses on them, whether one was told to stop.
+PyTorch's ``DistributedDataParallel`` averages the gradients (see `sashimi_lib.training.gradient_step`). The
+collective operations here reduce everything else: the number of samples of a step, losses, stop requests.
 """
 
 import os
@@ -18,28 +18,32 @@ from torch import Tensor
 
 from sashimi_lib.models.states import concat_states, map_state
 
-PATIENCE = timedelta(minutes=30)  # that processes wait for one that reads its recordings, or compiles
-FAILED = "failed"  # where the first to end by an error says so
-LOOK = 1.0  # seconds between two looks there
+TIMEOUT = timedelta(minutes=30)  # of a collective operation: a process may be reading recordings or compiling
+FAILURE_KEY = "failed"  # of the store's entry with the error of the first process to fail
+POLL_SECONDS = 1.0  # between two reads of that entry
 
 
-def shard(number: int, part: int, of: int) -> slice:
-    """Which of ``batch_index`` things in a row are in part ``slice_time`` of so many, as equal as can be.
+def shard(length: int, index: int, count: int) -> slice:
+    """Return the slice of shard ``index`` when ``length`` items are split evenly into ``count`` shards.
 
-    >>> [list(range(5))[shard(5, part, of=2)] for part in (0, 1)]
+    >>> [list(range(5))[shard(5, index, count=2)] for index in (0, 1)]
     [[0, 1], [2, 3, 4]]
 
     Chapter: 10.
     """
-    return slice(part * number // of, (part + 1) * number // of)
+    return slice(index * length // count, (index + 1) * length // count)
 
 
 class DistributedContext(NamedTuple):
-    """This process, number ``rank`` of ``size`` that train together. Each method but `shard_slice` is called by all
-    of them at the same place, and gives all the same.
+    """The rank of this process among the ``size`` processes that train one model.
 
-    >>> DistributedContext().all_reduce_sum(torch.tensor(3)), DistributedContext().broadcast_object("news"), DistributedContext(rank=1, size=2).shard_slice(5)
-    (tensor(3), 'news', slice(2, 5, None))
+    All methods but `shard_slice` are collective: every process has to call them, and gets the same result.
+
+    >>> distributed = DistributedContext()
+    >>> distributed.all_reduce_sum(torch.tensor(3)), distributed.broadcast_object("message")
+    (tensor(3), 'message')
+    >>> DistributedContext(rank=1, size=2).shard_slice(5)
+    slice(2, 5, None)
 
     Chapter: 10.
     """
@@ -49,41 +53,41 @@ class DistributedContext(NamedTuple):
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the one that writes files and speaks."""
+        """Whether this process, rank 0, writes files and shows progress."""
         return self.rank == 0
 
-    def shard_slice(self, number: int) -> slice:
-        """Which of ``batch_index`` sequences this process hears."""
-        return shard(number, self.rank, self.size)
+    def shard_slice(self, length: int) -> slice:
+        """Return the slice of ``length`` sequences that is the shard of this process."""
+        return shard(length, self.rank, self.size)
 
     def all_reduce_sum(self, x: Tensor) -> Tensor:
-        """The sum over all processes."""
-        return self._reduced(x, dist.ReduceOp.SUM)
+        """Return the sum of a tensor over all processes."""
+        return self._all_reduce(x, dist.ReduceOp.SUM)
 
     def all_reduce_max(self, number: int) -> int:
-        """The largest number that one of them has."""
-        return int(self._reduced(torch.tensor(number), dist.ReduceOp.MAX))
+        """Return the maximum of a number over all processes."""
+        return int(self._all_reduce(torch.tensor(number), dist.ReduceOp.MAX))
 
     def broadcast_object(self, content: Any) -> Any:
-        """What the leading process has here; the others' own is ignored."""
+        """Return the object of rank 0; those of the others are ignored."""
         if self.size == 1:
             return content
-        box = [content]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        objects = [content]
+        dist.broadcast_object_list(objects, src=0)
+        return objects[0]
 
     def all_gather_state(self, state: Any) -> Any:
-        """The state of all sequences, on the CPU, from each process's own."""
+        """Return the state of all sequences, on the CPU, given that of the shard of each process."""
         if self.size == 1 or state is None:
             return state
         states: list[Any] = [None] * self.size
         dist.all_gather_object(states, map_state(Tensor.cpu, state))
         return concat_states(states)
 
-    def _reduced(self, x: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
+    def _all_reduce(self, x: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         if self.size > 1:
             x = x.detach().clone()
-            dist.all_reduce(x, how)
+            dist.all_reduce(x, operation)
         return x
 
 
@@ -92,67 +96,71 @@ SINGLE_PROCESS = DistributedContext()
 
 @contextmanager
 def init_distributed(device: torch.device) -> Iterator[DistributedContext]:
-    """The processes that ``torchrun`` started together, or this one alone; on GPUs each takes one.
+    """Join the process group that ``torchrun`` started, if it did; on a machine with GPUs, use that of this
+    rank.
 
     >>> with init_distributed(torch.device("cpu")) as distributed:
     ...     distributed
     DistributedContext(rank=0, size=1)
 
-    Where one of them ends by an error, the others end too, and say why: alone they would wait for it.
+    If a process fails, the others exit and print its error; they would otherwise wait for it.
 
     Chapter: 10. Raises ValueError for more processes on a machine than it has GPUs.
     """
     if not dist.is_torchelastic_launched():
         yield SINGLE_PROCESS
         return
-    own = None
-    if device.type == "cuda":
-        there, place = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
-        if place >= there:
-            raise ValueError(f"--nproc-per-node must be at most {there}: this machine has {there} GPUs")
-        own = torch.device("cuda", place)
-        torch.cuda.set_device(own)
+    gpu = _local_gpu() if device.type == "cuda" else None
     store, rank, size = next(dist.rendezvous("env://"))
     if os.environ["GROUP_WORLD_SIZE"] == "1":  # one machine, all of whose processes are restarted together
-        # torchrun keeps the addresses of the processes before, which nobody answers to any more. On several
-        # machines, which count restarts apart, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 has it forget them.
+        # torchrun's store keeps stale addresses of the processes before a restart. Several machines count
+        # restarts independently: there, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 makes it drop them.
         store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
-    # Numbers travel by NCCL where they lie on GPUs, by Gloo otherwise.
+    # NCCL reduces tensors on GPUs, Gloo those on the CPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE, device_id=own)
-    with _together(store, rank):
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT, device_id=gpu)
+    with _fail_together(store, rank):
         yield DistributedContext(rank, size)
-    dist.destroy_process_group()  # not after an error, when it might wait for others for ever
+    dist.destroy_process_group()  # not after an error, when it might wait for the others indefinitely
+
+
+def _local_gpu() -> torch.device:
+    gpus, rank = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+    if rank >= gpus:
+        raise ValueError(f"--nproc-per-node must be at most {gpus}: this machine has {gpus} GPUs")
+    gpu = torch.device("cuda", rank)
+    torch.cuda.set_device(gpu)
+    return gpu
 
 
 @contextmanager
-def _together(store: dist.Store, rank: int) -> Iterator[None]:
-    """Inside ``with`` this process ends soon after another one fails, and others if it fails itself."""
+def _fail_together(store: dist.Store, rank: int) -> Iterator[None]:
+    """Exit soon after another process fails inside ``with``, and make the others exit if this one fails."""
     done = threading.Event()
-    watch = threading.Thread(target=_watch, args=(store, done), daemon=True)
-    watch.start()
+    watcher = threading.Thread(target=_exit_on_failure, args=(store, done), daemon=True)
+    watcher.start()
     try:
         yield
     except BaseException as error:
         done.set()
-        if store.check([FAILED]):  # its own error is that the other one is gone
-            _say_why(store)
+        if store.check([FAILURE_KEY]):  # the error here is only that the other process is gone
+            _print_failure(store)
             raise SystemExit(1) from error
-        store.set(FAILED, f"process {rank} ended by {type(error).__name__}: {error}")
+        store.set(FAILURE_KEY, f"process {rank} ended by {type(error).__name__}: {error}")
         raise
     finally:
         done.set()
-        watch.join()
+        watcher.join()
 
 
-def _watch(store: dist.Store, done: threading.Event) -> None:
-    """End this process when the store says that another one failed. Its main thread may be waiting for that
-    one inside a collective operation, where no exception reaches it."""
-    while not done.wait(LOOK):
-        if store.check([FAILED]):
-            _say_why(store)
+def _exit_on_failure(store: dist.Store, done: threading.Event) -> None:
+    """Exit when another process has recorded a failure. The main thread may be waiting for that process in a
+    collective operation, where no exception can reach it."""
+    while not done.wait(POLL_SECONDS):
+        if store.check([FAILURE_KEY]):
+            _print_failure(store)
             os._exit(1)
 
 
-def _say_why(store: dist.Store) -> None:
-    print("sashimi_lib:", store.get(FAILED).decode(), file=sys.stderr, flush=True)
+def _print_failure(store: dist.Store) -> None:
+    print("sashimi_lib:", store.get(FAILURE_KEY).decode(), file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""An average of the weights that follows training at a distance: often better than any single step."""
+"""Exponential moving average of the weights: often better than the weights of any single step."""
 
 import torch
 from torch import Tensor, nn
@@ -7,17 +7,17 @@ from torch.optim.swa_utils import AveragedModel
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of a model whose weights become, at each ``update_parameters(model)``,
-    ``a <- d a + (1 - d) w`` with ``d = min(decay, (1 + n) / (10 + n))`` after n updates.
+def new_ema_model(model: nn.Module, decay: float) -> AveragedModel:
+    """Return a copy of a model whose weights are an exponential moving average of the model's.
 
-    The smaller d at the start lets the average forget the random weights it began with, however short the
+    Each ``update_parameters(model)`` sets ``a <- d a + (1 - d) w`` with ``d = min(decay, (1 + n) / (10 +
+    n))`` after n updates. The smaller d at the start makes the initial random weights fade, also in a short
     run. ``.module`` is the averaged model.
 
     >>> model = nn.Linear(1, 1)
-    >>> average = moving_average(model, 0.9)
-    >>> average.update_parameters(model)
-    >>> torch.equal(average.module.weight, model.weight)
+    >>> ema_model = new_ema_model(model, 0.9)
+    >>> ema_model.update_parameters(model)
+    >>> torch.equal(ema_model.module.weight, model.weight)
     True
 
     Chapter: 7. Raises ValueError for a decay outside (0, 1).
@@ -26,8 +26,8 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
         raise ValueError(f"decay must lie between 0 and 1, got {decay}")
 
     @torch.no_grad()
-    def blend(averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
+    def update(averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
         n = int(updates)
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
 
-    return AveragedModel(model, multi_avg_fn=blend)
+    return AveragedModel(model, multi_avg_fn=update)

@@ -1,4 +1,4 @@
-"""How a step is computed where it matters: in less memory, or in less time (chapter 10)."""
+"""Options to compute a training step in less memory or less time (chapter 10)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,22 +17,22 @@ Forward = Callable[..., Any]
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """How a step is computed. It changes time and memory, and the result by rounding alone: a run may resume
-    with another.
+    """Options that change the time and memory of a step, and its result by rounding only. A run may resume
+    with others.
 
-    Parts of an accumulated batch share kernels of state spaces, and random numbers of the whole batch.
-    Recomputing kernels saves most where sequences are short: what kernels keep hardly grows with the length,
-    what blocks keep does. ``torch.compile`` takes a minute, and leaves out state spaces, whose numbers are
-    complex.
+    Micro-batches of gradient accumulation share the kernels of state spaces, and noise that is sampled for
+    the whole batch. Checkpointing of kernels saves most for short sequences: the memory of kernels hardly
+    grows with the length, that of blocks does. ``torch.compile`` takes a minute, and skips state spaces,
+    which have complex numbers.
     """
 
-    grad_accumulation: int = 1  # Gradient accumulation: micro-batches of a batch, computed in turn.
-    activation_checkpointing: bool = False  # Activation checkpointing: keep only the input of each block.
+    grad_accumulation: int = 1  # Gradient accumulation: micro-batches that a batch is split into.
+    activation_checkpointing: bool = False  # Activation checkpointing: store only the input of each block.
     kernel_checkpointing: bool = False  # Recompute the kernels of state spaces for their gradients.
     compile: bool = False  # Compile the blocks by torch.compile.
 
     def __post_init__(self) -> None:
-        """Raise ValueError for no parts."""
+        """Raise ValueError for fewer than one micro-batch."""
         if self.grad_accumulation < 1:
             raise ValueError(f"grad_accumulation must be at least 1, got {self.grad_accumulation}")
 
@@ -42,7 +42,7 @@ DEFAULT_EXECUTION = ExecutionConfig()
 
 @contextmanager
 def apply_execution(model: nn.Module, execution: ExecutionConfig) -> Iterator[None]:
-    """Inside ``with``, the blocks of a model run as ``execution`` says.
+    """Apply checkpointing and compilation to the blocks of a model inside ``with``.
 
     >>> from sashimi_lib.models.blocks import FeedForward
     >>> block = FeedForward(4)
@@ -52,8 +52,8 @@ def apply_execution(model: nn.Module, execution: ExecutionConfig) -> Iterator[No
     >>> torch.equal(y, block(x)[0])
     True
 
-    Chapter: 10. Raises ValueError for ``activation_checkpointing`` and ``compile`` where a model has no such blocks, and for
-    ``kernel_checkpointing`` where it has no state spaces.
+    Chapter: 10. Raises ValueError for ``activation_checkpointing`` or ``compile`` if the model has no blocks,
+    and for ``kernel_checkpointing`` if it has no state spaces.
     """
     _check(model, execution)
     changed: list[nn.Module] = []
@@ -63,7 +63,7 @@ def apply_execution(model: nn.Module, execution: ExecutionConfig) -> Iterator[No
             if execution.compile and isinstance(module, CachesKernels):
                 forward = torch.compiler.disable(module.forward)
             elif (execution.compile or execution.activation_checkpointing) and is_block(module):
-                forward = partial(_forward, module.forward, _trained(module.forward, execution))
+                forward = partial(_dispatch, module.forward, _training_forward(module.forward, execution))
             if forward is not None:
                 module.forward = forward
                 changed.append(module)
@@ -74,7 +74,7 @@ def apply_execution(model: nn.Module, execution: ExecutionConfig) -> Iterator[No
 
 
 def is_block(module: nn.Module) -> bool:
-    """Whether a module is one of those that deep models are stacks of: its class has ``is_block = True``.
+    """Return whether a module is a block of a deep model: its class has ``is_block = True``.
 
     >>> from sashimi_lib.models.blocks import FeedForward
     >>> is_block(FeedForward(4)), is_block(nn.GRU(4, 4))
@@ -86,7 +86,7 @@ def is_block(module: nn.Module) -> bool:
 
 
 def has_blocks(model: nn.Module) -> bool:
-    """Whether a model has blocks that can be compiled or computed anew. SampleRNN and WaveRNN have none.
+    """Return whether a model has blocks to compile or checkpoint. SampleRNN and WaveRNN have none.
 
     >>> from sashimi_lib.models.blocks import FeedForward
     >>> has_blocks(FeedForward(4)), has_blocks(nn.GRU(4, 4))
@@ -98,7 +98,7 @@ def has_blocks(model: nn.Module) -> bool:
 
 
 def has_kernels(model: nn.Module) -> bool:
-    """Whether a model has state spaces, whose kernels can be computed anew.
+    """Return whether a model has state spaces, whose kernels can be checkpointed.
 
     >>> from sashimi_lib.ssm.s4 import S4
     >>> has_kernels(S4(4)), has_kernels(nn.GRU(4, 4))
@@ -118,13 +118,13 @@ def _check(model: nn.Module, execution: ExecutionConfig) -> None:
         raise ValueError(f"kernel_checkpointing must be False for a model without state spaces, got a {kind}")
 
 
-def _trained(forward: Forward, execution: ExecutionConfig) -> Forward:
+def _training_forward(forward: Forward, execution: ExecutionConfig) -> Forward:
     compiled = torch.compile(forward) if execution.compile else forward
     if not execution.activation_checkpointing:
         return compiled
-    return partial(checkpoint, compiled, use_reentrant=False, preserve_rng_state=False)  # they draw none
+    return partial(checkpoint, compiled, use_reentrant=False, preserve_rng_state=False)  # no dropout
 
 
-def _forward(plain: Forward, trained: Forward, *inputs: Any) -> Any:
-    """Validation keeps nothing anyway, and is not worth another compilation."""
-    return (trained if torch.is_grad_enabled() else plain)(*inputs)
+def _dispatch(plain: Forward, training: Forward, *inputs: Any) -> Any:
+    """Call the plain function without gradients: validation saves no activations, and would recompile."""
+    return (training if torch.is_grad_enabled() else plain)(*inputs)

@@ -1,4 +1,4 @@
-"""What a run is recognised by when it is taken up again: its settings, and its data (chapter 10)."""
+"""Fingerprints of settings and datasets, so that a run resumes only with its own (chapter 10)."""
 
 import hashlib
 import json
@@ -9,42 +9,43 @@ import torch
 from sashimi_lib.data.sequences import SequenceDataset, sequence_of
 from sashimi_lib.training.rng import preserve_rng_state, seed_all
 
-LOOKED_AT = 256  # sequences at most, from all over the data
+MAX_SEQUENCES = 256  # sequences that are hashed, evenly spaced over the dataset
 
-Identity = dict[str, int | str | None]
+Fingerprint = dict[str, int | str | None]
 
 
-def identity_of(data: SequenceDataset) -> Identity:
-    """The number of sequences, and a digest of up to 256 of them; None where they are others each time.
+def dataset_fingerprint(data: SequenceDataset) -> Fingerprint:
+    """Return the number of sequences and a digest of up to 256 of them; None if they are random.
 
     >>> a, b = torch.zeros(3, 8), torch.ones(3, 8)
-    >>> identity_of(a) == identity_of(a.clone()), identity_of(a) == identity_of(b)
+    >>> fingerprint = dataset_fingerprint(a)
+    >>> fingerprint == dataset_fingerprint(a.clone()), fingerprint == dataset_fingerprint(b)
     (True, False)
 
     Chapter: 10.
     """
-    once, again = _digest(data), _digest(data)
-    return {"sequences": len(data), "digest": once if once == again else None}
+    first, second = _digest(data), _digest(data)
+    return {"sequences": len(data), "digest": first if first == second else None}
 
 
-def other_data(name: str, there: Identity, here: Identity) -> list[str]:
-    """In words, how data differ from those of a run that is to go on.
+def describe_data_difference(name: str, saved: Fingerprint, current: Fingerprint) -> list[str]:
+    """Describe how a dataset differs from that of a saved run; an empty list if it does not.
 
-    >>> other_data("data", {"sequences": 4, "digest": "a"}, {"sequences": 10, "digest": "b"})
-    ['data has 4 sequences there and 10 here']
-    >>> other_data("data", {"sequences": 4, "digest": "a"}, {"sequences": 4, "digest": "b"})
-    ['data has other sequences there']
+    >>> describe_data_difference("data", {"sequences": 4, "digest": "a"}, {"sequences": 10, "digest": "b"})
+    ['data had 4 sequences and now has 10']
+    >>> describe_data_difference("data", {"sequences": 4, "digest": "a"}, {"sequences": 4, "digest": "b"})
+    ['data had other sequences']
 
     Chapter: 10.
     """
-    if there["sequences"] != here["sequences"]:
-        return [f"{name} has {there['sequences']} sequences there and {here['sequences']} here"]
-    digests = {there["digest"], here["digest"]}
-    return [f"{name} has other sequences there"] if None not in digests and len(digests) > 1 else []
+    if saved["sequences"] != current["sequences"]:
+        return [f"{name} had {saved['sequences']} sequences and now has {current['sequences']}"]
+    digests = {saved["digest"], current["digest"]}
+    return [f"{name} had other sequences"] if None not in digests and len(digests) > 1 else []
 
 
-def run_id(settings: dict[str, Any], data: Identity) -> str:
-    """A name for the run of these settings on these data.
+def run_id(settings: dict[str, Any], data: Fingerprint) -> str:
+    """Return an identifier of the run with these settings and data.
 
     >>> run_id({"lr": 0.1}, {"sequences": 4, "digest": "a"})
     '...'
@@ -53,12 +54,12 @@ def run_id(settings: dict[str, Any], data: Identity) -> str:
 
 
 def _digest(data: SequenceDataset) -> str:
-    digest, number = hashlib.sha256(), min(len(data), LOOKED_AT)
+    digest, count = hashlib.sha256(), min(len(data), MAX_SEQUENCES)
     with preserve_rng_state():
-        for n in range(number):
+        for n in range(count):
             seed_all(n)
-            item = data[n * len(data) // number]
-            sequence, label = sequence_of(item), item[1] if isinstance(item, tuple) else None
+            example = data[n * len(data) // count]
+            sequence, label = sequence_of(example), example[1] if isinstance(example, tuple) else None
             digest.update(f"{tuple(sequence.shape)} {sequence.dtype} {label}".encode())
             digest.update(sequence.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Gradients, looked at before they are used: where training breaks, the first step that shows it stops it."""
+"""Checks and clipping of gradients: training stops at the first loss or gradient that is not finite."""
 
 import math
 
@@ -10,10 +10,10 @@ from sashimi_lib.training.config import TrainingConfig
 
 
 def check_gradients(model: nn.Module, loss: Tensor) -> float:
-    """The loss, as a number. Raises FloatingPointError, naming the parameter, where it or a gradient is not
-    finite.
+    """Return the loss as a number. Raises FloatingPointError, naming the parameter, if the loss or a gradient
+    is not finite.
 
-    All that is to be known of a step is read here, and at once: to read a number of a GPU is to wait for it.
+    Loss and gradient norms are read in one transfer: each read from a GPU waits for it.
 
     >>> model = nn.Linear(1, 1)
     >>> loss = model(torch.tensor([3.0])).sum()
@@ -31,17 +31,17 @@ def check_gradients(model: nn.Module, loss: Tensor) -> float:
     """
     with_gradient = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
     norms = torch._foreach_norm([grad for _, grad in with_gradient])
-    number, *sizes = torch.stack([loss.detach(), *norms]).tolist()
-    if math.isfinite(number) and all(map(math.isfinite, sizes)):
-        return number
-    check_parameters(model, f"the loss is {number}; ")
+    value, *sizes = torch.stack([loss.detach(), *norms]).tolist()
+    if math.isfinite(value) and all(map(math.isfinite, sizes)):
+        return value
+    check_parameters(model, f"the loss is {value}; ")
     bad = [name for (name, _), size in zip(with_gradient, sizes, strict=True) if not math.isfinite(size)]
     where = f"the gradient of {bad[0]} is not finite" if bad else "parameters and gradients are finite"
-    raise FloatingPointError(f"training diverged: the loss is {number}; {where}")
+    raise FloatingPointError(f"training diverged: the loss is {value}; {where}")
 
 
 def clip_gradients(model: nn.Module, config: TrainingConfig) -> None:
-    """Bound gradients as ``config.clip_value`` (each entry) and ``config.clip_norm`` (all together) say.
+    """Clip each gradient to ``config.clip_value`` and the norm of all gradients to ``config.clip_norm``.
 
     >>> model = nn.Linear(1, 1)
     >>> (100 * model.weight.sum()).backward()

@@ -1,4 +1,4 @@
-"""The gradients of one step: of a batch whole or in parts, by one process or several (chapters 6 to 10)."""
+"""The gradients of a step, with gradient accumulation and in several processes (chapters 6 to 10)."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -38,9 +38,9 @@ class LossModule(nn.Module):
 class GradientStep:
     """Calls of it leave the gradients of the mean loss of a batch in the parameters of the model.
 
-    In a team each process calls it with its own sequences, and all get the gradients of the whole batch.
-    Kernels of state spaces are made once a step, and random numbers are drawn for the whole batch, however it
-    is split.
+    With several processes, each calls it with its shard, and gets the gradients of the global batch. Kernels
+    of state spaces are computed once per step, and noise is sampled for the whole batch, for any number of
+    micro-batches and processes.
 
     Chapter: 10.
     """
@@ -53,59 +53,63 @@ class GradientStep:
         distributed: DistributedContext,
     ) -> None:
         self.model, self.loss_module = model, LossModule(model)
-        self.parallel: DistributedDataParallel | None = None
-        self.half, self.rounds = config.precision == "bfloat16", config.precision == "tf32"
-        self.kernel_checkpointing = execution.kernel_checkpointing
-        self.parts, self.batch_size, self.distributed = (
-            execution.grad_accumulation,
-            config.batch_size,
-            distributed,
-        )
-        self.samples = 0  # that the last call has trained on, in all processes
-        if distributed.size > 1:
-            # Of a sequence in pieces one may leave parameters out: a state that is learnt, after the first;
-            # the slower tiers, in a last one of few samples. The search takes time, so others go without.
-            skips = any(getattr(module, "may_skip_parameters", False) for module in model.modules())
-            self.parallel = DistributedDataParallel(
-                self.loss_module,
-                find_unused_parameters=skips or config.tbptt_length is not None,
-                gradient_as_bucket_view=True,
-            )
+        self.config, self.execution, self.distributed = config, execution, distributed
+        self.samples = 0  # in the batch of the last call, of all processes
+        self.parallel = self._data_parallel() if distributed.size > 1 else None
 
-    def __call__(self, piece: Batch, cache: Cache | None) -> tuple[Tensor, Cache | None]:
-        """The loss of the whole batch, and the past of the next piece; gradients end there."""
-        # So that each sample counts alike, wherever it is; counted on the CPU, which then waits for no GPU.
-        self.samples = int(self.distributed.all_reduce_sum(piece.mask.sum()))
-        piece, noise = piece.to(self.model.device), self._noise(len(piece.sequence))
-        parts = min(self.parts, len(piece.sequence))
+    def _data_parallel(self) -> DistributedDataParallel:
+        # A chunk of a sequence may leave parameters unused: a learned initial state, after the first chunk;
+        # the slower tiers, in a short last chunk. The search for unused ones takes time, so only if needed.
+        skips = any(getattr(module, "may_skip_parameters", False) for module in self.model.modules())
+        return DistributedDataParallel(
+            self.loss_module,
+            find_unused_parameters=skips or self.config.tbptt_length is not None,
+            gradient_as_bucket_view=True,
+        )
+
+    def __call__(self, batch: Batch, cache: Cache | None) -> tuple[Tensor, Cache | None]:
+        """Back-propagate a batch; return its mean loss and the detached cache of the next chunk."""
+        # The mean is over the samples of all shards; they are counted on the CPU, without waiting for a GPU.
+        self.samples = int(self.distributed.all_reduce_sum(batch.mask.sum()))
+        batch, noise = batch.to(self.model.device), self._noise(len(batch.sequence))
+        count = min(self.execution.grad_accumulation, len(batch.sequence))
         losses, caches = [], []
-        with tf32_allowed(self.rounds), shared_kernels(self.model, self.kernel_checkpointing) as kernels:
-            for part in range(parts):
-                rows = shard(len(piece.sequence), part, parts)
-                before, own_noise = (None if x is None else slice_states(x, rows) for x in (cache, noise))
+        with (
+            tf32_allowed(self.config.precision == "tf32"),
+            shared_kernels(self.model, self.execution.kernel_checkpointing) as kernels,
+        ):
+            for index in range(count):
+                rows = shard(len(batch.sequence), index, count)
+                cache_rows, noise_rows = (_slice(x, rows) for x in (cache, noise))
                 with ExitStack() as scope:
-                    if part < parts - 1:  # gradients wait for those of the last part
+                    if index < count - 1:  # gradients of kernels and all-reduce: with the last micro-batch
                         scope.enter_context(kernels.detached())
                         if self.parallel is not None:
                             scope.enter_context(self.parallel.no_sync())
-                    loss, after = self._part(piece.rows(rows), before, own_noise)
+                    loss, next_cache = self._micro_batch(batch.select(rows), cache_rows, noise_rows)
                 losses.append(loss)
-                caches.append(after)
-        ahead = None if caches[0] is None else concat_states(caches)
-        return self.distributed.all_reduce_sum(torch.stack(losses).sum()), ahead
+                caches.append(next_cache)
+        next_cache = None if caches[0] is None else concat_states(caches)
+        return self.distributed.all_reduce_sum(torch.stack(losses).sum()), next_cache
 
     def _noise(self, sequences: int) -> Any:
-        """This process's rows of the noise of the whole batch, which the first process samples."""
-        total = sequences if self.distributed.size == 1 else self.batch_size
+        """Return this process's rows of the noise of the global batch, which rank 0 samples."""
+        total = sequences if self.distributed.size == 1 else self.config.batch_size
         noise = self.model.sample_noise(total)
         if noise is None:
             return None
         return slice_states(self.distributed.broadcast_object(noise), self.distributed.shard_slice(total))
 
-    def _part(self, piece: Batch, cache: Cache | None, noise: Any) -> tuple[Tensor, Cache | None]:
-        """The same of some sequences."""
-        with torch.autocast(piece.sequence.device.type, torch.bfloat16, enabled=self.half):
-            losses, after = (self.parallel or self.loss_module)(piece.sequence, cache, piece.label, noise)
-        loss = losses.where(piece.mask, 0).sum() / self.samples
-        (loss * self.distributed.size).backward()  # for gradients are averaged over the processes, not summed
-        return loss.detach(), None if after is None else map_state(Tensor.detach, after)
+    def _micro_batch(self, batch: Batch, cache: Cache | None, noise: Any) -> tuple[Tensor, Cache | None]:
+        """Back-propagate a micro-batch; return its part of the mean loss, and its cache."""
+        module: nn.Module = self.parallel or self.loss_module
+        half = self.config.precision == "bfloat16"
+        with torch.autocast(batch.sequence.device.type, torch.bfloat16, enabled=half):
+            losses, next_cache = module(batch.sequence, cache, batch.label, noise)
+        loss = losses.where(batch.mask, 0).sum() / self.samples
+        (loss * self.distributed.size).backward()  # DistributedDataParallel averages over processes
+        return loss.detach(), None if next_cache is None else map_state(Tensor.detach, next_cache)
+
+
+def _slice(states: Any, rows: slice) -> Any:
+    return None if states is None else slice_states(states, rows)

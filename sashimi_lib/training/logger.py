@@ -9,23 +9,23 @@ from sashimi_lib.models.trainable import Trainable
 
 @runtime_checkable
 class Logger(Protocol):
-    """Receives the numbers of every step, and at each validation the model, to generate a clip with it.
+    """Receives the metrics of every step, and at each validation the model, to generate audio.
 
     Chapter: 7.
     """
 
     def log_step(self, step: int, **scalars: float) -> None:
-        """Record numbers of a step, each under its name: ``loss``, ``valid_loss`` and others."""
+        """Record metrics of a step by name: ``loss``, ``valid_loss`` and others."""
 
     def log_audio(self, step: int, model: Trainable) -> None:
-        """Record what the model generates."""
+        """Record audio that the model generates."""
 
     def flush(self) -> None:
-        """Write what is buffered."""
+        """Write buffered records."""
 
 
 class MultiLogger:
-    """Passes everything on to several loggers; to none by default.
+    """Forwards everything to several loggers; to none by default.
 
     >>> both = MultiLogger(ConsoleLogger(), ConsoleLogger())
     >>> both.log_step(1, loss=6.0)
@@ -40,17 +40,17 @@ class MultiLogger:
         self.loggers = loggers
 
     def log_step(self, step: int, **scalars: float) -> None:
-        """Pass on the numbers of a step."""
+        """Forward the metrics of a step."""
         for logger in self.loggers:
             logger.log_step(step, **scalars)
 
     def log_audio(self, step: int, model: Trainable) -> None:
-        """Pass on the model."""
+        """Forward the model."""
         for logger in self.loggers:
             logger.log_audio(step, model)
 
     def flush(self) -> None:
-        """Flush each of them."""
+        """Flush each logger."""
         for logger in self.loggers:
             logger.flush()
 
@@ -71,7 +71,7 @@ class ConsoleLogger:
         self.losses: list[float] = []  # since the last validation
 
     def log_step(self, step: int, **scalars: float) -> None:
-        """Collect the loss of a step, print that of a validation."""
+        """Collect the loss of a step; print at a validation."""
         if "loss" in scalars:
             self.losses.append(scalars["loss"])
         if "valid_loss" in scalars:
@@ -84,10 +84,10 @@ class ConsoleLogger:
             self.losses.clear()
 
     def log_audio(self, step: int, model: Trainable) -> None:
-        """A console plays nothing."""
+        """Do nothing: a console has no audio."""
 
     def flush(self) -> None:
-        """Every line is there already."""
+        """Do nothing: lines are flushed as they are printed."""
 
 
 SILENT = MultiLogger()

@@ -9,7 +9,7 @@ from sashimi_lib.training.config import TrainingConfig
 
 
 def fused(device: torch.device) -> bool:
-    """Whether AdamW updates all parameters in one kernel there: on a GPU.
+    """Return whether to use the fused AdamW, which updates all parameters in one kernel: on a GPU.
 
     >>> fused(torch.device("cpu"))
     False
@@ -18,7 +18,7 @@ def fused(device: torch.device) -> bool:
 
 
 def new_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`.
+    """Return AdamW over `parameter_groups`.
 
     >>> new_optimizer(nn.Linear(2, 2), TrainingConfig()).param_groups[0]["fused"]
     False
@@ -29,23 +29,23 @@ def new_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Go on from the moments of a ``state_dict``. The settings stay this optimizer's own: rates follow from
-    the configuration, and ``fused`` from the device, which may be another than that of the run so far.
+    """Load the moments of a ``state_dict``. The options of the optimizer stay as they are: learning rates
+    follow from the configuration, and ``fused`` from the device, which may differ from that of the saved run.
 
     Chapter: 10. Raises ValueError for moments of other parameters.
     """
-    own = optimizer.state_dict()["param_groups"]
-    sizes = [[len(group["params"]) for group in groups] for groups in (own, saved["param_groups"])]
+    groups = optimizer.state_dict()["param_groups"]
+    sizes = [[len(group["params"]) for group in part] for part in (groups, saved["param_groups"])]
     if sizes[0] != sizes[1]:
-        raise ValueError(f"optimizer must train {sizes[0]} parameters a group, the checkpoint has {sizes[1]}")
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
+        raise ValueError(f"optimizer has groups of {sizes[0]} parameters, the checkpoint of {sizes[1]}")
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
 
 
 def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
-    """What AdamW is to train and how: state-space dynamics slowly and without weight decay, all else at
-    ``lr``.
+    """Return the parameter groups of AdamW: state-space dynamics at ``ssm_lr`` without weight decay, all
+    other parameters at ``lr``.
 
-    Any module may have such parameters: those that its method ``ssm_parameters()`` returns.
+    The dynamics are what the method ``ssm_parameters()`` of a module, of any class, returns.
 
     >>> from sashimi_lib.ssm.s4 import SSMParameters
     >>> groups = parameter_groups(SSMParameters(2), TrainingConfig())
@@ -72,5 +72,5 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
 
 
 def _ssm_parameters(module: nn.Module) -> list[nn.Parameter]:
-    method = getattr(type(module), "ssm_parameters", None)  # not of a part so named
+    method = getattr(type(module), "ssm_parameters", None)  # of the class: a submodule may have that name
     return [] if method is None else method(module)

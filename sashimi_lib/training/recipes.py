@@ -1,24 +1,25 @@
-"""Every experiment as a value: what is trained, on sound of what, and how (chapters 7 to 9).
+"""Recipes: the model, data format and training settings of every experiment (chapters 7 to 9).
 
 Names are ``CORPUS_MODEL_SIZE``. Beethoven, YouTubeMix and SC09 are the SaShiMi paper's (tables 2, 4, 5 and 6;
 appendix C.2, and the published configurations), and so is LJSpeech (the published configurations alone);
-``SMALL_`` and ``DIGITS_`` are ours, of a size that a CPU can train.
+``SMALL_`` and ``DIGITS_`` are ours, small enough to train on a CPU.
 
-Where the sources leave a recipe open or disagree, this is what was chosen:
+Where the sources are incomplete or disagree, these are the choices:
 
-- Schedules wait in epochs there and in validations here. For Beethoven and YouTubeMix ``valid_every`` is the
-  published split's epoch at one segment a step (within 3 % of SampleRNN's, of 128 segments in pieces); for
-  SC09 it is 2,500 steps, since the number of clips is not settled.
-- The number of steps is known for SaShiMi alone (one source has 500 epochs for table 5); the others get as
-  many.
-- The real part of Lambda is negative by construction. The paper left it free, found it stable, and names
-  this as the full guarantee.
-- SampleRNN's pieces of 1,024 samples follow one another; the published ones overlapped by 32.
-- Of WaveRNN's training the sources tell the number of steps, the 24 kHz and the sequences of 960 samples; the
-  rest is ours.
-- The diffusion models' training is known, up to the large SaShiMi's rate, which was halved by hand half way.
-  The vocoder's bands ended at 8 kHz there, and every block had its own layers to stretch them, 5,686
-  parameters in all; here they go up to half the sample rate, and the blocks share two layers.
+- The patience of published schedules is in epochs, here in validations. For Beethoven and YouTubeMix
+  ``valid_every`` is an epoch of the published split at one segment a step (within 3 % of that of SampleRNN,
+  with batches of 128 segments in chunks); for SC09 it is 2,500 steps, since its number of clips is unclear.
+- The number of steps is known only for SaShiMi (one source has 500 epochs for table 5); the others have the
+  same.
+- The real part of Lambda is negative by construction. The paper left it unconstrained, found it stable in
+  practice, and names the constraint as a full guarantee.
+- SampleRNN's chunks of 1,024 samples do not overlap; the published ones overlapped by 32.
+- For WaveRNN the sources give the number of steps, the 24 kHz and the sequences of 960 samples; the other
+  settings are ours.
+- The training of diffusion models is published; the learning rate of the large SaShiMi was halved by hand
+  half way, which is not reproduced. The published vocoder has mel bands up to 8 kHz, and upsampling layers in
+  every block, with 5,686 parameters in all; here bands reach half the sample rate, and blocks share two
+  layers.
 """
 
 from collections.abc import Callable
@@ -50,8 +51,8 @@ Model = TypeVar("Model")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model and its training: the shape of the backbone or of a WaveRNN, the quantizer, ``sample_rate`` in
-    Hz, the ``length`` of a training sequence in samples, and the settings of
+    """The configuration of a model of codes and its training: the backbone or WaveRNN, the quantizer,
+    ``sample_rate`` in Hz, the ``length`` of a training sequence in samples, and the settings of
     `sashimi_lib.training.trainer.train`.
 
     >>> recipe = SMALL_SASHIMI
@@ -71,11 +72,11 @@ class Recipe:
 
     @property
     def samples_per_step(self) -> int:
-        """How many samples a training step learns from."""
+        """The number of samples in a training step."""
         return self.training.samples_per_step(self.length)
 
     def build(self, seed: int) -> AudioLM | WaveRNN:
-        """A new model; the seed says which. The random numbers of the caller are left as they were.
+        """Return a new model, initialized from ``seed``. The random state of the caller is preserved.
 
         >>> a, b = SMALL_SASHIMI.build(seed=1), SMALL_SASHIMI.build(seed=1)
         >>> torch.equal(a.head.weight, b.head.weight)
@@ -86,7 +87,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class DiffusionRecipe:
-    """The same for a diffusion model, which hears waveforms and needs no quantizer.
+    """The configuration of a diffusion model, of waveforms without a quantizer, and its training.
 
     >>> recipe = DIGITS_DIFFUSION_SASHIMI
     >>> model = recipe.build(seed=0)
@@ -103,7 +104,7 @@ class DiffusionRecipe:
     training: TrainingConfig
 
     def build(self, seed: int) -> DiffusionModel:
-        """A new model; the seed says which. The random numbers of the caller are left as they were."""
+        """Return a new model, initialized from ``seed``. The random state of the caller is preserved."""
         return _seeded(seed, lambda: DiffusionModel(self.config))
 
 
@@ -114,12 +115,12 @@ def _seeded(seed: int, make: Callable[[], Model]) -> Model:
 
 
 def _wavenet(recipe: Recipe, backbone: WaveNetConfig) -> Recipe:
-    """A WaveNet on the data of another recipe, trained as the paper trained WaveNets."""
+    """Return a recipe for WaveNet on the data of another recipe, with the paper's settings."""
     return replace(recipe, backbone=backbone, training=replace(recipe.training, lr=0.001, plateau_patience=5))
 
 
 def _samplernn(recipe: Recipe, backbone: SampleRNNConfig) -> Recipe:
-    """A SampleRNN on the data of another recipe, trained as the paper trained SampleRNNs."""
+    """Return a recipe for SampleRNN on the data of another recipe, with the paper's settings."""
     training = replace(recipe.training, lr=0.001, batch_size=128, tbptt_length=1024, clip_value=1.0)
     return replace(recipe, backbone=backbone, training=training)
 
@@ -164,8 +165,8 @@ SC09_SASHIMI_UNET_8 = replace(
 )  # fmt: skip
 
 # Ours, for one CPU core and minutes: piano at 16 kHz. WaveNet is half as wide as the paper's in every part,
-# with the same receptive field, and three times SaShiMi's size as there; the thin one is of SaShiMi's size.
-# Batches are small, for many steps. SaShiMi makes its kernels anew a step, whatever the batch, and takes two.
+# with the same receptive field, and three times SaShiMi's size as there; the tiny one has SaShiMi's size.
+# Batches are small, for many steps. SaShiMi has batches of two, since the cost of its kernels is per step.
 _SMALL = TrainingConfig(steps=1_000, batch_size=1, warmup=20, decay="cosine", valid_every=250)
 _SMALL_SSM = replace(PAPER_SSM, d_state=32)
 SMALL_SASHIMI = Recipe(
@@ -234,8 +235,8 @@ LJSPEECH_DIFFUSION_SASHIMI = DiffusionRecipe(
     22_050, 16_000, SC09_DIFFWAVE.training,
 )  # fmt: skip
 
-# Ours, spoken digits by class: two networks with about as many parameters, on half a second of sound, which
-# each hears whole, and each learns at the best of four rates (benchmarks/quality/diffusion_rates.py).
+# Ours, spoken digits by class: two networks of about equal size, on half a second of audio, which is within
+# their receptive fields, each with the best of four learning rates (benchmarks/quality/diffusion_rates.py).
 # SaShiMi's state spaces are diagonal, which is faster on a CPU. Digits with a peak of 1 have a root mean
 # square of about 0.2.
 DIGITS_DIFFUSION_SASHIMI = DiffusionRecipe(

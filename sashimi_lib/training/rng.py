@@ -1,5 +1,4 @@
-"""Random numbers that follow from a place in a run: whoever draws there draws the same ones again (chapter
-10)."""
+"""Seeding of the global random number generators, so that a run can be repeated and resumed (chapter 10)."""
 
 import random
 from collections.abc import Iterator
@@ -9,9 +8,10 @@ import numpy as np
 import torch
 
 
-def seed_all(*place: int) -> int:
-    """Start the CPU's global generators, of PyTorch, of NumPy and of Python, from a place; returns PyTorch's
-    seed, for those of a GPU.
+def seed_all(*entropy: int) -> int:
+    """Seed the global CPU generators of PyTorch, NumPy and Python; return PyTorch's seed, to seed GPUs with.
+
+    ``entropy`` are integers such as a seed and a step.
 
     >>> _ = seed_all(0, 7)
     >>> first = torch.rand(1), np.random.rand(), random.random()
@@ -21,17 +21,16 @@ def seed_all(*place: int) -> int:
 
     Chapter: 10.
     """
-    for_torch, for_numpy, for_python = map(int, np.random.SeedSequence(place).generate_state(3))
-    torch.default_generator.manual_seed(for_torch)
-    np.random.seed(for_numpy)  # noqa: NPY002  # what is drawn by others, who may use it
-    random.seed(for_python)
-    return for_torch
+    torch_seed, numpy_seed, python_seed = map(int, np.random.SeedSequence(entropy).generate_state(3))
+    torch.default_generator.manual_seed(torch_seed)
+    np.random.seed(numpy_seed)  # noqa: NPY002  # datasets may use it
+    random.seed(python_seed)
+    return torch_seed
 
 
 @contextmanager
 def preserve_rng_state(device: torch.device | None = None) -> Iterator[None]:
-    """What is drawn or seeded inside ``with`` leaves these generators as they were, and that of ``device``
-    where it is a GPU.
+    """Restore the global generators, and that of ``device`` if it is a GPU, at the end of ``with``.
 
     >>> before = torch.get_rng_state()
     >>> with preserve_rng_state():
@@ -41,11 +40,11 @@ def preserve_rng_state(device: torch.device | None = None) -> Iterator[None]:
 
     Chapter: 10.
     """
-    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     gpus = [device] if device is not None and device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=gpus):
             yield
     finally:
-        np.random.set_state(of_numpy)  # noqa: NPY002
-        random.setstate(of_python)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)

@@ -9,13 +9,13 @@ from sashimi_lib.streaming import best_engine
 
 
 class TensorBoardLogger:
-    """A `sashimi_lib.training.logger.Logger` whose files ``tensorboard --logdir FOLDER`` shows.
+    """A `sashimi_lib.training.logger.Logger` that writes files for ``tensorboard --logdir FOLDER``.
 
-    Scalars at every step, and at each validation a clip of ``seconds`` at ``sample_rate``: one draw, from
-    ``seed``. Generating takes its time; 0 seconds writes no clips. A run that is resumed replaces what it had
-    written of the steps that it repeats.
+    Writes scalars at every step, and at each validation a clip of ``seconds`` at ``sample_rate`` Hz, from
+    ``seed``. With 0 seconds it writes no clips, which saves the time of generation. A resumed run
+    replaces the records of the steps that it repeats.
 
-    Chapter: 7. Raises ImportError, saying what to install, where TensorBoard is missing.
+    Chapter: 7. Raises ImportError, naming the extra to install, if TensorBoard is missing.
     """
 
     def __init__(
@@ -30,25 +30,25 @@ class TensorBoardLogger:
         self._writer: Any = None
 
     def log_step(self, step: int, **scalars: float) -> None:
-        """Write numbers of a step, each under its name."""
-        writer = self._at(step)
+        """Write metrics of a step by name."""
+        writer = self._writer_from(step)
         for name, value in scalars.items():
             writer.add_scalar(name, value, step)
 
     def log_audio(self, step: int, model: Trainable) -> None:
-        """Write what the model generates, by the fastest engine there is for it."""
+        """Write a clip that the model generates, by its fastest engine."""
         length = round(self.seconds * self.sample_rate)
         if length > 0:
-            quick = best_engine(model) if isinstance(model, Autoregressive) else model
-            sound = quick.sample_audio(length, self.seed)
-            self._at(step).add_audio("sample", sound, step, sample_rate=self.sample_rate)
+            engine = best_engine(model) if isinstance(model, Autoregressive) else model
+            waveform = engine.sample_audio(length, self.seed)
+            self._writer_from(step).add_audio("sample", waveform, step, sample_rate=self.sample_rate)
 
     def flush(self) -> None:
-        """Write all of it to disk."""
+        """Write buffered records to disk."""
         if self._writer is not None:
             self._writer.flush()
 
-    def _at(self, step: int) -> Any:
+    def _writer_from(self, step: int) -> Any:
         if self._writer is None:
             self._writer = self._make(str(self.folder), purge_step=step)
         return self._writer

@@ -1,9 +1,9 @@
-"""The training loop, top to bottom: one for models of codes and diffusion models alike (chapters 6 to 10).
+"""The training loop of all models, of codes or diffusion (chapters 6 to 10).
 
-What it calls lies beside it, an idea a file: settings and schedules (`config`), what a step trains on
-(`batches`), its gradients (`step`) and a look at them (`guard`), the optimizer, averaging (`ema`), held-out
-data (`validation`), all that a run has to remember (`run`), where it reports to (`logger`); and for large
-models how a step is computed (`execution`), and by how many processes (`distributed`).
+The other modules of this package are its parts: settings and schedules (`config`), batches (`batches`),
+gradients (`gradient_step`) and their checks (`finite_checks`), the optimizer (`optimizer`), the moving
+average of weights (`ema`), validation (`validation`), the state of a run (`train_state`), loggers (`logger`),
+options for memory and speed (`execution`), and several processes (`distributed`).
 """
 
 import time
@@ -42,28 +42,30 @@ def train(
     execution: ExecutionConfig = DEFAULT_EXECUTION,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> History:
-    """Minimize ``model.loss`` over the data; returns the loss of every step's batch, the mean over its
-    samples: bits per sample of a model of codes, the mean squared error of a diffusion model.
+    """Train a model to minimize its mean loss on ``data``; return the losses of all steps and validations:
+    bits per sample of a model of codes, the mean squared error of a diffusion model.
 
-    Sequences may differ in length, and may have labels, if the model can be told them: see
-    `sashimi_lib.data.sequences.SequenceDataset`. With ``valid``, others that are only judged, the loss of these comes
-    back too, and the model ends with its best weights by it; without, with its last ones.
+    Sequences may differ in length, and have labels for a conditional model: see
+    `sashimi_lib.data.sequences.SequenceDataset`. With ``valid``, held-out data, the model ends with the
+    weights of the lowest validation loss; without, with its last ones.
 
-    With a ``checkpoint`` the run is written there as it goes and taken up where it stopped. On a CPU, with as
-    many threads and data that draw random numbers, if any, as `sashimi_lib.data.sequences.SequenceDataset` says, the
-    same numbers come out as without the interruption. It may go on for more steps than it was begun with, or
-    with other `sashimi_lib.training.config.TrainingConfig.free` settings. The checkpoint before the last is
-    kept as ``NAME.previous.pt``, and taken up with a warning where the last is damaged; the best weights so
-    far as ``NAME.best.pt``. One process at a time may train there.
+    With a ``checkpoint`` path, the state is saved there regularly, and training resumes from it. On a CPU,
+    with the same number of threads, a resumed run gives the same numbers as an uninterrupted one, with data
+    that draw random numbers too if they do so as `sashimi_lib.data.sequences.SequenceDataset` says. A run may
+    resume with more steps or other `sashimi_lib.training.config.TrainingConfig.resumable_fields`. The
+    previous checkpoint is kept as ``NAME.previous.pt``, and used, with a warning, if the latest is damaged;
+    the best weights so far are in ``NAME.best.pt``. One process at a time may use a checkpoint.
 
-    ``on_step(step, loss)`` is called after each step, to look at the model or to change its weights
-    (`sashimi_lib.training.pruning.Pruner`). ``stop()`` is asked after each step: where it says yes, the run
-    is written and ends there. ``logger`` receives numbers of every step and the model at every validation.
-    ``execution`` says how to do with less memory, or time. The caller's random numbers are left as they were.
+    ``on_step(step, loss)`` is called after each step; it may change the weights
+    (`sashimi_lib.training.pruning.Pruner`). ``stop()`` is called after each step; training saves a checkpoint
+    and ends when it returns True. ``logger`` receives the metrics of every step, and the model at every
+    validation. ``execution`` has options that save memory or time. The random state of the caller is
+    preserved.
 
-    In a ``distributed`` (see `sashimi_lib.training.distributed.joined`) every process calls this alike, and takes its shard
-    of the global batch; the first one alone writes files and shows progress. Models of codes learn the same,
-    but for rounding, by however many processes, and a run may go on with more of them, or fewer.
+    Under ``torchrun``, call it in every process with the ``distributed`` context of
+    `sashimi_lib.training.distributed.init_distributed`; each process takes its shard of the global batch.
+    Only rank 0 writes files and shows progress. Except for rounding, models of this library train the same
+    with any number of processes, and a run may resume with another number.
 
     >>> import torch
     >>> from sashimi_lib.models.audio_lm import AudioLM
@@ -74,74 +76,88 @@ def train(
     >>> history.loss[-1] < history.loss[0]
     True
 
-    Chapters: 6, 7, 9 and 10. Raises ValueError for no data, for labels that the model cannot be told, for
-    pieces where it hears only wholes, for a rate that waits for validations that do not come, for more
-    processes than a batch has sequences, and for a checkpoint of another run or in use by another process;
-    OSError where one cannot be written; and FloatingPointError, naming the parameter, where training
-    diverges: the checkpoint is then still the last good one.
+    Chapters: 6, 7, 9 and 10. Raises ValueError for empty data, for labels without a conditional model, for
+    ``tbptt_length`` with a model of whole sequences, for a schedule that needs validation data without any,
+    for more processes than sequences in a batch, and for a checkpoint of another run or in use by another
+    process; OSError if a checkpoint cannot be written; and FloatingPointError, naming the parameter, if
+    training diverges: the checkpoint is then the last good one.
     """
     _check(model, data, valid, config, distributed)
     logger = logger if distributed.is_main_process else SILENT
-    run, step = (
-        TrainState(model, data, config, valid, distributed),
-        GradientStep(model, config, execution, distributed),
-    )
-    own = nullcontext() if checkpoint is None or not distributed.is_main_process else locked(checkpoint)
-    with own, preserve_rng_state(model.device), apply_execution(model, execution):
+    state = TrainState(model, data, config, valid, distributed)
+    gradient_step = GradientStep(model, config, execution, distributed)
+    lock = nullcontext() if checkpoint is None or not distributed.is_main_process else locked(checkpoint)
+    with lock, preserve_rng_state(model.device), apply_execution(model, execution):
         if checkpoint is not None:
-            run.load(checkpoint)
-        history = run.history
-        bar = tqdm(
-            initial=len(history.loss),
-            total=config.steps,
-            unit="step",
-            disable=not (progress and distributed.is_main_process),
-        )
-        while not run.finished:
-            started, lr = time.perf_counter(), run.set_rate()
-            run.set_random()
+            state.load(checkpoint)
+        bar = _progress_bar(state, progress)
+        while not state.finished:
+            started, lr = time.perf_counter(), state.set_learning_rate()
+            loss = _train_step(state, gradient_step)
+            if on_step is not None:  # before weights are averaged, validated and saved: it may change them
+                on_step(len(state.history.loss), loss)
+            state.record_step(loss)
 
-            piece = next(run.pieces)
-            if config.tbptt_length is not None and piece.is_start:
-                run.cache = model.initial_cache(len(piece.sequence))
-            run.optimizer.zero_grad()
-            scored, run.cache = step(piece, run.cache)
-            run.pieces.read_ahead()  # a GPU computes meanwhile; what comes next waits for it
-            loss = check_gradients(model, scored)
-            clip_gradients(model, config)
-            run.optimizer.step()
-            if on_step is not None:  # before weights are averaged, judged and saved, for it may change them
-                on_step(len(history.loss), loss)
-            if run.average is not None:
-                run.average.update_parameters(model)
-
-            history.loss.append(loss)
-            done = len(history.loss)
-            speed = step.samples / (time.perf_counter() - started)
-            logger.log_step(done, loss=loss, learning_rate=lr, samples_per_second=speed)
-            if valid is not None and (done % config.valid_every == 0 or done == config.steps):
-                run.record_validation(
-                    validation_loss(
-                        run.eval_model, valid, config.batch_size, config.tbptt_length, distributed
-                    )
-                )
-                logger.log_step(done, valid_loss=history.valid[-1][1])
-                logger.log_audio(done, run.eval_model)
-                if checkpoint is not None and history.validations_since_best == 0:
-                    run.save_best(checkpoint)
-            told = stop is not None and stop()
-            ends = run.finished or distributed.all_reduce_max(told) > 0
-            if checkpoint is not None and (done % config.checkpoint_every == 0 or ends):
-                run.save(checkpoint)
-            judged = f", {history.valid[-1][1]:.3f} held out" if history.valid else ""
-            bar.set_postfix_str(f"loss {loss:.3f}{judged}, {speed:,.0f} samples/s")
+            steps = len(state.history.loss)
+            speed = gradient_step.samples / (time.perf_counter() - started)
+            logger.log_step(steps, loss=loss, learning_rate=lr, samples_per_second=speed)
+            if state.validation_due:
+                _validate(state, logger, checkpoint)
+            should_stop = stop is not None and stop()
+            is_last = state.finished or distributed.all_reduce_max(should_stop) > 0
+            if checkpoint is not None and (steps % config.checkpoint_every == 0 or is_last):
+                state.save(checkpoint)
+            bar.set_postfix_str(_progress_text(state.history, speed))
             bar.update()
-            if ends:
+            if is_last:
                 break
         bar.close()
         logger.flush()
-        run.load_best_weights()
-    return history
+        state.load_best_weights()
+    return state.history
+
+
+def _train_step(state: TrainState, gradient_step: GradientStep) -> float:
+    """Train on the next batch, or chunk of one; return its loss."""
+    state.seed_rng()
+    batch = next(state.stream)
+    if state.config.tbptt_length is not None and batch.is_start:
+        state.cache = state.model.initial_cache(len(batch.sequence))
+    state.optimizer.zero_grad()
+    batch_loss, state.cache = gradient_step(batch, state.cache)
+    state.stream.prefetch()  # while a GPU computes: the next line waits for it
+    loss = check_gradients(state.model, batch_loss)
+    clip_gradients(state.model, state.config)
+    state.optimizer.step()
+    return loss
+
+
+def _validate(state: TrainState, logger: Logger, checkpoint: str | Path | None) -> None:
+    """Validate, log the result, and save the weights if they are the best so far."""
+    config, steps = state.config, len(state.history.loss)
+    assert state.valid is not None
+    loss = validation_loss(
+        state.eval_model, state.valid, config.batch_size, config.tbptt_length, state.distributed
+    )
+    state.record_validation(loss)
+    logger.log_step(steps, valid_loss=loss)
+    logger.log_audio(steps, state.eval_model)
+    if checkpoint is not None and state.history.validations_since_best == 0:
+        state.save_best(checkpoint)
+
+
+def _progress_bar(state: TrainState, progress: bool) -> tqdm:
+    return tqdm(
+        initial=len(state.history.loss),
+        total=state.config.steps,
+        unit="step",
+        disable=not (progress and state.distributed.is_main_process),
+    )
+
+
+def _progress_text(history: History, samples_per_second: float) -> str:
+    validation = f"validation {history.valid[-1][1]:.3f}, " if history.valid else ""
+    return f"loss {history.loss[-1]:.3f}, {validation}{samples_per_second:,.0f} samples/s"
 
 
 def _check(
@@ -151,17 +167,19 @@ def _check(
     config: TrainingConfig,
     distributed: DistributedContext,
 ) -> None:
+    """Raise ValueError for data, settings and processes that do not go together."""
     if len(data) == 0:
         raise ValueError("data must hold at least one sequence, got none")
-    if valid is not None:  # all of it, now: its turn comes only after many steps
+    if valid is not None:  # all of it now, not only at the first validation
         check_data(model, valid, "valid")
     if valid is None and (config.decay == "plateau" or config.early_stopping_patience is not None):
-        raise ValueError("valid must be given where decay is 'plateau' or stop_after is set, got None")
+        raise ValueError("valid must be given for decay 'plateau' and for early_stopping_patience, got None")
     if config.tbptt_length is not None and model.initial_cache(1) is None:
         raise ValueError(
             f"tbptt_length must be None for a model of whole sequences, got {config.tbptt_length}"
         )
     if config.batch_size < distributed.size:
         raise ValueError(
-            f"batch_size must be at least {distributed.size}, a sequence for each process, got {config.batch_size}"
+            f"batch_size must be at least {distributed.size}, a sequence for each process, "
+            f"got {config.batch_size}"
         )

@@ -1,4 +1,4 @@
-"""The validation loss: one figure for all held-out data, of one process or of several together."""
+"""The validation loss, in one process or several."""
 
 import torch
 
@@ -15,12 +15,11 @@ def validation_loss(
     tbptt_length: int | None = None,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> float:
-    """The mean loss of all samples of all sequences, so a long sequence counts for more: bits per sample of a
-    model of codes, the mean squared error of a diffusion model. Processes shard the sequences, and the result
-    is the same.
+    """Return the mean loss over all samples of all sequences: bits per sample of a model of codes, the mean
+    squared error of a diffusion model.
 
-    Sequences go through as in `sashimi_lib.evaluation.losses.per_sequence_loss`, in chunks of ``tbptt_length``
-    samples where a recipe counts on little memory.
+    Sequences are evaluated as in `sashimi_lib.evaluation.losses.per_sequence_loss`, in chunks of
+    ``tbptt_length`` samples if that is set. Processes shard the sequences; the result is the same.
 
     >>> from sashimi_lib.models.audio_lm import AudioLM
     >>> from sashimi_lib.models import SaShiMi, SaShiMiConfig

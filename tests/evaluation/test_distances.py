@@ -1,5 +1,4 @@
-"""Distances between sounds: zero between equals, right where the answer is known, and blind to what they
-should not see."""
+"""Distances between generated and real audio: zero for equal sets, known values, and their invariances."""
 
 import builtins
 import math
@@ -26,7 +25,7 @@ def rotation(d):
 
 
 def with_covariance(factor, n=60, mean=0.0):
-    """Vectors whose sample mean and covariance are exactly those: ``factor^T factor``."""
+    """Return vectors with exactly this sample mean, and the covariance ``factor^T factor``."""
     white = vectors(n, len(factor))
     white = white - white.mean(dim=0)
     white = torch.linalg.qr(white).Q * (n - 1) ** 0.5
@@ -73,7 +72,7 @@ def test_one_dimension_is_the_formula(s, t):
     assert frechet(s * a, t * a + 3) == pytest.approx((s - t) ** 2 + 9, rel=1e-6)
 
 
-def test_features_that_never_change_are_no_trouble():
+def test_constant_features_are_accepted():
     a = vectors(30, 4) * torch.tensor([1.0, 0, 1, 0])
     assert frechet(a, a) < 1e-12
     expected = torch.cov(a.T).trace() + a.mean(0).square().sum()
@@ -81,13 +80,13 @@ def test_features_that_never_change_are_no_trouble():
 
 
 def test_it_is_computed_in_float64():
-    """Far from zero, float32 would lose the spread in the mean."""
+    """In float32 the variance would be lost beside a large mean."""
     a = vectors(50, 4).float() + 1000
     assert frechet(a, a + 0.5) == pytest.approx(1, rel=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "because"),
+    ("a", "b", "message"),
     [
         (torch.zeros(1, 3), torch.zeros(5, 3), "a must hold at least two vectors, all finite, got 1 with 0"),
         (torch.zeros(5, 3), torch.zeros(0, 3), "b must hold at least two vectors, all finite, got 0 with 0"),
@@ -95,8 +94,8 @@ def test_it_is_computed_in_float64():
         (torch.zeros(5, 3), torch.zeros(5, 4), "b must hold vectors as wide as those of a, 3, got 4"),
     ],
 )
-def test_what_is_no_set_of_vectors_is_named(a, b, because):
-    with pytest.raises(ValueError, match=because):
+def test_invalid_sets_of_vectors_are_refused_by_name(a, b, message):
+    with pytest.raises(ValueError, match=message):
         frechet(a, b)
 
 
@@ -108,7 +107,7 @@ def noise(batch, length=4_000, seed=0):
     return (0.2 * torch.randn(batch, length, generator=generator)).clamp(-1, 1)
 
 
-def test_spectra_of_the_same_noise_are_close_whatever_the_phases_and_the_lengths():
+def test_spectra_of_the_same_noise_are_close_for_any_phases_and_lengths():
     assert spectrum_distance(noise(4), noise(4), MEL) == 0
     assert spectrum_distance(noise(8), noise(9, 3_000, seed=1), MEL) < 0.3
 
@@ -117,7 +116,7 @@ def test_twenty_decibels_are_twenty_decibels():
     assert spectrum_distance(0.1 * noise(3), noise(3), MEL) == pytest.approx(20, abs=0.1)
 
 
-def test_what_is_dull_is_far_from_what_is_bright():
+def test_low_pass_noise_is_far_from_white_noise():
     dull = (noise(8) + noise(8).roll(1, dims=1)) / 2
     assert 3 < spectrum_distance(dull, noise(8, seed=1), MEL) < 20
 
@@ -125,7 +124,7 @@ def test_what_is_dull_is_far_from_what_is_bright():
 # Pairs
 
 
-def test_a_sound_is_at_distance_zero_from_itself_and_farther_the_more_noise_there_is():
+def test_a_waveform_is_at_distance_zero_from_itself_and_farther_with_more_noise():
     real = noise(2)
     assert torch.equal(stft_distance(real, real), torch.zeros(2))
     distances = [
@@ -139,11 +138,11 @@ def test_a_quarter_of_the_amplitude_is_at_its_known_distance():
     assert torch.allclose(stft_distance(0.25 * noise(2), noise(2)), expected, atol=1e-2)
 
 
-def test_a_sign_is_not_heard():
+def test_the_sign_makes_no_difference():
     assert torch.allclose(stft_distance(-noise(2), noise(2)), torch.zeros(2), atol=1e-6)
 
 
-def test_every_pair_is_judged_by_itself():
+def test_pairs_are_independent():
     real = noise(2) * torch.tensor([[1.0], [0.01]])
     generated = real * torch.tensor([[1.0], [0.25]])
     distances = stft_distance(generated, real)
@@ -153,25 +152,25 @@ def test_every_pair_is_judged_by_itself():
 
 
 @pytest.mark.parametrize(
-    ("generated", "real", "because"),
+    ("generated", "real", "message"),
     [
         (torch.zeros(1, 1_024), torch.zeros(1, 1_024), "real must be longer than 1024 samples, got 1024"),
         (torch.full((1, 2_000), 2.0), torch.zeros(1, 2_000), r"generated must lie in \[-1, 1\]"),
         (torch.zeros(1, 2_000), torch.full((1, 2_000), torch.nan), "real must be finite"),
     ],
 )
-def test_what_is_no_pair_of_sounds_is_named(generated, real, because):
-    with pytest.raises(ValueError, match=because):
+def test_invalid_pairs_of_waveforms_are_refused_by_name(generated, real, message):
+    with pytest.raises(ValueError, match=message):
         stft_distance(generated, real)
 
 
-def test_without_auraloss_it_says_what_to_install(monkeypatch):
+def test_without_auraloss_the_error_names_the_extra(monkeypatch):
     original = builtins.__import__
 
-    def missing(name, *rest, **more):
+    def missing(name, *args, **kwargs):
         if name.startswith("auraloss"):
             raise ImportError(name)
-        return original(name, *rest, **more)
+        return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match=r'pip install "sashimi_lib\[vocoder\]"'):

@@ -1,4 +1,4 @@
-"""Metrics of a model on held-out recordings: what each is computed from, and which models it refuses."""
+"""Metrics of a model on held-out recordings: their values, and the models they refuse."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_bits_are_those_of_the_clips_with_their_interval_over_recordings() -> No
     assert report.data.seconds == pytest.approx(sum(map(len, codes)) / RATE)
 
 
-def test_sequences_of_unknown_recordings_might_all_be_of_one() -> None:
+def test_sequences_of_unknown_recordings_count_as_one_recording() -> None:
     model = model_of_codes()
     report = METRICS["bits"](model, HeldOut([model.quantizer.encode(noise(40)) for _ in range(7)], RATE))
     assert isinstance(report.value, ConfidenceInterval)
@@ -66,7 +66,7 @@ def test_the_spectrum_is_that_of_what_the_model_generates() -> None:
         assert METRICS["spectrum_distance"](model, data).mean == 0
 
 
-def test_a_diffusion_model_has_a_spectrum_but_no_bits_and_no_counterparts() -> None:
+def test_a_diffusion_model_has_a_spectrum_but_no_bits_and_no_resynthesis() -> None:
     model = DiffusionModel(DiffusionConfig(SMALL))
     data = HeldOut([noise(800)], RATE, count=2)
     generated = model.generate(800, 2, sampler=DPM_SOLVER, steps=20, seed=0)
@@ -78,7 +78,7 @@ def test_a_diffusion_model_has_a_spectrum_but_no_bits_and_no_counterparts() -> N
         METRICS["stft_distance"](model, data)
 
 
-def test_a_vocoder_is_compared_with_the_sounds_whose_spectrograms_it_was_given() -> None:
+def test_a_vocoder_is_compared_with_the_waveforms_of_its_spectrograms() -> None:
     model = vocoder()
     codes = [model.quantizer.encode(noise(samples)) for samples in (1_150, 1_050, 900)]
     report = METRICS["stft_distance"](model, HeldOut(codes, RATE, list("abc")))
@@ -93,7 +93,7 @@ def test_a_vocoder_is_compared_with_the_sounds_whose_spectrograms_it_was_given()
         METRICS["stft_distance"](model, HeldOut(codes[2:], RATE))
 
 
-def test_sounds_from_spectrograms_come_in_the_order_of_the_recordings() -> None:
+def test_waveforms_from_spectrograms_are_in_the_order_of_the_recordings() -> None:
     waveforms = [noise(samples) for samples in (1_100, 1_200, 1_100)]
     model = DiffusionModel(DiffusionConfig(DiffWaveConfig(**{**vars(SMALL), "mel": MEL})))
     data = HeldOut(waveforms, RATE, batch_size=2)
@@ -104,6 +104,6 @@ def test_sounds_from_spectrograms_come_in_the_order_of_the_recordings() -> None:
     assert METRICS["stft_distance"](model, data).mean > 0.1
 
 
-def test_a_model_of_codes_has_no_counterparts() -> None:
+def test_a_model_of_codes_has_no_resynthesis() -> None:
     with pytest.raises(ValueError, match="stft_distance needs a vocoder, got a WaveRNN"):
         METRICS["stft_distance"](model_of_codes(), HeldOut([torch.zeros(2_000, 2).long()], RATE))

@@ -88,7 +88,7 @@ def test_chunks_and_prefill_equal_the_whole_sequence(model, sizes):
 def test_held_out_bits_use_the_whole_spectrogram_of_each_clip(model):
     clips = [random_codes(length, 1)[0] for length in (57, 31, 44)]
     expected = torch.stack([-model.log_likelihood(clip[None]).mean() for clip in clips])
-    assert torch.allclose(clip_bits(model, clips, batch_size=3, frame=20), expected, atol=1e-6)
+    assert torch.allclose(clip_bits(model, clips, batch_size=3, chunk_length=20), expected, atol=1e-6)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Every causal backbone, as small as it can be; and an embedding that forgets."""
+"""Every causal backbone in a small size, and an embedding with dropout."""
 
 from torch import nn
 
@@ -22,8 +22,8 @@ BACKBONES = {
 }
 
 
-class Forgetful(nn.Module):
-    """An embedding with dropout: a model that draws random numbers as it trains."""
+class DropoutEmbedding(nn.Module):
+    """An embedding with dropout, so that training draws random numbers."""
 
     def __init__(self, embedding):
         super().__init__()

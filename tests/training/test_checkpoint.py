@@ -1,4 +1,4 @@
-"""Checkpoints: the newest whole one is taken, whatever became of the last; a full disk costs none."""
+"""Checkpoints: the latest intact one is loaded; a full disk leaves them as they are."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ CONFIG = TrainingConfig(steps=8, batch_size=2, checkpoint_every=2)
 
 @pytest.fixture
 def path(tmp_path):
-    """Of a run with two checkpoints."""
+    """The path of a run with two checkpoints."""
     path = tmp_path / "run.pt"
     for step in (1, 2):
         save_checkpoint(path, {"step": step}, previous_of(path))
@@ -35,17 +35,17 @@ def names(folder):
     return sorted(file.name for file in folder.iterdir())
 
 
-def test_the_one_before_is_kept(path):
+def test_the_previous_checkpoint_is_kept(path):
     assert names(path.parent) == ["run.previous.pt", "run.pt"]
     assert [load_checkpoint(file)["step"] for file in (previous_of(path), path)] == [1, 2]
     assert latest_checkpoint(path) == {"step": 2}
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half", None])
-def test_a_damaged_one_is_named_and_set_aside_and_the_one_before_goes_on(path, damage):
+def test_a_damaged_checkpoint_is_renamed_and_the_previous_one_loaded(path, damage):
     content = path.read_bytes()
     path.write_bytes(content[:-7] if damage is None else damage)
-    with pytest.warns(UserWarning, match=r"run\.pt.* is now .*run\.pt\.damaged; the run goes on from .*prev"):
+    with pytest.warns(UserWarning, match=r"Renamed to .*run\.pt\.damaged; the run resumes from .*previous"):
         assert latest_checkpoint(path) == {"step": 1}
     assert names(path.parent) == ["run.previous.pt", "run.pt.damaged"]
     assert latest_checkpoint(path) == {"step": 1}
@@ -54,7 +54,7 @@ def test_a_damaged_one_is_named_and_set_aside_and_the_one_before_goes_on(path, d
     assert load_checkpoint(previous_of(path)) == {"step": 1}
 
 
-def test_where_none_is_whole_the_last_one_is_named_and_none_is_lost(path):
+def test_without_an_intact_checkpoint_the_error_names_the_file_and_none_is_lost(path):
     for file in (path, previous_of(path)):
         file.write_bytes(b"half")
     with pytest.raises(ValueError, match=r"previous\.pt"):
@@ -65,8 +65,8 @@ def test_where_none_is_whole_the_last_one_is_named_and_none_is_lost(path):
         latest_checkpoint(path)
 
 
-def test_a_run_goes_on_from_the_newest_whole_one_and_ends_as_if_nothing_had_been(tmp_path):
-    def learn(checkpoint, steps_until=None):
+def test_a_run_resumes_from_the_latest_intact_checkpoint_with_equal_results(tmp_path):
+    def train_model(checkpoint, steps_until=None):
         torch.manual_seed(1)
         model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)))
         codes = torch.arange(6 * 40).view(6, 40)
@@ -76,13 +76,13 @@ def test_a_run_goes_on_from_the_newest_whole_one_and_ends_as_if_nothing_had_been
             stop=lambda: len(calls) == steps_until,
         ), calls  # fmt: skip
 
-    whole, history, _ = learn(None)
+    whole, history, _ = train_model(None)
     path = tmp_path / "run.pt"
-    learn(path, steps_until=6)
+    train_model(path, steps_until=6)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.warns(UserWarning, match=r"run\.previous\.pt"):
-        again, resumed, calls = learn(path)
-    assert calls[0] == 4  # the checkpoint after four steps is the one before the last
+        again, resumed, calls = train_model(path)
+    assert calls[0] == 4  # the previous checkpoint is that after four steps
     assert resumed == history
     assert all(torch.equal(x, y) for x, y in zip(whole.parameters(), again.parameters(), strict=True))
 
@@ -118,7 +118,7 @@ print(len(read_tensors(tensors, "example 1")[1]["x"]))
 """
 
 
-def test_a_full_disk_is_named_and_costs_nothing_that_was_there(tmp_path, root, unshared):
+def test_a_full_disk_is_reported_and_existing_files_stay(tmp_path, root, unshared):
     command = [*unshared, "bash", "-c", FULL.format(script=SCRIPT), "full"]
     done = subprocess.run(
         [*command, str(tmp_path), sys.executable],

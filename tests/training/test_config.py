@@ -1,4 +1,4 @@
-"""Settings: the impossible is refused by name, and rates are those of PyTorch's own schedulers."""
+"""Settings out of range are refused by name; learning rates are those of PyTorch's schedulers."""
 
 import math
 
@@ -27,7 +27,7 @@ from tests.awkward import as_a_reader
     ],
     ids=str,
 )
-def test_impossible_settings_are_refused_by_name(setting):
+def test_settings_out_of_range_are_refused_by_name(setting):
     name, value = next(iter(setting.items()))
     with as_a_reader(), pytest.raises(ValueError, match=f"^{name} must .*, got {value!r}"):
         TrainingConfig(**setting)
@@ -40,14 +40,14 @@ def test_the_plateau_rule_is_that_of_pytorch(plateau_factor, plateau_patience):
         optimizer, factor=plateau_factor, patience=plateau_patience, eps=0
     )
     bits = (6 - torch.arange(60).clamp(max=25) / 20 + 0.1 * torch.rand(60)).tolist()
-    bits[7] = bits[6] * (1 - 0.5e-4)  # better, but by too little to count
+    bits[7] = bits[6] * (1 - 0.5e-4)  # better by less than the threshold
     for n in range(len(bits)):
         scheduler.step(bits[n])
         assert plateau(bits[: n + 1], plateau_factor, plateau_patience) == optimizer.param_groups[0]["lr"]
     assert optimizer.param_groups[0]["lr"] < 1
 
 
-def test_rates_rise_and_then_follow_their_decay():
+def test_learning_rates_warm_up_and_decay():
     cosine = TrainingConfig(steps=100, warmup=9, decay="cosine")
     assert [cosine.rate(step) for step in (0, 4)] == pytest.approx([0.1, 0.5], rel=0.01)
     assert cosine.rate(50) == pytest.approx(0.5)
@@ -57,5 +57,5 @@ def test_rates_rise_and_then_follow_their_decay():
     assert falling.rate(4, [5.0, 6.0, 6.0]) == pytest.approx(0.5 * 0.2**2)
 
 
-def test_a_validation_that_is_no_number_is_no_progress():
+def test_a_nan_validation_is_not_an_improvement():
     assert plateau([5.0, math.nan, math.nan], plateau_factor=0.5, plateau_patience=1) == 0.5

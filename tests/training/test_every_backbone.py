@@ -1,4 +1,4 @@
-"""The loop does for every backbone what it does for one: pieces, half precision, averages, resuming."""
+"""Every backbone trains with truncated back-propagation, in half precision, and resumes."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ def sequences():
 
 
 @pytest.mark.slow
-def test_a_resumed_run_in_pieces_equals_an_uninterrupted_one(new_model, sequences, tmp_path):
+def test_a_resumed_run_with_tbptt_equals_an_uninterrupted_one(new_model, sequences, tmp_path):
     def stop(step, bits):
         if step == 6:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Every recipe of the papers at its full width: it has the published size, and trains, if for two steps."""
+"""Every recipe of the papers at full width has the published size, and trains for two steps."""
 
 import dataclasses
 import math
@@ -14,21 +14,21 @@ from sashimi_lib.training.trainer import train
 from tests.training.published import CODES, DIFFUSION
 
 SIZES = CODES | DIFFUSION
-LENGTH = 256  # samples: in halves, as SampleRNN takes them, two frames of its slowest tier each
-DIFFUSION_LENGTH = 64  # four of a U-Net's slowest tier
-UNHEARD = {"backbone.layers.39.residual.weight"}  # after the last layer of a WaveNet only its skips are heard
+LENGTH = 256  # samples: two chunks of SampleRNN, of two frames of its slowest tier each
+DIFFUSION_LENGTH = 64  # four samples of a U-Net's slowest tier
+UNUSED = {"backbone.layers.39.residual.weight"}  # the last layer of a WaveNet has an unused residual
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """Where a run is written; hundreds of megabytes, which pytest would keep."""
+    """The path of a checkpoint of hundreds of megabytes, which is deleted after the test."""
     path = tmp_path / "run.pt"
     yield path
     path.unlink()
 
 
 def sequences(recipe):
-    """Two, of noise."""
+    """Return two sequences of noise."""
     if isinstance(recipe, DiffusionRecipe):
         return 2 * torch.rand(2, DIFFUSION_LENGTH) - 1
     pair = (2,) if isinstance(recipe.quantizer, CoarseFine) else ()
@@ -36,7 +36,7 @@ def sequences(recipe):
 
 
 def shortened(training):
-    """The same training for two steps, without validations; where it goes in pieces, through one batch."""
+    """Return the settings for two steps without validation; with TBPTT, two chunks of one batch."""
     tbptt_length = training.tbptt_length and LENGTH // 2
     return dataclasses.replace(training, steps=2, batch_size=2, tbptt_length=tbptt_length, decay="constant")
 
@@ -58,23 +58,23 @@ def test_a_recipe_of_the_papers_trains_at_full_width(name, checkpoint):
         progress=False,
         execution=little_memory,
     )
-    run = load_checkpoint(checkpoint)
-    assert run["history"]["loss"].tolist() == history.loss
+    saved = load_checkpoint(checkpoint)
+    assert saved["history"]["loss"].tolist() == history.loss
     assert len(history.loss) == 2
     assert all(map(math.isfinite, history.loss))
-    weights = run["model"]
+    weights = saved["model"]
     assert all(weights[key].equal(x) for key, x in model.state_dict().items())
     assert all(x.isfinite().all() for x in weights.values())
-    assert {key for key, x in trained.items() if weights[key].equal(x)} <= UNHEARD
+    assert {key for key, x in trained.items() if weights[key].equal(x)} <= UNUSED
 
 
 def millions(parameters, like):
-    """In millions, with as many decimals."""
+    """Return a number in millions with as many decimals as ``like``."""
     return f"{parameters / 1e6:.{len(like.partition('.')[2])}f}"
 
 
 @pytest.mark.parametrize("name", [name for name, size in SIZES.items() if size.printed is not None])
-def test_the_paper_prints_one_of_the_counts_rounded(name):
-    size = SIZES["youtubemix_sashimi_8" if name == "sc09_sashimi_8" else name]  # it printed that one twice
+def test_the_printed_size_is_a_rounded_count(name):
+    size = SIZES["youtubemix_sashimi_8" if name == "sc09_sashimi_8" else name]  # printed twice
     printed = SIZES[name].printed
     assert printed in (millions(size.trained, printed), millions(size.all, printed))

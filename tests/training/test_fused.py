@@ -1,4 +1,4 @@
-"""As on a GPU, with one optimizer kernel for all parameters: it raises no version of what it changes."""
+"""The fused optimizer, as on a GPU, does not raise the version of parameters; cached kernels are renewed."""
 
 import pytest
 import torch
@@ -23,11 +23,11 @@ def new_model(name):
     return DiffusionModel(DiffusionConfig(SaShiMiUNetConfig(d_model=4, n_layers=1, d_step=(8, 8, 8))))
 
 
-def sequences(model, number):
-    torch.manual_seed(number)
+def sequences(model, count):
+    torch.manual_seed(count)
     if isinstance(model, AudioLM):
-        return list(torch.randint(256, (number, 80)))
-    return list(0.3 * torch.randn(number, 80).clamp(-3, 3))
+        return list(torch.randint(256, (count, 80)))
+    return list(0.3 * torch.randn(count, 80).clamp(-3, 3))
 
 
 @pytest.mark.parametrize("name", ["sashimi", "isotropic", "diffusion sashimi"])

@@ -1,4 +1,4 @@
-"""A run that is killed with SIGKILL, from outside or inside a write, ends as if nothing had been."""
+"""A run that is killed with SIGKILL, at any time or inside a write, resumes with equal results."""
 
 import json
 import os
@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training import killed
+from tests.training import kill_worker
 
-# Children die once for all of these.
+# All tests share one run of the worker.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("killed")]
 
-NAMES = list(killed.CONFIGURATIONS)
+NAMES = list(kill_worker.CONFIGURATIONS)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, root):
     path = tmp_path_factory.mktemp("killed")
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(killed.__file__)), str(path)]
+    command = [sys.executable, str(Path(kill_worker.__file__)), str(path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     kills = dict(line.split() for line in done.stdout.splitlines())
@@ -33,23 +33,23 @@ def folder(tmp_path_factory, root):
 @pytest.fixture
 def one_thread():
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the children: sums in the same order
+    torch.set_num_threads(1)  # as in the child processes, for the same order of sums
     yield
     torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_killed_run_ends_as_an_uninterrupted_one_to_the_bit(folder, one_thread, name):
-    history, weights = killed.run(name, None)
-    found = json.loads((folder / name / "history.json").read_text())
-    assert found["loss"] == history["loss"]
-    assert [tuple(entry) for entry in found["valid"]] == history["valid"]
-    survivor = torch.load(folder / name / "model.pt", weights_only=True)
-    assert all(torch.equal(survivor[key], weights[key]) for key in weights)
+def test_a_killed_run_equals_an_uninterrupted_one_bit_for_bit(folder, one_thread, name):
+    history, weights = kill_worker.run(name, None)
+    resumed = json.loads((folder / name / "history.json").read_text())
+    assert resumed["loss"] == history["loss"]
+    assert [tuple(entry) for entry in resumed["valid"]] == history["valid"]
+    weights_of_killed = torch.load(folder / name / "model.pt", weights_only=True)
+    assert all(torch.equal(weights_of_killed[key], weights[key]) for key in weights)
 
 
 def test_the_plateau_was_reached_and_the_best_was_not_the_last(folder):
-    config = killed.CONFIGURATIONS["average_and_plateau"]
+    config = kill_worker.CONFIGURATIONS["average_and_plateau"]
     valid = json.loads((folder / "average_and_plateau" / "history.json").read_text())["valid"]
     assert config.rate(20, [bits for _, bits in valid[:5]]) < 1
     assert min(valid, key=lambda entry: entry[1]) != valid[-1]

@@ -1,4 +1,4 @@
-"""Loggers get what training reports, in its order, and only that."""
+"""Loggers receive what training reports, in its order."""
 
 import torch
 
@@ -29,12 +29,12 @@ def run(logger=SILENT):
     return train(WaveRNN(WaveRNNConfig(8)), CODES, CONFIG, valid=CODES, logger=logger, progress=False)
 
 
-def test_every_logger_gets_every_step_and_the_model_at_each_validation():
+def test_every_logger_receives_every_step_and_the_model_at_each_validation():
     first, second = Recorder(), Recorder()
     history = run(MultiLogger(first, second))
-    numbers = ("loss", "learning_rate", "samples_per_second")
+    metrics = ("loss", "learning_rate", "samples_per_second")
     validated = [[(step, "valid_loss"), (step, "WaveRNN")] for step in (2, 4)]
-    assert first.calls == [(1, *numbers), (2, *numbers), *validated[0], (3, *numbers), (4, *numbers),
+    assert first.calls == [(1, *metrics), (2, *metrics), *validated[0], (3, *metrics), (4, *metrics),
                            *validated[1], "flush"]  # fmt: skip
     assert second.calls == first.calls
     assert history == run()
@@ -49,6 +49,6 @@ def test_the_console_shows_the_mean_loss_since_the_last_validation(capsys):
     )
 
 
-def test_the_silent_logger_is_silent(capsys):
+def test_the_silent_logger_prints_nothing(capsys):
     run()
     assert capsys.readouterr().out == ""

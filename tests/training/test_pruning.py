@@ -1,4 +1,4 @@
-"""Pruning follows the paper's schedule, holds under training and through interruptions, and ends as asked."""
+"""Pruning follows the paper's schedule, survives training and interruptions, and ends at its target."""
 
 import itertools
 
@@ -31,63 +31,62 @@ def zeros(weight):
 
 
 def matrices(model):
-    """All that is pruned apart."""
+    """Return the matrices that are pruned separately."""
     return [*model.R.weight.chunk(3), *(getattr(model, name).weight for name in LAYERS[1:])]
 
 
 @pytest.mark.parametrize(
-    ("steps", "share"), [(0, 0), (1000, 0), (101_000, 0.7875), (201_000, 0.9), (10**6, 0.9)]
+    ("steps", "sparsity"), [(0, 0), (1000, 0), (101_000, 0.7875), (201_000, 0.9), (10**6, 0.9)]
 )
-def test_the_schedule_is_the_papers(steps, share):
-    assert PruningConfig(sparsity=0.9).target_sparsity(steps) == pytest.approx(
-        share
-    )  # 0.9 (1 - 1/8) half way
+def test_the_schedule_is_that_of_the_paper(steps, sparsity):
+    expected = pytest.approx(sparsity)  # 0.9 (1 - 1/8) half way
+    assert PruningConfig(sparsity=0.9).target_sparsity(steps) == expected
 
 
 @pytest.mark.parametrize("block", [(1, 1), (16, 1), (4, 4), (1, 8)])
-def test_the_smallest_blocks_go_by_their_mean_magnitude(block):
+def test_the_blocks_of_smallest_mean_magnitude_are_pruned(block):
     weight, (height, width) = torch.randn(48, 32), block
-    stays = magnitude_mask(weight, 0.3, block)
+    mask = magnitude_mask(weight, 0.3, block)
     means, kept = [], []
     for row in range(0, 48, height):
         for column in range(0, 32, width):
             tile = slice(row, row + height), slice(column, column + width)
-            assert stays[tile].all() or not stays[tile].any()
+            assert mask[tile].all() or not mask[tile].any()
             means.append(float(weight[tile].abs().mean()))
-            kept.append(bool(stays[tile].all()))
+            kept.append(bool(mask[tile].all()))
     assert kept.count(False) == round(0.3 * len(kept))
     assert max(m for m, k in zip(means, kept, strict=True) if not k) < min(
         m for m, k in zip(means, kept, strict=True) if k
     )
 
 
-def test_each_gate_and_layer_loses_the_same_share():
+def test_each_gate_and_layer_has_the_same_sparsity():
     model = new_model()
     with torch.no_grad():
-        model.R.weight[:32] *= 100  # among all gates together, u would lose nothing
+        model.R.weight[:32] *= 100  # in a ranking of all gates, none of u would be pruned
     Pruner(model, PRUNING).prune(0.5)
     assert [zeros(matrix) for matrix in matrices(model)] == [0.5] * 7
 
 
-def test_training_prunes_as_scheduled_and_what_is_zero_stays_so(data):
+def test_training_prunes_as_scheduled_and_zeros_stay_zero(data):
     model, seen = new_model(), []
     pruner = Pruner(model, PRUNING)
 
-    def step(number, bits):
-        pruner(number, bits)
+    def step(index, loss):
+        pruner(index, loss)
         seen.append([matrix.detach() == 0 for matrix in matrices(model)])
 
     train(model, data, CONFIG, on_step=step, progress=False)
-    for number, masks in enumerate(seen):
-        share = PRUNING.target_sparsity((number + 1) // 2 * 2)
+    for index, masks in enumerate(seen):
+        sparsity = PRUNING.target_sparsity((index + 1) // 2 * 2)
         for mask in masks:
-            assert float(mask.float().mean()) == pytest.approx(share, abs=0.5 * 16 / mask.numel() + 1e-7)
+            assert float(mask.float().mean()) == pytest.approx(sparsity, abs=0.5 * 16 / mask.numel() + 1e-7)
     for before, after in itertools.pairwise(seen):
         assert all((a >= b).all() for a, b in zip(after, before, strict=True))
     assert seen[0][0].sum() == 0 < seen[5][0].sum() < seen[-1][0].sum()
 
 
-def test_gradients_of_zeros_are_zero_and_others_are_not(data):
+def test_gradients_of_pruned_weights_are_zero_and_others_are_not(data):
     model = new_model()
     Pruner(model, PRUNING).prune(0.5)
     model.log_likelihood(data).mean().backward()
@@ -104,7 +103,7 @@ class Interrupted(Exception):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ema", [0.0, 0.8])
-@pytest.mark.parametrize("last", [3, 6, 7, 11])  # beside checkpoints and prunings, and between them
+@pytest.mark.parametrize("last", [3, 6, 7, 11])  # at and between checkpoints and prunings
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(data, tmp_path, ema, last):
     config = TrainingConfig(steps=14, batch_size=2, lr=0.01, ema=ema, checkpoint_every=4)
     whole, killed, resumed = new_model(), new_model(), new_model()
@@ -136,7 +135,7 @@ def test_a_checkpoint_holds_the_pruning_of_its_own_step(data, tmp_path):
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.8])
-def test_a_finished_model_is_an_ordinary_one_that_says_the_same(data, ema):
+def test_baking_masks_leaves_an_ordinary_model_with_equal_outputs(data, ema):
     model = new_model()
     pruner = Pruner(model, PRUNING)
     train(model, data, TrainingConfig(steps=10, ema=ema), on_step=pruner, progress=False)
@@ -149,8 +148,8 @@ def test_a_finished_model_is_an_ordinary_one_that_says_the_same(data, ema):
     new_model().load_state_dict(model.state_dict())
 
 
-def test_a_best_that_came_too_early_is_refused_and_a_later_one_is_not(data):
-    noise = torch.randint(256, (2, 24, 2))  # the longer it trains, the worse this is
+def test_a_best_model_from_before_the_end_of_pruning_is_refused(data):
+    noise = torch.randint(256, (2, 24, 2))  # this loss rises in training
     for valid_every, sparse in ((3, False), (10, True)):
         config = TrainingConfig(steps=20, batch_size=2, lr=0.01, valid_every=valid_every)
         model = new_model()
@@ -162,12 +161,12 @@ def test_a_best_that_came_too_early_is_refused_and_a_later_one_is_not(data):
             assert zeros(model.R.weight) == 0.75
         else:
             weight = model.R.weight.detach().clone()
-            with pytest.raises(ValueError, match=r"model must have 75\.0% of zeros in R by now, got"):
+            with pytest.raises(ValueError, match=r"model must have a sparsity of 75\.0% in R, got"):
                 pruner.bake_masks()
             assert torch.equal(model.R.weight, weight)
 
 
-def test_blocks_that_do_not_fit_are_named_and_nothing_is_changed():
+def test_a_block_size_that_does_not_fit_is_refused_and_nothing_changes():
     model = new_model()
     with pytest.raises(ValueError, match=r"block must divide a matrix of \(16, 16\), got \(32, 1\)"):
         Pruner(model, PruningConfig(block=(32, 1)))
@@ -184,6 +183,6 @@ def test_blocks_that_do_not_fit_are_named_and_nothing_is_changed():
         ({"every": 0}, "every must be at least 1, got 0"),
     ],
 )
-def test_settings_out_of_range_are_named(setting, message):
+def test_settings_out_of_range_are_refused_by_name(setting, message):
     with pytest.raises(ValueError, match=message):
         PruningConfig(**setting)

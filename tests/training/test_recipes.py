@@ -1,4 +1,4 @@
-"""Recipes: the paper's have the paper's settings, the small ones train. (Sizes: test_full_width.)"""
+"""Recipes of the paper have its settings, small recipes train. (Sizes: test_full_width.)"""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def test_the_paper_s_settings_of_diffusion(name):
     assert (training.weight_decay, training.ema, training.clip_norm) == (0, 0, None)
 
 
-def test_the_small_diffusion_models_differ_in_network_and_rate_alone_and_are_of_one_size():
+def test_the_small_diffusion_models_differ_only_in_network_and_learning_rate():
     sashimi, diffwave = recipes.DIGITS_DIFFUSION_SASHIMI, recipes.DIGITS_DIFFWAVE
     rates = {name: getattr(sashimi.training, name) for name in ("lr", "ssm_lr")}
     assert sashimi == dataclasses.replace(
@@ -83,7 +83,7 @@ def test_the_later_model_has_its_own_settings():
     assert (training.decay, training.warmup, training.weight_decay) == ("cosine", 1_000, 0.1)
 
 
-def test_wavernn_hears_960_samples_at_24_khz_and_its_gradients_reach_them_all():
+def test_wavernn_trains_on_960_samples_at_24_khz_without_truncation():
     recipe = recipes.WAVERNN_896
     assert (recipe.sample_rate, recipe.length, recipe.training.tbptt_length) == (24_000, 960, None)
     assert recipe.training.steps == 500_000
@@ -91,22 +91,22 @@ def test_wavernn_hears_960_samples_at_24_khz_and_its_gradients_reach_them_all():
 
 
 @pytest.mark.parametrize("name", ["small_sashimi", "digits_sashimi"])
-def test_a_16_bit_model_is_the_8_bit_one_with_other_ends(name):
+def test_a_16_bit_model_has_the_backbone_of_the_8_bit_one(name):
     eight, sixteen = RECIPES[name], RECIPES[f"{name}_16"]
     assert sixteen == dataclasses.replace(eight, quantizer=CoarseFine())
     assert str(sixteen.build(0).backbone) == str(eight.build(0).backbone)
 
 
-def test_the_small_wavenet_has_three_times_the_parameters_and_the_thin_one_as_many():
+def test_the_small_wavenet_has_three_times_the_parameters_and_the_tiny_one_as_many():
     small = recipes.SMALL_SASHIMI, recipes.SMALL_WAVENET, recipes.TINY_WAVENET
-    sashimi, wavenet, thin = (sum(p.numel() for p in recipe.build(0).parameters()) for recipe in small)
+    sashimi, wavenet, tiny = (sum(p.numel() for p in recipe.build(0).parameters()) for recipe in small)
     assert wavenet >= 3 * sashimi
-    assert thin == pytest.approx(sashimi, rel=0.1)
+    assert tiny == pytest.approx(sashimi, rel=0.1)
     assert recipes.SMALL_WAVENET.backbone.receptive_field == 4093
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_small_ones_train_on_sequences_of_any_length(name):
+def test_the_small_recipes_train_on_sequences_of_any_length(name):
     recipe = RECIPES[name]
     pair = (2,) if isinstance(recipe.quantizer, CoarseFine) else ()
     codes = [torch.randint(100, 150, (length, *pair)) for length in (70, 33)]
@@ -116,7 +116,7 @@ def test_the_small_ones_train_on_sequences_of_any_length(name):
     assert all(0 < bits < 20 for bits in history.loss)
 
 
-def test_the_seed_says_which_model_and_leaves_other_random_numbers_alone():
+def test_the_seed_determines_the_model_and_the_random_state_is_preserved():
     before = torch.get_rng_state()
     a, b, c = (recipes.SMALL_SASHIMI.build(seed) for seed in (0, 0, 1))
     assert torch.equal(before, torch.get_rng_state())
@@ -127,7 +127,7 @@ def test_the_seed_says_which_model_and_leaves_other_random_numbers_alone():
     assert not torch.equal(d.backbone.start.weight, e.backbone.start.weight)
 
 
-def test_every_recipe_has_a_name_and_can_be_written_down():
+def test_every_recipe_has_a_name_and_is_serializable():
     kinds = Recipe | DiffusionRecipe
     constants = {name for name, value in vars(recipes).items() if isinstance(value, kinds)}
     assert {name.lower() for name in constants} == set(RECIPES) >= set(CODES) | set(DIFFUSION)
@@ -135,7 +135,7 @@ def test_every_recipe_has_a_name_and_can_be_written_down():
         json.dumps(dataclasses.asdict(recipe))
 
 
-def test_every_recipe_has_its_own_name_and_nothing_else_is_one():
+def test_the_names_are_those_of_the_constants():
     constants = {name: value for name, value in vars(recipes).items() if name.isupper()}
     assert {name.upper() for name in RECIPES} == {
         name for name, value in constants.items() if isinstance(value, Recipe | DiffusionRecipe)

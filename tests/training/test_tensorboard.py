@@ -1,4 +1,4 @@
-"""What TensorBoard is given can be read back: numbers of every step, and a clip at each validation."""
+"""TensorBoard files have metrics of every step and a clip of each validation."""
 
 import builtins
 
@@ -19,7 +19,7 @@ def new_model():
     return AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)))
 
 
-def test_numbers_and_clips_are_written_and_change_no_number(tmp_path):
+def test_metrics_and_clips_are_written_and_training_is_unchanged(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -44,7 +44,7 @@ def test_numbers_and_clips_are_written_and_change_no_number(tmp_path):
     assert all(clip.sample_rate == 8_000 and clip.length_frames == 80 for clip in clips)
 
 
-def test_without_tensorboard_it_says_what_to_install(tmp_path, monkeypatch):
+def test_without_tensorboard_the_error_names_the_extra(tmp_path, monkeypatch):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""To read a number of a GPU is to wait for it: a step does so once, for its loss and gradients together."""
+"""A training step reads from the GPU, and so waits for it, once: for loss and gradient norms together."""
 
 import os
 import traceback
@@ -23,7 +23,7 @@ from sashimi_lib.training.optimizer import new_optimizer
 from sashimi_lib.training.trainer import train
 from tests.training.backbones import BACKBONES
 
-# What gives the CPU a number, or a shape that depends on numbers.
+# Operations that give the CPU a value, or a shape that depends on values.
 READS = {"_local_scalar_dense", "equal", "is_nonzero", "masked_select", "nonzero", "_unique2", "unique_dim"}
 CONFIG = TrainingConfig(steps=4, batch_size=2, clip_norm=1.0, clip_value=1.0)
 MODELS = {name: lambda make=make: AudioLM(MuLaw(), make()) for name, make in BACKBONES.items()}
@@ -34,18 +34,18 @@ DENOISERS = {
 }
 
 
-# Numbers that stay on the CPU whatever the device: the place in a frame, how many samples there are.
-OURS = f"{os.sep}sashimi_lib{os.sep}"
-AT_HOME = (
+# Lines that read values of tensors on the CPU: a position in a frame, the number of samples.
+PACKAGE = f"{os.sep}sashimi_lib{os.sep}"
+CPU_READS = (
     "int(phase)",
-    "int(self.distributed.all_reduce_sum(piece.mask.sum()))",
+    "int(self.distributed.all_reduce_sum(batch.mask.sum()))",
     "label.is_cpu and",
     "step <= last",
 )
 
 
 class Reads(TorchDispatchMode):
-    """Notes the lines of the library that do so, by a mask as an index too, but for numbers at home."""
+    """Records the lines of the library with such operations or boolean indices, except `CPU_READS`."""
 
     def __init__(self):
         super().__init__()
@@ -57,59 +57,59 @@ class Reads(TorchDispatchMode):
             index is not None and index.dtype == torch.bool for index in args[1]
         )
         if name in READS or masked:
-            frames = [frame for frame in traceback.extract_stack() if OURS in frame.filename]
+            frames = [frame for frame in traceback.extract_stack() if PACKAGE in frame.filename]
             line = frames[-1].line if frames else name
-            self.seen += [] if any(home in line for home in AT_HOME) else [line]
+            self.seen += [] if any(read in line for read in CPU_READS) else [line]
         return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """AdamW in one kernel, which runs on a CPU too."""
+    """Use the fused AdamW, which runs on a CPU too."""
     monkeypatch.setattr(optimizer, "fused", lambda device: True)
 
 
-@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize("tbptt", [False, True])
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 @pytest.mark.usefixtures("shapes_unchecked", "as_on_a_gpu")
-def test_a_step_reads_once(make, in_pieces, monkeypatch):
+def test_a_step_reads_once(make, tbptt, monkeypatch):
     model = make()
     pad_value = torch.tensor(model.pad_value)
-    piece = collate([pad_value.expand(length, *pad_value.shape) for length in (40, 33)], model.pad_value)
-    assert_reads_once(model, piece, model.initial_cache(2) if in_pieces else None, monkeypatch)
+    batch = collate([pad_value.expand(length, *pad_value.shape) for length in (40, 33)], model.pad_value)
+    assert_reads_once(model, batch, model.initial_cache(2) if tbptt else None, monkeypatch)
 
 
 @pytest.mark.parametrize("make", DENOISERS.values(), ids=DENOISERS)
 @pytest.mark.usefixtures("shapes_unchecked", "as_on_a_gpu")
 def test_a_step_of_a_diffusion_model_reads_once(make, monkeypatch):
     model = DiffusionModel(DiffusionConfig(make()))
-    piece = collate([(torch.zeros(40), 0), (torch.zeros(33), 2)], model.pad_value)
-    assert_reads_once(model, piece, None, monkeypatch)
+    batch = collate([(torch.zeros(40), 0), (torch.zeros(33), 2)], model.pad_value)
+    assert_reads_once(model, batch, None, monkeypatch)
 
 
-def assert_reads_once(model, piece, cache, monkeypatch):
-    """Whole numbers, such as seeds, stay on the CPU whatever the device."""
+def assert_reads_once(model, batch, cache, monkeypatch):
+    """Assert that a step reads once. Integer tensors, such as seeds, are on the CPU on any device."""
     lists, tolist = [], Tensor.tolist
     monkeypatch.setattr(
         Tensor, "tolist", lambda x: (lists.append(x) if x.is_floating_point() else None, tolist(x))[1]
     )
-    of_run, step = (
+    adamw, step = (
         new_optimizer(model, CONFIG),
         GradientStep(model, CONFIG, DEFAULT_EXECUTION, SINGLE_PROCESS),
     )
     with Reads() as reads:
-        of_run.zero_grad()
-        scored, _ = step(piece, cache)
+        adamw.zero_grad()
+        loss, _ = step(batch, cache)
         assert not lists
-        check_gradients(model, scored)
+        check_gradients(model, loss)
         clip_gradients(model, CONFIG)
-        of_run.step()
+        adamw.step()
     assert not reads.seen
     assert [len(read) for read in lists] == [1 + sum(p.grad is not None for p in model.parameters())]
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
-def test_one_kernel_for_all_parameters_trains_the_same():
+def test_fused_adamw_trains_the_same():
     data = torch.randint(256, (4, 30))
     model = MODELS["sashimi"]()
     start = {name: x.clone() for name, x in model.state_dict().items()}

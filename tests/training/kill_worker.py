@@ -1,8 +1,7 @@
-"""Not a test: trains in children that are killed with SIGKILL, again and again, until one gets to the end.
+"""A script for test_killed: train in child processes that are killed with SIGKILL, until one finishes.
 
-``python killed.py FOLDER`` leaves FOLDER/NAME/history.json and model.pt of each configuration's run, once it
-was finished. Every other child kills itself inside a write; the others are killed from outside, at a random
-moment.
+``python kill_worker.py FOLDER`` writes FOLDER/NAME/history.json and model.pt of each configuration when its
+run has finished. Every other child kills itself inside a write; the others are killed at a random time.
 """
 
 import dataclasses
@@ -26,19 +25,21 @@ from sashimi_lib.training.trainer import TrainingConfig, train
 
 CONFIGURATIONS = {
     "plain": TrainingConfig(steps=24, batch_size=2, decay="cosine", checkpoint_every=2, valid_every=7),
-    "tbptt_length": TrainingConfig(steps=24, batch_size=2, tbptt_length=20, checkpoint_every=2, valid_every=12),
+    "tbptt": TrainingConfig(
+        steps=24, batch_size=2, tbptt_length=20, checkpoint_every=2, valid_every=12
+    ),
     "average_and_plateau": TrainingConfig(
         steps=24, batch_size=2, lr=0.02, ema=0.9, warmup=3, clip_norm=1.0,
         decay="plateau", plateau_factor=0.5, plateau_patience=0, valid_every=4, checkpoint_every=3,
     ),
 }  # fmt: skip
-KILLS = 4  # of each configuration's run; fewer where a child is done before its death comes
+KILLS = 4  # per configuration; fewer if a child finishes first
 
 
 def run(name: str, checkpoint: Path | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """One training run, to its end: its history, and the weights of its best validation.
+    """Train to the end; return the history and the weights of the best validation.
 
-    What it is validated on is noise, so that the best is not the last and a plateau is reached.
+    Validation data are noise, so that the best validation is not the last and a plateau is reached.
     """
     t = torch.arange(48)
     sine = MuLaw().encode(0.5 * torch.sin(0.3 * (t + 2 * torch.arange(7)[:, None])))
@@ -50,10 +51,10 @@ def run(name: str, checkpoint: Path | None) -> tuple[dict[str, Any], dict[str, t
     return dataclasses.asdict(history), model.state_dict()
 
 
-def die_inside_a_write(chance: random.Random) -> None:
-    """Have this process kill itself in one of the next writes: half written, unsynced, or not yet renamed."""
+def kill_inside_a_write(rng: random.Random) -> None:
+    """Make this process kill itself in one of the next writes: half written, not synced, or not renamed."""
 
-    def deadly(function: Callable, calls: int) -> Callable:
+    def killing(function: Callable, calls: int) -> Callable:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
             calls -= 1
@@ -63,28 +64,28 @@ def die_inside_a_write(chance: random.Random) -> None:
 
         return call
 
-    where = chance.choice(["save", "write", "fsync", "replace"])
-    if where == "save":  # some bytes of nonsense, then death
+    where = rng.choice(["save", "write", "fsync", "replace"])
+    if where == "save":  # write some bytes, then kill
         torch.save = lambda content, file: (
             file.write(b"PK\x03\x04 half"),
             file.flush(),
             os.kill(os.getpid(), signal.SIGKILL),
         )
     elif where == "write":
-        torch.save = deadly(torch.save, chance.randint(1, 2))
+        torch.save = killing(torch.save, rng.randint(1, 2))
     else:
-        setattr(os, where, deadly(getattr(os, where), chance.randint(1, 4)))
+        setattr(os, where, killing(getattr(os, where), rng.randint(1, 4)))
 
 
 def finish(name: str, folder: Path) -> None:
-    """Train in child after child, until one gets to the end."""
-    chance, checkpoint, kills, seconds = random.Random(name), folder / "run.pt", 0, 0.0
+    """Train in one child process after another until one finishes."""
+    rng, checkpoint, kills, seconds = random.Random(name), folder / "run.pt", 0, 0.0
     while True:
-        inside, delay = kills % 2 == 0, chance.uniform(0.1, 0.9) * max(seconds, 0.2)
+        inside, delay = kills % 2 == 0, rng.uniform(0.1, 0.9) * max(seconds, 0.2)
         child, started = os.fork(), time.perf_counter()
         if child == 0:
             if inside and kills < KILLS:
-                die_inside_a_write(chance)
+                kill_inside_a_write(rng)
             history, weights = run(name, checkpoint)
             torch.save(weights, folder / "model.pt")
             (folder / "history.json").write_text(json.dumps(history))
@@ -98,7 +99,7 @@ def finish(name: str, folder: Path) -> None:
         assert os.WTERMSIG(status) == signal.SIGKILL, status
         kills, seconds = kills + 1, max(seconds, time.perf_counter() - started)
         for path in folder.glob("*.pt"):
-            load_checkpoint(path)  # whatever has its name is whole
+            load_checkpoint(path)  # every file with its final name is intact
     print(name, kills)
 
 

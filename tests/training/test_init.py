@@ -1,4 +1,4 @@
-"""The head start: neighbouring codes begin alike, distant ones apart, and a short run gets further."""
+"""Ordered initialization: neighboring codes have similar embeddings, and short runs reach a lower loss."""
 
 import pytest
 import torch
@@ -20,30 +20,30 @@ def test_every_code_has_its_own_finite_vector(quantizer, d_model):
     assert len(vectors.unique(dim=0)) == quantizer.levels
 
 
-def test_neighbours_begin_alike_and_distant_codes_apart():
+def test_neighboring_codes_are_near_and_distant_codes_far():
     distance = torch.cdist(*2 * [ordered_embeddings(MuLaw(), 32)])
     assert distance.diagonal(1).mean() < distance.diagonal(4).mean() < distance.diagonal(128).mean()
     assert distance.diagonal(1).max() < distance.mean() / 2
 
 
-def test_neighbours_begin_alike_among_65536_values_too_and_logistics_stay_as_they_are():
+def test_neighboring_16_bit_values_are_near_and_logistics_are_unchanged():
     backbone = SaShiMi(SaShiMiConfig(d_model=8, n_layers=1))
-    joint, bells = JointSoftmax(8), Logistics(8)
-    before = bells.linear.weight.clone()
-    for head in (joint, bells):
+    joint, logistics = JointSoftmax(8), Logistics(8)
+    before = logistics.linear.weight.clone()
+    for head in (joint, logistics):
         init_ordered_embeddings(AudioLM(CoarseFine(), backbone, head))
     near, far = (joint.linear.weight[30_000 + gap] - joint.linear.weight[30_000] for gap in (1, 10_000))
     assert 0 < near.norm() < far.norm() / 100
-    assert torch.equal(bells.linear.weight, before)
+    assert torch.equal(logistics.linear.weight, before)
 
 
-def test_too_few_channels_are_refused():
+def test_fewer_than_two_channels_are_refused():
     with pytest.raises(ValueError, match="d_model must be at least 2, got 1"):
         ordered_embeddings(MuLaw(), 1)
 
 
 @pytest.mark.slow
-def test_a_short_run_gets_further_from_ordered_codes():
+def test_a_short_run_reaches_a_lower_loss():
     t = torch.arange(4096) / 16_000
     codes = MuLaw().encode(0.1 * torch.sin(2 * torch.pi * (300 + 800 * t) * t)).view(16, 256)
     bits = {}

@@ -1,4 +1,4 @@
-"""Runs go on, for longer or with settings that do not matter; never on other data or in each other's way."""
+"""Runs resume with more steps or other resumable settings, and never with other data or in use elsewhere."""
 
 import copy
 import dataclasses
@@ -49,11 +49,11 @@ def assert_same_weights(a, b):
     assert all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
 
 
-# Longer, and otherwise
+# More steps and other settings
 
 
 @pytest.mark.parametrize("settings", [{}, {"warmup": 4}, {"tbptt_length": 10}, {"ema": 0.8}], ids=str)
-def test_a_run_that_was_at_its_end_goes_on_as_if_it_had_been_longer_from_the_start(data, path, settings):
+def test_a_finished_run_resumes_with_more_steps_as_if_started_with_them(data, path, settings):
     short = dataclasses.replace(CONFIG, **settings)
     longer = dataclasses.replace(short, steps=7, checkpoint_every=2)
     run(short, data, path)
@@ -63,20 +63,20 @@ def test_a_run_that_was_at_its_end_goes_on_as_if_it_had_been_longer_from_the_sta
     assert_same_weights(model, expected)
 
 
-def test_a_plateau_counts_the_validations_that_a_longer_run_would_have_had(data, path):
+def test_a_plateau_ignores_the_validation_at_the_end_of_a_shorter_run(data, path):
     noise = torch.randint(256, (3, 20))
     short = dataclasses.replace(
         CONFIG, decay="plateau", plateau_factor=0.5, plateau_patience=0, valid_every=2
     )
     longer = dataclasses.replace(short, steps=9)
-    run(short, data, path, valid=noise)  # validates after 2 steps, and once more at its end
+    run(short, data, path, valid=noise)  # validates after 2 steps and at its end
     history, _ = run(longer, data, path, valid=noise)
     whole, _ = run(longer, data, valid=noise)
     assert history.loss == whole.loss
     assert [entry for entry in history.valid if entry[0] != 3] == whole.valid
 
 
-def test_a_longer_cosine_goes_on_and_says_what_that_is(data, path):
+def test_a_longer_cosine_schedule_resumes_with_a_warning(data, path):
     cosine = dataclasses.replace(CONFIG, decay="cosine")
     run(cosine, data, path)
     rates = []
@@ -86,7 +86,9 @@ def test_a_longer_cosine_goes_on_and_says_what_that_is(data, path):
             rates.append(scalars["learning_rate"])
 
     longer = dataclasses.replace(cosine, steps=6)
-    with pytest.warns(UserWarning, match=r"on its way to 3 steps, now to 6: after step 3 the rate .* at 50%"):
+    with pytest.warns(
+        UserWarning, match=r"was a run of 3 steps, now of 6: after step 3 the learning rate .* from 50%"
+    ):
         history, _ = run(longer, data, path, logger=Rates())
     assert rates == pytest.approx([0.02 * longer.rate(step) for step in (3, 4, 5)])
     assert len(history.loss) == 6
@@ -94,14 +96,14 @@ def test_a_longer_cosine_goes_on_and_says_what_that_is(data, path):
     assert [(first, config["steps"]) for first, config in settings] == [(0, 3), (3, 6)]
 
 
-def test_a_shorter_run_that_is_done_is_left_as_it_is(data, path, recwarn):
+def test_a_finished_run_with_fewer_steps_is_unchanged(data, path, recwarn):
     cosine = dataclasses.replace(CONFIG, decay="cosine")
     done, _ = run(cosine, data, path)
     assert run(dataclasses.replace(cosine, steps=2), data, path)[0] == done
     assert not recwarn.list
 
 
-def test_what_changes_no_step_may_change(data, path):
+def test_resumable_settings_may_change(data, path):
     noise = torch.randint(256, (3, 20))
     run(CONFIG, data, path)
     other = dataclasses.replace(CONFIG, steps=6, checkpoint_every=1, valid_every=2, early_stopping_patience=9)
@@ -113,93 +115,95 @@ def test_what_changes_no_step_may_change(data, path):
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        ({"lr": 0.01, "steps": 9}, "lr is 0.02 there and 0.01 here"),
-        ({"batch_size": 3, "seed": 1}, "batch_size is 2 there and 3 here; seed is 0 there and 1 here"),
-        ({"precision": "bfloat16"}, "precision is float32 there and bfloat16 here"),
-        ({"decay": "cosine"}, "decay is constant there and cosine here"),
+        ({"lr": 0.01, "steps": 9}, "lr was 0.02 and is now 0.01"),
+        ({"batch_size": 3, "seed": 1}, "batch_size was 2 and is now 3; seed was 0 and is now 1"),
+        ({"precision": "bfloat16"}, "precision was float32 and is now bfloat16"),
+        ({"decay": "cosine"}, "decay was constant and is now cosine"),
     ],
     ids=str,
 )
-def test_what_changes_the_steps_may_not_and_is_named(data, path, other, named):
+def test_other_settings_may_not_change_and_are_named(data, path, other, named):
     run(CONFIG, data, path)
-    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} is of another: {named}$"):
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} belongs to another run: {named}$"):
         run(dataclasses.replace(CONFIG, **other), data, path)
 
 
-def test_where_the_rate_waits_for_validations_their_distance_is_one_of_those(data, path):
+def test_valid_every_may_not_change_for_a_plateau_schedule(data, path):
     config = dataclasses.replace(CONFIG, decay="plateau", valid_every=2)
     run(config, data, path, valid=data)
-    with pytest.raises(ValueError, match=r"valid_every is 2 there and 3 here$"):
+    with pytest.raises(ValueError, match=r"valid_every was 2 and is now 3$"):
         run(dataclasses.replace(config, valid_every=3), data, path, valid=data)
 
 
-def as_before(path, **forgotten):
-    """A checkpoint as the version before this one wrote it."""
+def downgrade(path, **missing):
+    """Rewrite a checkpoint in the format of an older version."""
     content = load_checkpoint(path)
     config = content.pop("settings")[-1][1]
     for name in ("id", "data", "valid"):
         content.pop(name)
     content["history"]["loss"] = content["history"]["loss"].tolist()
-    content["config"] = {name: value for name, value in config.items() if name not in forgotten}
+    content["config"] = {name: value for name, value in config.items() if name not in missing}
     save_checkpoint(path, content)
 
 
-def test_a_checkpoint_of_the_version_before_goes_on(data, path):
+def test_a_checkpoint_of_an_older_version_resumes(data, path):
     run(CONFIG, data, path)
-    as_before(path, ema=0.0, early_stopping_patience=None)
+    downgrade(path, ema=0.0, early_stopping_patience=None)
     history, _ = run(dataclasses.replace(CONFIG, steps=7), data, path)
     assert history == run(dataclasses.replace(CONFIG, steps=7), data)[0]
-    as_before(path, ema=0.0)
-    with pytest.raises(ValueError, match=r"ema is 0\.0 there and 0\.5 here"):
+    downgrade(path, ema=0.0)
+    with pytest.raises(ValueError, match=r"ema was 0\.0 and is now 0\.5"):
         run(dataclasses.replace(CONFIG, ema=0.5), data, path)
 
 
 # Other data, another model
 
 
-def test_other_data_are_refused_by_name(data, path):
+def test_other_data_are_refused(data, path):
     run(CONFIG, data, path)
     name = re.escape(str(path))
-    with pytest.raises(ValueError, match=f"{name} is of another: data has 5 sequences there and 4 here"):
+    with pytest.raises(
+        ValueError, match=f"{name} belongs to another run: data had 5 sequences and now has 4"
+    ):
         run(CONFIG, data[:4], path)
-    with pytest.raises(ValueError, match=f"{name} is of another: data has other sequences there"):
+    with pytest.raises(ValueError, match=f"{name} belongs to another run: data had other sequences"):
         run(CONFIG, data.flip(1), path)
     one_code = data.clone()
     one_code[3, 7] += 1
-    with pytest.raises(ValueError, match="data has other sequences there"):
+    with pytest.raises(ValueError, match="data had other sequences"):
         run(CONFIG, one_code, path)
     assert run(CONFIG, list(data), path)[0] == run(CONFIG, data)[0]  # the same in another container
 
 
-def test_other_validation_data_cannot_be_compared_and_are_refused(data, path):
+def test_other_validation_data_are_refused(data, path):
     run(CONFIG, data, path, valid=data)
-    with pytest.raises(ValueError, match="valid has 5 sequences there and 2 here"):
+    with pytest.raises(ValueError, match="valid had 5 sequences and now has 2"):
         run(dataclasses.replace(CONFIG, steps=5), data, path, valid=data[:2])
 
 
-class Chancy:
-    """A dataset with a generator of its own, which nobody can set."""
+class RandomDataset:
+    """A dataset with a generator of its own, which the run cannot seed."""
 
     def __init__(self):
-        self.chance = torch.Generator().manual_seed(0)
+        self.generator = torch.Generator().manual_seed(0)
 
     def __len__(self):
         return 4
 
     def __getitem__(self, index):
-        return torch.randint(256, (12,), generator=self.chance)
+        return torch.randint(256, (12,), generator=self.generator)
 
 
-def test_data_that_are_others_each_time_are_told_by_their_number(path):
-    run(CONFIG, Chancy(), path)
+def test_random_data_are_compared_by_their_length(path):
+    run(CONFIG, RandomDataset(), path)
     assert load_checkpoint(path)["data"] == {"sequences": 4, "digest": None}
-    assert len(run(dataclasses.replace(CONFIG, steps=5), Chancy(), path)[0].loss) == 5
+    assert len(run(dataclasses.replace(CONFIG, steps=5), RandomDataset(), path)[0].loss) == 5
 
 
-def test_a_model_of_another_shape_is_named(data, path):
+def test_a_model_of_other_layer_sizes_is_refused(data, path):
     run(CONFIG, data, path)
     with pytest.raises(
-        ValueError, match=r"of another shape: embedding\.weight is \(256, 4\) there and \(256, 6\)"
+        ValueError, match=r"of other layer sizes: embedding\.weight is \(256, 4\) in the file, \(256, 6\)"
     ):
         train(new_model(6), data, CONFIG, path, progress=False)
 
@@ -207,14 +211,14 @@ def test_a_model_of_another_shape_is_named(data, path):
 # Names and locks
 
 
-def test_runs_whose_names_differ_after_the_dot_share_nothing(data, tmp_path):
+def test_runs_whose_paths_differ_in_the_suffix_share_no_files(data, tmp_path):
     one, two = tmp_path / "exp.1", tmp_path / "exp.2"
     run(CONFIG, data, one, valid=data)
     run(CONFIG, data[:4], two, valid=data)
     assert run(CONFIG, data[:4])[0].loss == load_checkpoint(two)["history"]["loss"].tolist()
-    kept = {name: load_checkpoint(best_of(path))["id"] for name, path in (("one", one), ("two", two))}
-    assert kept == {"one": load_checkpoint(one)["id"], "two": load_checkpoint(two)["id"]}
-    assert kept["one"] != kept["two"]
+    ids = {name: load_checkpoint(best_of(path))["id"] for name, path in (("one", one), ("two", two))}
+    assert ids == {"one": load_checkpoint(one)["id"], "two": load_checkpoint(two)["id"]}
+    assert ids["one"] != ids["two"]
     names = {
         function(path).name for function in (previous_of, best_of) for path in (one, two, tmp_path / "exp")
     }
@@ -225,84 +229,88 @@ HOLD = """
 import sys
 from sashimi_lib.storage.atomic import locked
 with locked(sys.argv[1]):
-    print("mine", flush=True)
+    print("locked", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_second_process_is_told_in_a_line_and_goes_on_once_the_first_is_gone(data, path, root):
+def test_a_second_process_is_refused_until_the_first_exits(data, path, root):
     other = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], env=os.environ | {"PYTHONPATH": str(root)},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        assert other.stdout.readline() == "mine\n"
+        assert other.stdout.readline() == "locked\n"
         with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is in use: another process"):
             run(CONFIG, data, path)
         run(CONFIG, data, path.with_name("beside.pt"))
     finally:
-        other.kill()  # a lock dies with its process
+        other.kill()  # releases its lock
         other.communicate()
-    left = path.with_name("run.pt.0123.partial")
-    left.write_bytes(b"half")
+    partial = path.with_name("run.pt.0123.partial")
+    partial.write_bytes(b"half")
     run(CONFIG, data, path)
-    assert not left.exists()
+    assert not partial.exists()
 
 
-# What is written
+# Files
 
 
-def test_a_long_history_costs_a_checkpoint_milliseconds(data, path):
-    long = History([float(number) for number in range(600_000)], [(1_000, 0.5)])
-    of_run = TrainState(new_model(), data, CONFIG)
-    of_run.history = long
+def test_a_long_history_is_saved_fast(data, path):
+    long = History([float(step) for step in range(600_000)], [(1_000, 0.5)])
+    state = TrainState(new_model(), data, CONFIG)
+    state.history = long
     started = time.process_time()
-    of_run.save(path)
+    state.save(path)
     took = time.process_time() - started
     started = time.process_time()
     torch.save(copy.deepcopy(long.loss), path.with_name("as_a_list.pt"))
     assert took < (time.process_time() - started) / 4
     assert path.stat().st_size < 2 * 8 * 600_000
-    assert History.unpacked(load_checkpoint(path)["history"]) == long
+    assert History.from_state_dict(load_checkpoint(path)["history"]) == long
 
 
-def test_the_best_weights_are_kept_on_the_cpu_and_apart(data):
-    of_run = TrainState(new_model(), data, CONFIG)
-    of_run.record_validation(3.0)
-    for name, x in of_run.eval_model.state_dict().items():
-        assert of_run.best[name].device.type == "cpu"
-        assert of_run.best[name].data_ptr() != x.data_ptr()
+def test_the_best_weights_are_copied_to_the_cpu(data):
+    state = TrainState(new_model(), data, CONFIG)
+    state.record_validation(3.0)
+    for name, x in state.eval_model.state_dict().items():
+        assert state.best[name].device.type == "cpu"
+        assert state.best[name].data_ptr() != x.data_ptr()
 
 
 # The optimizer
 
 
 @pytest.mark.parametrize("then", [False, True])
-def test_a_run_goes_on_with_the_kernel_of_the_device_that_it_is_on_now(data, path, monkeypatch, then):
+def test_a_resumed_run_is_fused_according_to_its_device(data, path, monkeypatch, then):
     monkeypatch.setattr(optimizer, "fused", lambda device: not then)
     run(CONFIG, data, path)
     assert {group["fused"] for group in load_checkpoint(path)["optimizer"]["param_groups"]} == {not then}
     monkeypatch.setattr(optimizer, "fused", lambda device: then)
-    of_run = TrainState(new_model(), data, dataclasses.replace(CONFIG, steps=6))
-    of_run.load(path)
-    assert {group["fused"] for group in of_run.optimizer.param_groups} == {then}
+    state = TrainState(new_model(), data, dataclasses.replace(CONFIG, steps=6))
+    state.load(path)
+    assert {group["fused"] for group in state.optimizer.param_groups} == {then}
     history, _ = run(dataclasses.replace(CONFIG, steps=6), data, path)
     assert history.loss == pytest.approx(run(dataclasses.replace(CONFIG, steps=6), data)[0].loss, rel=1e-5)
 
 
-def test_the_optimizer_decays_and_slows_what_it_should():
-    made = new_optimizer(new_model(), TrainingConfig(lr=0.5, ssm_lr=0.25, weight_decay=0.1))
-    assert type(made) is torch.optim.AdamW
-    assert [(group["weight_decay"], group["full_lr"]) for group in made.param_groups] == [
+def test_the_optimizer_has_two_parameter_groups():
+    optimizer_of_model = new_optimizer(new_model(), TrainingConfig(lr=0.5, ssm_lr=0.25, weight_decay=0.1))
+    assert type(optimizer_of_model) is torch.optim.AdamW
+    assert [(group["weight_decay"], group["full_lr"]) for group in optimizer_of_model.param_groups] == [
         (0.1, 0.5),
         (0.0, 0.25),
     ]
     wanted = parameter_groups(new_model(), TrainingConfig())
-    assert [len(group["params"]) for group in made.param_groups] == [len(group["params"]) for group in wanted]
+    assert [len(group["params"]) for group in optimizer_of_model.param_groups] == [
+        len(group["params"]) for group in wanted
+    ]
 
 
 def test_moments_of_other_parameters_are_refused():
     few = torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
-    made = new_optimizer(new_model(), TrainingConfig())
-    with pytest.raises(ValueError, match=r"optimizer must train \[\d+, 3\] parameters a group, .* has \[1\]"):
-        load_optimizer_state(made, few.state_dict())
+    optimizer_of_model = new_optimizer(new_model(), TrainingConfig())
+    with pytest.raises(
+        ValueError, match=r"optimizer has groups of \[\d+, 3\] parameters, the checkpoint of \[1\]"
+    ):
+        load_optimizer_state(optimizer_of_model, few.state_dict())

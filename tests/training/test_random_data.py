@@ -1,4 +1,4 @@
-"""Data that draw random numbers: equal runs are equal, resumed ones too; the caller's stay as they were."""
+"""Datasets that draw random numbers: runs repeat and resume; the caller's random state is preserved."""
 
 import random
 import time
@@ -10,11 +10,11 @@ import torch
 from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
 from sashimi_lib.models.audio_lm import AudioLM
-from sashimi_lib.training.batches import DataStream, batch
+from sashimi_lib.training.batches import DataStream, load_batch
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.distributed import DistributedContext
 from sashimi_lib.training.trainer import train
-from tests.training.backbones import Forgetful
+from tests.training.backbones import DropoutEmbedding
 
 CONFIG = TrainingConfig(steps=9, batch_size=2, checkpoint_every=4)
 DRAWS = {
@@ -25,30 +25,30 @@ DRAWS = {
 
 
 class Augmented:
-    """Sequences that are others each time, read in no time or in an uncertain one."""
+    """Random sequences, optionally with random reading times."""
 
     def __init__(self, draw, slow=False):
-        self.draw, self.slow, self.chance = draw, slow, random.Random()
+        self.draw, self.slow, self.timing = draw, slow, random.Random()
 
     def __len__(self):
         return 5
 
     def __getitem__(self, index):
         if self.slow:
-            time.sleep(self.chance.uniform(0, 0.02))
+            time.sleep(self.timing.uniform(0, 0.02))
         return torch.tensor([index, *(self.draw() for _ in range(11))])
 
 
 def new_model():
     torch.manual_seed(1)
     model = AudioLM(MuLaw(), SaShiMi(SaShiMiConfig(d_model=4, n_layers=1)))
-    model.embedding = Forgetful(model.embedding)
+    model.embedding = DropoutEmbedding(model.embedding)
     return model
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-def test_equal_runs_are_equal_however_long_reading_takes(draw):
+def test_runs_repeat_for_any_reading_time(draw):
     quick = train(new_model(), Augmented(draw), CONFIG, progress=False)
     for seed in range(2):
         random.seed(seed), np.random.seed(seed)  # noqa: NPY002
@@ -58,7 +58,7 @@ def test_equal_runs_are_equal_however_long_reading_takes(draw):
 @pytest.mark.slow
 @pytest.mark.parametrize("tbptt_length", [None, 5])
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-def test_a_resumed_run_reads_what_it_would_have_read(draw, tbptt_length, tmp_path):
+def test_a_resumed_run_reads_the_same_data(draw, tbptt_length, tmp_path):
     config = TrainingConfig(steps=9, batch_size=2, checkpoint_every=4, tbptt_length=tbptt_length)
 
     def power_cut(step, loss):
@@ -72,31 +72,31 @@ def test_a_resumed_run_reads_what_it_would_have_read(draw, tbptt_length, tmp_pat
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-def test_items_are_others_at_every_place_and_the_same_for_any_number_of_processes(draw):
+def test_examples_differ_by_position_and_not_by_the_number_of_processes(draw):
     data, config = Augmented(draw), TrainingConfig(batch_size=4)
-    alone = torch.stack([item for number in range(5) for item in batch(data, config, number)])
+    alone = torch.stack([item for index in range(5) for item in load_batch(data, config, index)])
     assert len(alone.unique(dim=0)) == 20  # each of the five sequences four times
     shared = [
         item
-        for number in range(5)
+        for index in range(5)
         for rank in (0, 1)
-        for item in batch(data, config, number, DistributedContext(rank, 2))
+        for item in load_batch(data, config, index, DistributedContext(rank, 2))
     ]
     assert torch.equal(torch.stack(shared), alone)
 
 
-@pytest.mark.parametrize("read_ahead", [False, True])
-def test_reading_takes_nothing_from_the_step(read_ahead):
-    pieces = DataStream(Augmented(DRAWS["torch"]), CONFIG, 128)
-    next(pieces)
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_reading_leaves_the_random_numbers_of_the_step(prefetch):
+    stream = DataStream(Augmented(DRAWS["torch"]), CONFIG, 128)
+    next(stream)
     torch.manual_seed(3)
-    if read_ahead:
-        pieces.read_ahead()
+    if prefetch:
+        stream.prefetch()
     assert torch.equal(torch.rand(2), torch.rand(2, generator=torch.Generator().manual_seed(3)))
 
 
-@pytest.mark.usefixtures("shapes_unchecked")  # the check of containers draws numbers of Python's
-def test_training_leaves_the_callers_random_numbers_as_they_were(tmp_path):
+@pytest.mark.usefixtures("shapes_unchecked")  # the checks of containers draw Python's random numbers
+def test_training_preserves_the_random_state_of_the_caller(tmp_path):
     def state():
         return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
 
