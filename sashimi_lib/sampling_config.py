@@ -35,4 +35,4 @@ class SamplingConfig:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
         if self.top_k is not None and not (isinstance(self.top_k, int) and self.top_k >= 1):
-            raise ValueError(f"top_k must be a whole number, at least 1, or None, got {self.top_k}")
+            raise ValueError(f"top_k must be an integer of at least 1, or None, got {self.top_k}")

@@ -279,7 +279,7 @@ def failing(*arguments):
         failing("--out", "a.wav", "--chunk", "0", "--chunk must be finite and last at least one sample"),
         failing("--out", "a.wav", "--top-p", "nan", "top_p must lie in"),
         failing("--out", "a.wav", "--temperature", "0", "temperature must be positive"),
-        failing("--out", "a.wav", "--top-k", "0", "top_k must be a whole number"),
+        failing("--out", "a.wav", "--top-k", "0", "top_k must be an integer"),
         failing("--out", "a.wav", "--prompt", "none.wav", "no such audio file: none.wav"),
         failing(
             "--out", "a.wav", "--state-in", "none", "path must be a saved stream of this model, got none"

@@ -9,7 +9,7 @@ recordings are taken in the order of their names, the same share of each split.
 The file contains, for every recording, its file name and its codes (8-bit mu-law at the sample rate of the
 set), compressed without loss: bzip2 of the differences between neighbouring codes, modulo 256, takes about 4
 bits a sample for a piano at 16 kHz and 5 for a vibraphone at 8 kHz. And for every set a description, authors
-and licence. Nothing in the file is executed. `tools.gpu` trains from it.
+and license. Nothing in the file is executed. `tools.gpu` trains from it.
 """
 
 import argparse
@@ -40,7 +40,7 @@ QUANTIZER = MuLaw()
 @dataclass(frozen=True, eq=False)
 class Packed:
     """A set of recordings as codes, by split and file name, with ``sample_rate`` in Hz, a description
-    (``data``), and authors and licence (``credit``)."""
+    (``data``), and authors and license (``credit``)."""
 
     sample_rate: int
     data: str

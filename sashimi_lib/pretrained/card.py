@@ -45,7 +45,7 @@ class GoldenAudio:
 class ModelCard:
     """The description of a model in its file. Bits are bits per sample; None where they were not measured.
 
-    ``data`` is the training data, ``credit`` its authors and licence; ``steps`` and ``samples`` are the steps
+    ``data`` is the training data, ``credit`` its authors and license; ``steps`` and ``samples`` are the steps
     and samples of training. ``test_bits`` are the bits of held-out recordings, ``bigram_bits`` those of a
     bigram model of codes for comparison, ``bundled_bits`` what `sashimi_lib.pretrained.bundled_bits` returns.
     ``test_loss`` is the mean squared error of a diffusion model on held-out recordings. ``recordings`` are

@@ -260,7 +260,7 @@ def test_the_checksum_depends_on_settings_that_change_no_shape():
      ("chunk", None, "chunk must be a whole"), ("remaining", "x", "remaining must be"),
      ("remaining", -1, "remaining must be a whole .* at least 0, got -1"),
      ("sampling", {"temperature": 0}, "temperature must be positive"),
-     ("sampling", {"top_p": 2}, "top_p must"), ("sampling", {"top_k": 0.5}, "top_k must be a whole"),
+     ("sampling", {"top_p": 2}, "top_p must"), ("sampling", {"top_k": 0.5}, "top_k must be an integer"),
      ("sampling", {"min_p": 2}, "unexpected keyword argument 'min_p'"),
      ("sample_rate", -1, "sample_rate must"), ("sample_rate", 1.5, "sample_rate must")],
 )  # fmt: skip
