@@ -133,7 +133,7 @@ def test_a_finished_run_is_not_trained_again_and_other_settings_are_named(traine
     capsys.readouterr()
     assert main([*MY_WAVS, "--steps", "8", "--batch-size", "1", "--model.ssm.d-state", "6"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("sashimi: runs/my-wavs/run.pt belongs to a run with other settings: model is ")
+    assert said.startswith("sashimi: runs/my-wavs/run.pt belongs to a run with other settings: model was ")
     assert "batch_size was 2 and is now 1. Use the same settings to resume, or another --out" in said
     assert main([*MY_WAVS, "--steps", "8", "--out", "elsewhere"]) == 0
     assert steps_done("elsewhere") == 8

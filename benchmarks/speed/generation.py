@@ -49,7 +49,7 @@ TRAINED = ("piano", "wavernn")  # models that ship with the library
 @dataclass(frozen=True)
 class Effort:
     """How much is measured: batch sizes; repeats of a run, and its seconds (``turn``); samples whose logits
-    are compared (``teacher_forced_logits``) and that are sampled (``drawn``); models whose start-up is timed, and starts of
+    are compared (``forced``) and that are sampled (``drawn``); models whose start-up is timed, and starts of
     each; minutes of the long runs, and samples of one second."""
 
     batches: tuple[int, ...] = (1, 8, 32)

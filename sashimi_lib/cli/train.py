@@ -69,7 +69,8 @@ def run(command: TrainCommand) -> int:
             return _run(command, device, distributed)
         except torch.cuda.OutOfMemoryError as error:
             raise ValueError(
-                f"CUDA out of memory: try --grad-accumulation 2, --activation-checkpointing or a smaller --length ({error})"
+                "CUDA out of memory: try --grad-accumulation 2, --activation-checkpointing or a smaller "
+                f"--length ({error})"
             ) from error
 
 

@@ -51,10 +51,10 @@ from sashimi_lib.ssm.precision import tf32_allowed
 class DiffusionConfig:
     """A diffusion model: its denoiser, its noise schedule and its training target.
 
-    The published models have the defaults. Choose the velocity, alpha noise - sigma clean, for a schedule whose
-    last step is pure noise: there the noise has no information about the signal. Waveforms in [-1, 1] are
-    quiet compared to noise of variance 1, and at half of the steps the signal would be lost in it; divided by
-    their root mean square they are as loud.
+    The published models have the defaults. Choose the velocity, alpha noise - sigma clean, for a schedule
+    whose last step is pure noise: there the noise has no information about the signal. Waveforms in [-1, 1]
+    are quiet compared to noise of variance 1, and at half of the steps the signal would be lost in it;
+    divided by their root mean square they are as loud.
     """
 
     backbone: DenoiserConfig  # Architecture of the denoiser.

@@ -118,8 +118,10 @@ class CachesKernels(nn.Module):
         return compute() if self._cache is None else self._cache.get(self, name, compute, length)
 
     def discretized(self) -> Any:
-        """Return the cached tensors that a recurrent step reads, which a CUDA graph must keep in place: none by
-        default."""
+        """Return the cached tensors that a recurrent step reads, which a CUDA graph must keep in place.
+
+        There are none by default.
+        """
         return ()
 
     def _apply(self, *args: Any, **options: Any) -> Any:
