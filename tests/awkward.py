@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @contextmanager
-def as_a_reader() -> Iterator[None]:
+def without_shape_checks() -> Iterator[None]:
     """Disable the shape checks of jaxtyping, so that the library raises its own errors, as for users."""
     jaxtyping.config.update("jaxtyping_disable", True)
     try:

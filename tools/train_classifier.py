@@ -36,7 +36,7 @@ SPEEDS = (0.84, 0.92, 1.0, 1.08, 1.16)
 LENGTHS = (4_096, 8_000)  # range of input lengths in samples
 NOISE = (-60.0, -10.0)  # range of noise levels in dB relative to the peak
 NOTES = {
-    "data": "Spoken digits, 195 takes of each by five speakers; 15 to choose by, 25 to be judged by",
+    "data": "Spoken digits, 195 takes of each by five speakers; 15 for validation, 25 for test",
     "credit": "Free Spoken Digit Dataset, Zohar Jackson and contributors, CC BY-SA 4.0",
 }
 

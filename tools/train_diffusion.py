@@ -55,8 +55,8 @@ def main() -> None:
     model.half().float()  # rounded as in the file
     card = ModelCard(
         NAME,
-        "Spoken digits by one speaker, 39 takes of each, brought to a peak of 1 and half a second: 3 takes "
-        "of each to choose by, 5 to be judged by",
+        "Spoken digits by one speaker, 39 takes of each, normalized to a peak of 1, half a second long: 3 "
+        "takes of each for validation, 5 for test",
         "Free Spoken Digit Dataset, Zohar Jackson and contributors, speaker jackson, CC BY-SA 4.0",
         steps=best["steps"],
         samples=best["steps"] * RECIPE.training.samples_per_step(RECIPE.length),

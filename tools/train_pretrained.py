@@ -89,7 +89,7 @@ DIGITS = Task(
         (4096, replace(FINE, steps=1200, batch_size=4)),
     ),
     data="Spoken digits, 195 takes of each by five speakers, then 39 by one of them, whose voice it is: "
-    "3 takes of each to choose by, 5 to be judged by",
+    "3 takes of each for validation, 5 for test",
     credit="Free Spoken Digit Dataset, Zohar Jackson and contributors, speaker jackson, CC BY-SA 4.0",
     is_speech=True,
 )
@@ -106,7 +106,7 @@ TASKS = {
             (1024, replace(BROAD, steps=3600, batch_size=16)),
             (8192, replace(FINE, steps=1200, batch_size=2)),
         ),
-        data="Bach on a real piano: 16 minutes to learn from, 1 piece to choose by, 2 to be judged by",
+        data="Bach on a real piano: 16 minutes for training, 1 piece for validation, 2 for test",
         credit="Kimiko Ishizaka, Open Well-Tempered Clavier (2015) and Open Goldberg Variations (2012), "
         "CC0 1.0",
     ),
@@ -118,8 +118,8 @@ TASKS = {
             (1024, replace(BROAD, steps=2400, batch_size=16)),
             (8192, replace(FINE, steps=1500, batch_size=2)),
         ),
-        data="Fiddle tunes of Ryan's Mammoth Collection (1883), rendered on a vibraphone: every 20th to "
-        "choose by, every 20th to be judged by",
+        data="Fiddle tunes of Ryan's Mammoth Collection (1883), rendered on a vibraphone: every 20th for "
+        "validation, every 20th for test",
         credit="Tunes in the public domain, transcribed by Ray Davies and others; rendered for this project "
         "with FluidR3_GM by Frank Wen (MIT)",
     ),

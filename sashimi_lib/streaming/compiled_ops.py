@@ -165,7 +165,7 @@ def _add_sparse_product(matrix, x, y):
 
 @device_function
 @no_type_check
-def affine(layer, x, y):
+def affine(layer: PackedLinear, x: np.ndarray, y: np.ndarray) -> None:
     """Write ``y[b] = W x[b] + bias`` for every row b of a batch."""
     for b in range(len(x)):
         for i in range(len(layer.bias)):
@@ -175,7 +175,7 @@ def affine(layer, x, y):
 
 @njit(**JIT_OPTIONS, inline="always")
 @no_type_check
-def exp(x):
+def exp(x: np.float32) -> np.float32:
     """Return ``e^x`` to a relative 1e-7, between 1e-38 and 1e38, by operations that can be vectorized."""
     x = min(max(x, np.float32(-87.0)), np.float32(88.0))
     n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
@@ -188,21 +188,21 @@ def exp(x):
 
 @njit(**JIT_OPTIONS, inline="always")
 @no_type_check
-def sigmoid(x):
+def sigmoid(x: np.float32) -> np.float32:
     """Return ``1 / (1 + e^-x)``."""
     return np.float32(1) / (np.float32(1) + exp(-x))
 
 
 @njit(**JIT_OPTIONS, inline="always")
 @no_type_check
-def tanh(x):
+def tanh(x: np.float32) -> np.float32:
     """Return ``(e^2x - 1) / (e^2x + 1)``."""
     return np.float32(2) * sigmoid(np.float32(2) * x) - np.float32(1)
 
 
 @njit(**JIT_OPTIONS, inline="always")
 @no_type_check
-def gelu(x):
+def gelu(x: np.float32) -> np.float32:
     """Return ``x (1 + erf(x / sqrt 2)) / 2``, with erf to 2e-7 by a polynomial in ``1 / (1 + 0.33 |x|)`` and
     an exponential (Abramowitz and Stegun, 7.1.26)."""
     z = abs(x) * np.float32(0.70710678)
@@ -229,7 +229,7 @@ def pack_sampling(sampling: SamplingConfig) -> Any:
 
 @device_function
 @no_type_check
-def sample_token(logits, uniform, sampling, p):
+def sample_token(logits: np.ndarray, uniform: float, sampling: Any, p: np.ndarray) -> int:
     """Return the code that `sashimi_lib.models.sampling.sample_token` samples with this random number, or -1
     if the logits are not finite. ``p`` is a buffer as long as ``logits``."""
     top, check = logits[0], np.float32(0)
@@ -300,7 +300,9 @@ class SamplingRequest(NamedTuple):
 
 @device_function
 @no_type_check
-def emit_token(request, t, k, logits, levels, codes):
+def emit_token(
+    request: SamplingRequest, t: int, k: int, logits: np.ndarray, levels: int, codes: np.ndarray
+) -> bool:
     """Write code k of sample t, sampled from the logits or forced, as ``codes[b, t + 1, k]`` for every row b.
 
     Returns False if logits are not finite. Forced codes have their logits written to the request.

@@ -1,6 +1,6 @@
 """Embeddings and heads of compiled loops (chapters 7 and 8)."""
 
-from typing import NamedTuple, no_type_check
+from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
 from numba.extending import overload
@@ -11,6 +11,7 @@ from sashimi_lib.models.heads import DualSoftmax, Head, Softmax
 from sashimi_lib.streaming.compiled_ops import (
     JIT_OPTIONS,
     PackedLinear,
+    SamplingRequest,
     affine,
     device_function,
     emit_token,
@@ -61,7 +62,7 @@ def pack_embedding(embedding: nn.Module) -> np.ndarray:
 
 @device_function
 @no_type_check
-def embed(codes, t, table, x):
+def embed(codes: np.ndarray, t: int, table: np.ndarray, x: np.ndarray) -> None:
     """Write the sum of the embeddings of ``codes[:, t]`` to the first columns of ``x``."""
     for b in range(len(codes)):
         for h in range(table.shape[2]):
@@ -73,13 +74,20 @@ def embed(codes, t, table, x):
 
 @device_function
 @no_type_check
-def head_workspace(batch, head):
+def head_workspace(batch: int, head: PackedSoftmax | PackedDualSoftmax) -> tuple[np.ndarray, np.ndarray]:
     """Return the buffers of `sample_codes`: a hidden layer and logits."""
     hidden = np.zeros((batch, padded_size(head.hidden)), np.float32)
     return hidden, np.zeros((batch, padded_size(head.levels)), np.float32)
 
 
-def sample_codes(head, y, request, t, workspace, codes):  # type: ignore[no-untyped-def]
+def sample_codes(
+    head: PackedSoftmax | PackedDualSoftmax,
+    y: np.ndarray,
+    request: SamplingRequest,
+    t: int,
+    workspace: Any,
+    codes: np.ndarray,
+) -> bool:
     """Write the one or two codes of sample t, given features ``y``, as ``codes[:, t + 1]``.
 
     Returns whether all logits were finite. Called by compiled code.
@@ -119,7 +127,7 @@ def _sample_dual_softmax(head, y, request, t, workspace, codes):
 
 @device_function
 @no_type_check
-def relu(x):
+def relu(x: np.ndarray) -> None:
     """Apply ``max(x, 0)`` in place."""
     for b in range(x.shape[0]):
         for i in range(x.shape[1]):

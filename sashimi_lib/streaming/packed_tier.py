@@ -94,7 +94,7 @@ class Workspace(NamedTuple):
 
 @device_function
 @no_type_check
-def advance_phase(state):
+def advance_phase(state: TierState) -> bool:
     """Advance by one sample in the frame, if the tier has frames. Returns whether a frame is complete."""
     pool = state.gathered.shape[1]
     for b in range(len(state.phase)):
@@ -104,7 +104,7 @@ def advance_phase(state):
 
 @device_function
 @no_type_check
-def run_tier(tier, state, workspace):
+def run_tier(tier: PackedTier, state: TierState, workspace: Workspace) -> None:
     """Run the features ``workspace.x`` through a tier in place, and exchange them with the pools."""
     n_down, (pairs, H) = tier.n_down, tier.ssm.D.shape
     for i in range(pairs):
@@ -126,7 +126,7 @@ def run_tier(tier, state, workspace):
 
 @device_function
 @no_type_check
-def exchange_with_pool(state, workspace, H):
+def exchange_with_pool(state: TierState, workspace: Workspace, H: int) -> None:
     """Store the features for the down-pooling, and add the up-pooled outputs of the slower tiers."""
     for b in range(len(workspace.x)):
         if state.gathered.shape[1]:
@@ -138,7 +138,7 @@ def exchange_with_pool(state, workspace, H):
 
 @device_function
 @no_type_check
-def push_skip(workspace, H, n):
+def push_skip(workspace: Workspace, H: int, n: int) -> None:
     """Store the features as skip connection n."""
     for b in range(len(workspace.x)):
         for h in range(H):
@@ -147,7 +147,7 @@ def push_skip(workspace, H, n):
 
 @device_function
 @no_type_check
-def add_skip(workspace, H, n):
+def add_skip(workspace: Workspace, H: int, n: int) -> None:
     """Add skip connection n to the features."""
     for b in range(len(workspace.x)):
         for h in range(H):
@@ -188,7 +188,7 @@ def _feed_forward(workspace, tier, i):
 
 @device_function
 @no_type_check
-def normalize(x, norms, i, y):
+def normalize(x: np.ndarray, norms: PackedNorms, i: int, y: np.ndarray) -> None:
     """Write norm i of ``x`` to ``y``."""
     H = norms.gain.shape[1]
     for b in range(len(x)):

@@ -42,7 +42,7 @@ class _Model(models.PrimitiveModel):
 
 @intrinsic
 @no_type_check
-def load(context, array, n):
+def load(context: Any, array: Any, n: Any) -> Any:
     """Return the n-th group of sixteen numbers of a contiguous array."""
 
     def generate(target, builder, signature, arguments):
@@ -53,7 +53,7 @@ def load(context, array, n):
 
 @intrinsic
 @no_type_check
-def store(context, x, array, n):
+def store(context: Any, x: Any, array: Any, n: Any) -> Any:
     """Write the n-th group of sixteen numbers of a contiguous array."""
 
     def generate(target, builder, signature, arguments):
@@ -66,7 +66,7 @@ def store(context, x, array, n):
 
 @intrinsic
 @no_type_check
-def broadcast(context, number):
+def broadcast(context: Any, number: Any) -> Any:
     """Return a vector of sixteen copies of a number."""
 
     def generate(target, builder, signature, arguments):

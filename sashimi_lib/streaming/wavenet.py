@@ -151,7 +151,7 @@ def _loop(codes, state, request, table, layers, skip, end, head):
 
 @device_function
 @no_type_check
-def rotate_queue(state, first, last, x):
+def rotate_queue(state: QueueState, first: int, last: int, x: np.ndarray) -> None:
     """Read the oldest sample of a queue into ``x[:, 0]``, and overwrite it with the newest, ``x[:, 1]``."""
     for b in range(len(x)):
         oldest = state.queues[b, first + state.phase[b] % (last - first)]

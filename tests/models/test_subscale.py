@@ -18,7 +18,7 @@ from sashimi_lib.models.subscale import (
     generation_order,
 )
 from sashimi_lib.training.trainer import TrainingConfig, train
-from tests.awkward import as_a_reader
+from tests.awkward import without_shape_checks
 
 FACTORS = st.sampled_from([1, 2, 3, 4, 8, 16])
 SETTINGS = {"factor": FACTORS, "lookahead": st.integers(0, 3), "seed": st.integers(0, 100)}
@@ -89,7 +89,7 @@ def test_the_wavefront_generates_what_the_definition_generates(factor, lookahead
     model, prompt = tiny(factor, lookahead, seed=seed), torch.randint(0, 256, (2, prompt * factor, 2))
     options = {"prompt": prompt, "sampling": SamplingConfig(0.8, 0.9, 50), "seed": seed}
     parallel = model.generate(length, **options)
-    with as_a_reader():  # without shape checks, which take most of the time of thousands of passes
+    with without_shape_checks():  # without shape checks, which take most of the time of thousands of passes
         sequential = model.generate_sequential(length, **options)
     assert parallel.shape == (2, length, 2)
     assert torch.equal(parallel, sequential)
@@ -227,7 +227,7 @@ def test_it_trains_on_chunks_too():
 
 
 def test_invalid_settings_and_arguments_are_named():
-    with as_a_reader():
+    with without_shape_checks():
         for name, value in (("factor", 0), ("lookahead", -1), ("d_conditioning", 0), ("layers", 0)):
             with pytest.raises(ValueError, match=f"{name} must be at least"):
                 SubscaleConfig(**{name: value})
