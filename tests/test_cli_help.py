@@ -12,7 +12,7 @@ from sashimi_lib.cli import COMMANDS, main, train_arguments
 from sashimi_lib.cli.arguments import FetchCommand
 from sashimi_lib.evaluation.metrics import METRICS
 
-RECIPES = train_arguments.known(gpu=False)
+RECIPES = train_arguments.available_recipes(gpu=False)
 KINDS = {train_arguments.about(name, recipe).partition(", ")[0]: name for name, recipe in RECIPES.items()}
 ARGUMENTS = {
     **{name: COMMANDS[name] for name in ("generate", "evaluate", "stream")},

@@ -13,7 +13,7 @@ import torch
 
 from sashimi_lib import audio
 from sashimi_lib.cli import main
-from sashimi_lib.cli.recordings import codes_of, judged_length, lists_of, waveforms_of
+from sashimi_lib.cli.recordings import codes_of, evaluation_length, file_lists, waveforms_of
 from sashimi_lib.cli.run_folder import check_recordings
 from sashimi_lib.data.corpora import BEETHOVEN, FOLDER, FSDD, Corpus
 from sashimi_lib.data.split import PARTS, FileLists
@@ -74,9 +74,9 @@ def test_codes_of_each_part_are_of_its_length_and_rate(folder: Path) -> None:
 
 
 def test_pieces_that_are_judged_are_the_corpus_own_or_four_seconds() -> None:
-    assert judged_length(FOLDER, 8_000) == 32_000
-    assert judged_length(BEETHOVEN, 16_000) == 128_000
-    assert judged_length(BEETHOVEN, 8_000) == 64_000
+    assert evaluation_length(FOLDER, 8_000) == 32_000
+    assert evaluation_length(BEETHOVEN, 16_000) == 128_000
+    assert evaluation_length(BEETHOVEN, 8_000) == 64_000
 
 
 def diffusion(length: int) -> recipes.DiffusionRecipe:
@@ -125,8 +125,8 @@ def test_waveforms_come_with_classes_where_the_model_and_the_corpus_have_them(fo
 
 def test_recordings_of_published_corpora_are_not_listed(folder: Path) -> None:
     parts = FOLDER.parts("recordings")
-    assert lists_of(BEETHOVEN, parts, Path("recordings")) is None
-    lists = lists_of(FOLDER, parts, Path("recordings"))
+    assert file_lists(BEETHOVEN, parts, Path("recordings")) is None
+    lists = file_lists(FOLDER, parts, Path("recordings"))
     assert lists is not None
     assert sorted(lists.train + lists.valid + lists.test) == sorted(f"{n}.wav" for n in range(20))
 

@@ -16,7 +16,7 @@ from sashimi_lib import audio
 from sashimi_lib.cli import main
 from sashimi_lib.cli import train as training
 from sashimi_lib.cli.device import check_compiler
-from sashimi_lib.cli.run_folder import keep_settings
+from sashimi_lib.cli.run_folder import save_settings
 from sashimi_lib.pretrained import load
 from sashimi_lib.storage.atomic import locked
 from sashimi_lib.training.checkpoint import load_checkpoint, save_checkpoint
@@ -119,10 +119,10 @@ def test_a_run_begins_from_a_trained_model(folder, capsys):
 @pytest.mark.parametrize(
     ("more", "because"),
     [
-        (["--model.d-model", "6"], "has another architecture: d_model is 4 there and 6 here"),
+        (["--model.d-model", "6"], "has another architecture: d_model is 4, this run has 6"),
         (
             ["--model.n-layers", "2", "--model.glu"],
-            "n_layers is 1 there and 2 here; glu is False there and True",
+            "n_layers is 1, this run has 2; glu is False, this run has True",
         ),
         (["--sample-rate", "2000"], "has a sample rate of 4000 Hz, this run of 2000: use --sample-rate 4000"),
     ],
@@ -142,7 +142,7 @@ def test_a_model_of_another_recipe_is_no_beginning(folder, capsys):
         main(["train", "digits_diffwave", "--data", "recordings", "--from", "digits", "--length", "256"]) == 1
     )
     assert (
-        "another architecture: kind is SaShiMiConfig there and DiffusionConfig here\n"
+        "another architecture: kind is SaShiMiConfig, this run has DiffusionConfig\n"
         in capsys.readouterr().err
     )
 
@@ -247,16 +247,16 @@ def test_all_parts_are_looked_at_before_the_first_step(folder, part, monkeypatch
 
 def test_settings_are_kept_compared_and_replaced(tmp_path):
     checkpoint, settings = tmp_path / "run.pt", {"lr": 0.1, "steps": 3, "corpus": "folder"}
-    keep_settings(checkpoint, {**settings, "lr": 9.0})
-    keep_settings(checkpoint, settings)  # nothing was trained yet
+    save_settings(checkpoint, {**settings, "lr": 9.0})
+    save_settings(checkpoint, settings)  # nothing was trained yet
     save_checkpoint(checkpoint, {})
-    keep_settings(checkpoint, {**settings, "steps": 5}, free=["steps"])
+    save_settings(checkpoint, {**settings, "steps": 5}, free=["steps"])
     assert json.loads((tmp_path / "run.json").read_text()) == {**settings, "steps": 5}
-    keep_settings(checkpoint, {**settings, "steps": 5, "seed": 0})  # what an older version did not write
+    save_settings(checkpoint, {**settings, "steps": 5, "seed": 0})  # what an older version did not write
     with pytest.raises(
         ValueError, match=r"lr was 0\.1 and is now 0\.2; corpus was folder and is now sc09\. Use"
     ):
-        keep_settings(checkpoint, {"lr": 0.2, "steps": 7, "corpus": "sc09"}, free=["steps"])
+        save_settings(checkpoint, {"lr": 0.2, "steps": 7, "corpus": "sc09"}, free=["steps"])
     assert json.loads((tmp_path / "run.json").read_text())["lr"] == 0.1
 
 

@@ -18,8 +18,8 @@ from sashimi_lib import audio
 from sashimi_lib.cli import main
 from sashimi_lib.cli import train as training
 from sashimi_lib.cli.arguments import CorpusName
-from sashimi_lib.cli.evaluate import everything
-from sashimi_lib.cli.recordings import dominant_sample_rate, some
+from sashimi_lib.cli.evaluate import single_split
+from sashimi_lib.cli.recordings import dominant_sample_rate, subsample
 from sashimi_lib.cli.stop import Stop
 from sashimi_lib.cli.train_arguments import parse
 from sashimi_lib.data.corpora import CORPORA, FOLDER
@@ -372,9 +372,9 @@ def test_the_rate_is_that_of_most_of_the_sound_up_to_sixteen_thousand(folder):
 
 def test_some_of_the_data_comes_from_all_over_it():
     data = [torch.full((10,), number) for number in range(10)]
-    assert [int(part[0]) for part in some(data, 30)] == [0, 3, 6]
-    assert len(some(data, 1)) == 1
-    assert some(data, 100) is data
+    assert [int(part[0]) for part in subsample(data, 30)] == [0, 3, 6]
+    assert len(subsample(data, 1)) == 1
+    assert subsample(data, 100) is data
 
 
 # Making and judging
@@ -420,7 +420,7 @@ def test_the_interval_of_many_recordings_is_over_recordings(trained, capsys):
         audio.write(f"more/{number}.wav", 0.1 * (number + 1) * tone(number, 1_200), RATE)
     capsys.readouterr()
     assert main(["evaluate", MODEL, "--data", "more", "--part", "all", "--seconds", "0.1"]) == 0
-    codes = replace(FOLDER, sample_rate=RATE, length=400, split=everything).codes("more", "test")
+    codes = replace(FOLDER, sample_rate=RATE, length=400, split=single_split).codes("more", "test")
     pieces, names = [codes[n] for n in range(18)], [path.stem for path in codes.recordings]
     assert names == [str(number) for number in range(6) for _ in range(3)]
     mean, (low, high), _ = mean_bits(clip_bits(load(MODEL).model, pieces), pieces, names)

@@ -24,7 +24,7 @@ IDENTIFIERS, WORDS = (
     for kind in ("identifiers", "words")
 )
 MODULES = {
-    "audio_file", "autoregressive", "files", "mel", "quantize", "tensor_file", "vocoder",
+    "audio_file", "autoregressive", "cli/begin", "files", "mel", "quantize", "tensor_file", "vocoder",
     "models/autoregression", "models/build",
     "ssm/cache", "ssm/exact", "streaming/cache", "streaming/heads", "streaming/kernels",
     "streaming/loop", "streaming/states", "streaming/tier", "training/chance", "training/compute",

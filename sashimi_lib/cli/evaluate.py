@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sashimi_lib.cli.arguments import EvaluateCommand
 from sashimi_lib.cli.device import device_of
-from sashimi_lib.cli.recordings import judged_length, sequences_of
+from sashimi_lib.cli.recordings import evaluation_length, sequences_of
 from sashimi_lib.data.clips import audio_paths, find_audio
 from sashimi_lib.data.corpora import CORPORA, FOLDER, Corpus
 from sashimi_lib.data.split import FileLists, Split, relative_name, summarize
@@ -30,7 +30,7 @@ def run(command: EvaluateCommand) -> int:
     data = held_out_data(command, pretrained)
     model = pretrained.model.to(device_of(command.device))
     for name in names:
-        print(f"{name}: {report_in_words(METRICS[name](model, data))}", flush=True)
+        print(f"{name}: {format_report(METRICS[name](model, data))}", flush=True)
     return 0
 
 
@@ -50,7 +50,7 @@ def held_out_data(command: EvaluateCommand, pretrained: Pretrained) -> HeldOut:
     """The recordings, as the model takes them."""
     corpus, part = corpus_of(command, pretrained)
     rate = pretrained.sample_rate
-    seconds = judged_length(corpus, rate) / rate if command.seconds is None else command.seconds
+    seconds = evaluation_length(corpus, rate) / rate if command.seconds is None else command.seconds
     _check(command, seconds * rate)
     corpus = replace(corpus, sample_rate=rate, length=round(seconds * rate))
     sequences, recordings = read_sequences(command.data, corpus, part, pretrained.model)
@@ -69,11 +69,11 @@ def corpus_of(command: EvaluateCommand, pretrained: Pretrained) -> tuple[Corpus,
     """The corpus, split as in training, and which part of it to evaluate on."""
     corpus, part = CORPORA[command.corpus], str(command.part)
     if part == "all":
-        return replace(corpus, split=everything), "test"
+        return replace(corpus, split=single_split), "test"
     if corpus.archive is not None:
         return corpus, part
     recorded = pretrained.card.recordings
-    split = partial(as_now, command.model) if recorded is None else partial(as_recorded, recorded)
+    split = partial(current_split, command.model) if recorded is None else partial(recorded_split, recorded)
     return replace(corpus, split=partial(split, part)), part
 
 
@@ -89,27 +89,27 @@ def read_sequences(
     return sequences_of(codes), codes.recordings
 
 
-def report_in_words(report: Report) -> str:
+def format_report(report: Report) -> str:
     """A metric's value, and how much sound it rests on.
 
     >>> import torch
-    >>> report_in_words(Report(3.21, "dB", HeldOut([torch.zeros(80), torch.zeros(40)], sample_rate=100)))
+    >>> format_report(Report(3.21, "dB", HeldOut([torch.zeros(80), torch.zeros(40)], sample_rate=100)))
     '3.210 dB (1.2 s in 2 sequences)'
     """
     words = (
-        in_words(report.value, report.unit)
+        format_estimate(report.value, report.unit)
         if isinstance(report.value, ConfidenceInterval)
         else f"{report.value:.3f} {report.unit}"
     )
     return f"{words} ({report.data.seconds:,.1f} s in {len(report.data.sequences):,} sequences)"
 
 
-def in_words(estimate: ConfidenceInterval, unit: str = "bits per sample") -> str:
+def format_estimate(estimate: ConfidenceInterval, unit: str = "bits per sample") -> str:
     """A mean, and its interval or why there is none.
 
-    >>> in_words(ConfidenceInterval(5.25, (5.0, 5.5), 12))
+    >>> format_estimate(ConfidenceInterval(5.25, (5.0, 5.5), 12))
     '5.250 bits per sample, 95 % confidence interval over 12 recordings 5.000 to 5.500'
-    >>> in_words(ConfidenceInterval(5.25, None, 1))
+    >>> format_estimate(ConfidenceInterval(5.25, None, 1))
     '5.250 bits per sample, no confidence interval for fewer than 5 recordings, here 1'
     """
     value, number = f"{estimate.mean:.3f} {unit}", estimate.recordings
@@ -119,7 +119,7 @@ def in_words(estimate: ConfidenceInterval, unit: str = "bits per sample") -> str
     return f"{value}, 95 % confidence interval over {number:,} recordings {low:.3f} to {high:.3f}"
 
 
-def as_now(model: str, part: str, root: Path) -> Split:
+def current_split(model: str, part: str, root: Path) -> Split:
     """A folder as it would be split now, with a warning: part of it may have been trained on."""
     warnings.warn(
         f"{model} does not list its training recordings: {part} is what sashimi train would now use for it, "
@@ -129,7 +129,7 @@ def as_now(model: str, part: str, root: Path) -> Split:
     return FOLDER.split(root)
 
 
-def as_recorded(recorded: FileLists, part: str, root: Path) -> Split:
+def recorded_split(recorded: FileLists, part: str, root: Path) -> Split:
     """One part of a folder as it was in training. Warns of recordings that are in no part of it. Raises
     ValueError, naming them, for recordings that are gone."""
     there = {relative_name(path, root): path for path in audio_paths(root)}
@@ -149,6 +149,6 @@ def as_recorded(recorded: FileLists, part: str, root: Path) -> Split:
     return {part: [there[name] for name in lists[part]]}
 
 
-def everything(root: Path) -> Split:
+def single_split(root: Path) -> Split:
     """All recordings below a folder, as its test."""
     return {"test": [file.path for file in find_audio(root)]}

@@ -34,12 +34,12 @@ def run(command: GenerateCommand) -> int:
     if command.count < 1:
         raise ValueError(f"--count must be at least 1, got {command.count}")
     model = pretrained.model.to(device_of(command.device))
-    paths = numbered(command.out, command.count)
+    paths = numbered_paths(command.out, command.count)
     check_writable(paths, rate)
     sounds = (
-        one_by_one(model, rate, command)
+        autoregressive_stream(model, rate, command)
         if isinstance(model, Autoregressive)
-        else all_at_once(model, length, rate, command)
+        else generate_batch(model, length, rate, command)
     )
     with Stop() as stop, ExitStack() as files:
         sinks = [files.enter_context(open_audio_writer(path, rate)) for path in paths]
@@ -63,19 +63,19 @@ def check_writable(paths: list[Path], rate: int) -> None:
             pass
 
 
-def one_by_one(model: Autoregressive, rate: int, command: GenerateCommand) -> Stream:
+def autoregressive_stream(model: Autoregressive, rate: int, command: GenerateCommand) -> Stream:
     """A stream of sounds of an autoregressive model, before its first sample."""
     prompt = prompt_of(model, rate, command)
     sampling = SamplingConfig(**command.sampling)
     return stream(model, command.seconds, CHUNK, rate, prompt, sampling, command.seed, command.count)
 
 
-def all_at_once(
+def generate_batch(
     model: DiscreteAudioModel | DiffusionModel, length: int, rate: int, command: GenerateCommand
 ) -> Float[Tensor, "count length"]:
     """Sounds of a model that generates all samples in parallel."""
     if isinstance(model, DiffusionModel):
-        return denoised(model, length, command)
+        return sample_diffusion(model, length, command)
     prompt = prompt_of(model, rate, command)
     settings = SamplingConfig(**command.sampling), command.seed, sys.stderr.isatty()
     return model.quantizer.decode(model.generate(length, command.count, prompt, *settings))
@@ -93,7 +93,9 @@ def prompt_of(
     return model.quantizer.encode(waveform.expand(command.count, -1).to(model.device))
 
 
-def denoised(model: DiffusionModel, length: int, command: GenerateCommand) -> Float[Tensor, "count length"]:
+def sample_diffusion(
+    model: DiffusionModel, length: int, command: GenerateCommand
+) -> Float[Tensor, "count length"]:
     """Sounds of a diffusion model."""
     if command.prompt is not None or SamplingConfig(**command.sampling) != SamplingConfig():
         raise ValueError(
@@ -114,10 +116,10 @@ def denoised(model: DiffusionModel, length: int, command: GenerateCommand) -> Fl
     )
 
 
-def numbered(path: Path, count: int) -> list[Path]:
+def numbered_paths(path: Path, count: int) -> list[Path]:
     """The path itself for one sound, else one path for each.
 
-    >>> [path.name for path in numbered(Path("x.wav"), 2)]
+    >>> [path.name for path in numbered_paths(Path("x.wav"), 2)]
     ['x_1.wav', 'x_2.wav']
     """
     if count == 1:

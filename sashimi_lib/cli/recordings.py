@@ -15,13 +15,13 @@ from sashimi_lib.data.sequences import Example, SequenceDataset, sequence_of
 from sashimi_lib.data.split import FileLists, summarize
 from sashimi_lib.training.recipes import DiffusionRecipe, Recipe
 
-HIGHEST = 16_000  # Hz, unless --sample-rate asks for more
+MAX_DEFAULT_RATE = 16_000  # Hz, unless --sample-rate asks for more
 SECONDS = 4.0  # of a sequence of the test
 Files = Mapping[str, Sequence[AudioFile]]  # of "train", "valid" and "test"
 
 
 def dominant_sample_rate(parts: Files) -> int:
-    """The sample rate of most of the sound in some files, but at most `HIGHEST`.
+    """The sample rate of most of the sound in some files, but at most `MAX_DEFAULT_RATE`.
 
     >>> from sashimi_lib.data.bundled import AUDIO
     >>> from sashimi_lib.data.corpora import FOLDER
@@ -32,10 +32,10 @@ def dominant_sample_rate(parts: Files) -> int:
     for files in parts.values():
         for file in files:
             seconds[file.sample_rate] += file.frames // file.sample_rate + 1
-    return min(HIGHEST, seconds.most_common(1)[0][0])
+    return min(MAX_DEFAULT_RATE, seconds.most_common(1)[0][0])
 
 
-def judged_length(corpus: Corpus, rate: int) -> int:
+def evaluation_length(corpus: Corpus, rate: int) -> int:
     """Samples of a sequence of the test: as the corpus has them, at its own rate, or `SECONDS`."""
     if corpus.length is None:
         return round(SECONDS * rate)
@@ -49,7 +49,7 @@ def codes_of(corpus: Corpus, parts: Files, recipe: Recipe, progress: bool) -> di
     """
     check_sample_rate(recipe.sample_rate, "--sample-rate")
     read = replace(corpus, sample_rate=recipe.sample_rate, quantizer=recipe.quantizer)
-    judged = judged_length(corpus, recipe.sample_rate)
+    judged = evaluation_length(corpus, recipe.sample_rate)
     return {
         part: replace(read, length=recipe.length if part == "train" else judged).codes_of(files, progress)
         for part, files in parts.items()
@@ -93,7 +93,7 @@ def waveforms_of(
     return data
 
 
-def lists_of(corpus: Corpus, parts: Files, folder: Path) -> FileLists | None:
+def file_lists(corpus: Corpus, parts: Files, folder: Path) -> FileLists | None:
     """The names of the recordings of each part, where they are your own; that of a corpus is published."""
     if corpus.archive is not None:
         return None
@@ -101,11 +101,11 @@ def lists_of(corpus: Corpus, parts: Files, folder: Path) -> FileLists | None:
     return FileLists.from_paths(paths, folder)
 
 
-def some(data: SequenceDataset, samples: int) -> SequenceDataset:
+def subsample(data: SequenceDataset, samples: int) -> SequenceDataset:
     """Sequences spread evenly over the data, at least one, of about so many samples together.
 
     >>> import torch
-    >>> some(torch.arange(6)[:, None], samples=2)
+    >>> subsample(torch.arange(6)[:, None], samples=2)
     [tensor([0]), tensor([3])]
     """
     every = samples_of(data)

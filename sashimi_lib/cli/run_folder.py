@@ -36,7 +36,7 @@ def settings_of(
     }
 
 
-def keep_settings(checkpoint: Path, settings: dict[str, Any], free: Collection[str] = ()) -> None:
+def save_settings(checkpoint: Path, settings: dict[str, Any], free: Collection[str] = ()) -> None:
     """Write the settings of a run beside its checkpoint, as ``run.json``. Raises ValueError, naming the
     differences, where there is a checkpoint with other settings; those that are ``free`` may differ."""
     path = checkpoint.with_name("run.json")
@@ -63,7 +63,7 @@ def check_recordings(checkpoint: Path, files: FileLists | None) -> None:
     try:
         there = json.loads(path.read_text()).get("recordings")
     except ValueError:
-        return  # damaged, which `keep_settings` reports
+        return  # damaged, which `save_settings` reports
     if there != files.as_json():
         what = "its own are not listed" if there is None else describe_changes(there, files.as_json())
         raise ValueError(

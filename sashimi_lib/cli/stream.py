@@ -30,11 +30,11 @@ def run(command: StreamCommand) -> int:
         raise ValueError(
             f"{command.model} does not generate sample by sample: use sashimi generate instead of stream"
         )
-    sound = begin(command, pretrained.model, pretrained.sample_rate)
+    sound = open_stream(command, pretrained.model, pretrained.sample_rate)
     with Stop() as stop, ExitStack() as outlets:
         sinks: list[AudioSink] = []
         if command.play:
-            sinks.append(outlets.enter_context(playing(sound.sample_rate)))
+            sinks.append(outlets.enter_context(audio_player(sound.sample_rate)))
         if command.out is not None:
             sinks.append(outlets.enter_context(open_audio_writer(command.out, sound.sample_rate)))
 
@@ -49,7 +49,7 @@ def run(command: StreamCommand) -> int:
     return 0 if stop.came == signal.SIGINT else stop.exit_code  # Ctrl-C is the usual end of a stream
 
 
-def begin(command: StreamCommand, model: Autoregressive, rate: int) -> Stream:
+def open_stream(command: StreamCommand, model: Autoregressive, rate: int) -> Stream:
     """The stream before its first sample; options that are not given are as in the state that it resumes."""
     if command.state_in is None:
         sound = stream(model, sample_rate=rate, seed=command.seed or 0)
@@ -108,7 +108,7 @@ def speed(samples: int, seconds: float, sample_rate: int) -> str:
 
 
 @contextmanager
-def playing(sample_rate: int) -> Iterator[AudioSink]:
+def audio_player(sample_rate: int) -> Iterator[AudioSink]:
     """Play chunks as they come, by the extra ``play``. Raises ImportError, saying what to install, where that
     is missing; and ValueError where there is no audio device."""
     try:

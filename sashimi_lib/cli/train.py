@@ -12,21 +12,21 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from sashimi_lib.audio.quantizers import CoarseFine
-from sashimi_lib.cli.begin import begin_from
 from sashimi_lib.cli.device import check_compiler, device_of
-from sashimi_lib.cli.evaluate import report_in_words
+from sashimi_lib.cli.evaluate import format_report
+from sashimi_lib.cli.initial_weights import load_initial_weights
 from sashimi_lib.cli.recordings import (
     codes_of,
     dominant_sample_rate,
-    lists_of,
+    file_lists,
     samples_of,
     sequences_of,
-    some,
+    subsample,
     waveforms_of,
 )
-from sashimi_lib.cli.run_folder import card_of, check_recordings, keep_settings, settings_of
+from sashimi_lib.cli.run_folder import card_of, check_recordings, save_settings, settings_of
 from sashimi_lib.cli.stop import Stop
-from sashimi_lib.cli.train_arguments import MY_WAVS, TrainCommand, known
+from sashimi_lib.cli.train_arguments import MY_WAVS, TrainCommand, available_recipes
 from sashimi_lib.data.corpora import CORPORA, Codes
 from sashimi_lib.data.sequences import SequenceDataset
 from sashimi_lib.data.split import FileLists
@@ -48,7 +48,7 @@ from sashimi_lib.training.trainer import train
 from sashimi_lib.training.validation import validation_loss
 
 Model = AudioLM | WaveRNN | DiffusionModel
-COUNTED = 20_000_000  # samples at most for the bigram baseline: enough for 65,536 pairs
+MAX_COUNTED_SAMPLES = 20_000_000  # samples at most for the bigram baseline: enough for 65,536 pairs
 
 
 class Inputs(NamedTuple):
@@ -64,7 +64,7 @@ def run(command: TrainCommand) -> int:
     """Train, or resume; returns the exit code. Raises ValueError for invalid options and for a run with other
     settings in the same folder; OSError for missing files; and FloatingPointError where training diverges."""
     device = device_of(command.device)
-    with init_distributed(device) as distributed, nullcontext() if distributed.is_main_process else silence():
+    with init_distributed(device) as distributed, nullcontext() if distributed.is_main_process else quiet():
         try:
             return _run(command, device, distributed)
         except torch.cuda.OutOfMemoryError as error:
@@ -87,7 +87,7 @@ def _run(command: TrainCommand, device: torch.device, distributed: DistributedCo
         if distributed.is_main_process:
             check_recordings(checkpoint, inputs.files)
             settings = settings_of(command, inputs.recipe.sample_rate, inputs.parts, inputs.files)
-            keep_settings(checkpoint, settings, command.training.resumable_fields)
+            save_settings(checkpoint, settings, command.training.resumable_fields)
         return _train(command, inputs, model.to(device), checkpoint, base, distributed)
 
 
@@ -96,13 +96,13 @@ def prepare(command: TrainCommand) -> Inputs:
     _check(command)
     corpus, progress = CORPORA[command.corpus], sys.stderr.isatty()
     files = corpus.parts(command.data)
-    lists = lists_of(corpus, files, command.data)
+    lists = file_lists(corpus, files, command.data)
     settings: dict[str, Any] = {
         "length": command.length,
         "training": command.training,
         "sample_rate": dominant_sample_rate(files) if command.sample_rate is None else command.sample_rate,
     }
-    recipe = known(device_of(command.device).type == "cuda")[command.recipe]
+    recipe = available_recipes(device_of(command.device).type == "cuda")[command.recipe]
     if isinstance(recipe, DiffusionRecipe):
         recipe = replace(recipe, config=cast(DiffusionConfig, command.model), **settings)
         return Inputs(recipe, waveforms_of(corpus, files, recipe, progress), lists)
@@ -123,7 +123,7 @@ def initial_model(command: TrainCommand, recipe: Recipe | DiffusionRecipe) -> tu
     """The model before its first step; and the card of the one that it is fine-tuned from, if any."""
     model = recipe.build(command.training.seed)
     if command.begin is not None:
-        return model, begin_from(command.begin, model, recipe.sample_rate)
+        return model, load_initial_weights(command.begin, model, recipe.sample_rate)
     if command.recipe == MY_WAVS and isinstance(model, AudioLM):
         init_ordered_embeddings(model)
     return model, None
@@ -188,7 +188,7 @@ def _validation_data(command: TrainCommand, inputs: Inputs) -> SequenceDataset:
     valid = inputs.parts["valid"]
     if command.valid_seconds is None:
         return valid
-    return some(valid, max(1, round(command.valid_seconds * inputs.recipe.sample_rate)))
+    return subsample(valid, max(1, round(command.valid_seconds * inputs.recipe.sample_rate)))
 
 
 def _logger(command: TrainCommand, folder: Path, sample_rate: int) -> Logger:
@@ -206,17 +206,17 @@ def _tested(card: ModelCard, model: Model, inputs: Inputs, batch_size: int) -> M
         return replace(card, test_loss=loss)
     assert isinstance(test, Codes)
     report = bits(model, HeldOut(sequences_of(test), inputs.recipe.sample_rate, test.recordings, batch_size))
-    print(f"test: {report_in_words(report)}")
+    print(f"test: {format_report(report)}")
     if isinstance(model.quantizer, CoarseFine):  # the table of all pairs would be too large
         return replace(card, test_bits=report.mean)
-    counted = some(inputs.parts["train"], COUNTED)
+    counted = subsample(inputs.parts["train"], MAX_COUNTED_SAMPLES)
     baseline = bigram_bits(sequences_of(counted), sequences_of(test), model.quantizer.levels)
     print(f"bigram baseline: {baseline:.3f} bits per sample")
     return replace(card, test_bits=report.mean, bigram_bits=baseline)
 
 
 @contextmanager
-def silence() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Inside ``with`` nothing is printed: another process prints the same."""
     with redirect_stdout(None), warnings.catch_warnings():
         warnings.simplefilter("ignore")

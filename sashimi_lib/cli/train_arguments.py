@@ -65,7 +65,7 @@ class TrainCommand:
     """Write curves and generated clips for TensorBoard (needs pip install "sashimi_lib[train]")."""
 
 
-def known(gpu: bool) -> dict[str, Recipe | DiffusionRecipe]:
+def available_recipes(gpu: bool) -> dict[str, Recipe | DiffusionRecipe]:
     """The recipes by name; for your own recordings an hour of a CPU core, or the paper's model on a GPU."""
     small = replace(
         recipes.SMALL_SASHIMI,
@@ -101,7 +101,7 @@ def parse(words: Sequence[str]) -> TrainCommand:
             Any,
             tyro.conf.subcommand(name, description=about(name, recipe), constructor=_command(name, recipe)),
         ]
-        for name, recipe in known(gpu=torch.cuda.is_available() and not cpu).items()
+        for name, recipe in available_recipes(gpu=torch.cuda.is_available() and not cpu).items()
     )
     return tyro.cli(Union[kinds], prog="sashimi train", description=ABOUT, args=words)  # noqa: UP007
 

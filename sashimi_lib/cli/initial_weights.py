@@ -8,7 +8,9 @@ from sashimi_lib.models.autoregressive import DiscreteAudioModel
 from sashimi_lib.pretrained import ModelCard, load
 
 
-def begin_from(name: str, model: DiscreteAudioModel | DiffusionModel, sample_rate: int) -> ModelCard:
+def load_initial_weights(
+    name: str, model: DiscreteAudioModel | DiffusionModel, sample_rate: int
+) -> ModelCard:
     """Load the weights of a trained model of the same architecture and sample rate; returns its card. Raises
     ValueError, naming the differences."""
     trained = load(name)
@@ -17,22 +19,24 @@ def begin_from(name: str, model: DiscreteAudioModel | DiffusionModel, sample_rat
             f"--from {name} has a sample rate of {trained.sample_rate} Hz, this run of {sample_rate}: use "
             f"--sample-rate {trained.sample_rate}"
         )
-    there, here = shape_of(trained.model), shape_of(model)
-    parts = here if there["kind"] == here["kind"] else ["kind"]  # others have other settings
-    other = [
-        f"{part} is {there[part]} there and {here[part]} here" for part in parts if there[part] != here[part]
+    loaded, new = describe_shape(trained.model), describe_shape(model)
+    names = new if loaded["kind"] == new["kind"] else ["kind"]  # another kind has other settings
+    differences = [
+        f"{setting} is {loaded[setting]}, this run has {new[setting]}"
+        for setting in names
+        if loaded[setting] != new[setting]
     ]
-    if other:
-        raise ValueError(f"--from {name} has another architecture: {'; '.join(other)}")
+    if differences:
+        raise ValueError(f"--from {name} has another architecture: {'; '.join(differences)}")
     model.load_state_dict(trained.model.state_dict())
     return trained.card
 
 
-def shape_of(model: DiscreteAudioModel | DiffusionModel) -> dict[str, Any]:
+def describe_shape(model: DiscreteAudioModel | DiffusionModel) -> dict[str, Any]:
     """All settings of a model by name.
 
     >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
-    >>> shape_of(WaveRNN(WaveRNNConfig(8)))["d_hidden"]
+    >>> describe_shape(WaveRNN(WaveRNNConfig(8)))["d_hidden"]
     8
     """
     quantizer = None if isinstance(model, DiffusionModel) else model.quantizer
