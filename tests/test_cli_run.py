@@ -81,7 +81,7 @@ def test_other_recordings_under_the_same_name_are_another_run(folder, capsys):
     record("recordings", count=20, shift=3)
     assert main([*TRAIN, "--steps", "3"]) == 1
     said = capsys.readouterr().err
-    assert "runs/my-wavs/run.pt is of another: data has other sequences there" in said
+    assert "runs/my-wavs/run.pt belongs to another run: data had other sequences" in said
     assert said.count("\n") == 1
 
 
