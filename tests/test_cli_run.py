@@ -70,7 +70,7 @@ def test_a_longer_cosine_is_trained_and_told_of_in_a_line(folder, capfd):
     command = [sys.executable, "-m", "sashimi_lib", *TRAIN, "--steps", "6"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0
-    assert done.stderr.startswith("sashimi: warning: runs/my-wavs/run.pt was on its way to 3 steps, now to 6")
+    assert done.stderr.startswith("sashimi: warning: runs/my-wavs/run.pt was a run of 3 steps, now of 6")
     assert done.stderr.count("\n") == 1
     assert len(history()["loss"]) == 6
 
