@@ -91,8 +91,9 @@ def convert_model_output(
     log_snr: Float[Tensor, "*levels"],
     predict: Predict,
 ) -> tuple[Float[Tensor, "batch length"], Float[Tensor, "batch length"]]:
-    """Convert a network's output to estimates of the clean signal and of the noise in ``x = alpha clean +
-    sigma noise``: the inverse of `target`.
+    """Convert a network's output to estimates of the clean signal and of the noise: the inverse of `target`.
+
+    ``x = alpha clean + sigma noise`` holds for them.
 
     >>> from sashimi_lib.diffusion.schedules import add_noise
     >>> clean, noise, log_snr = torch.tensor([[0.5]]), torch.tensor([[-1.0]]), torch.tensor([1.0])
