@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = re.compile(r"(:[\w:]+:`[^`]+`|``.+?``|`[^`]+`)")
@@ -51,10 +52,16 @@ def plain_docstring(
         lines[number] = "".join(parts)
 
 
+def score_results(app: Sphinx, config: Config) -> None:
+    """Rank the how-to page first among the results of a search that match equally well."""
+    config.html_search_scorer = str(Path(__file__).with_name("search_scorer.js"))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Put the library on autodoc's path, and connect the rest."""
     sys.path.insert(0, str(ROOT))
     app.add_config_value("library_modules", modules("sashimi_lib"), "env")  # a new module re-reads the pages
+    app.connect("config-inited", score_results)
     app.connect("source-read", list_modules)
     app.connect(
         "autodoc-process-docstring", plain_docstring, priority=400

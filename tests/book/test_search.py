@@ -7,14 +7,14 @@ pytestmark = pytest.mark.slow
 # What is typed into the search box, and words of which the first page that it finds has to show one.
 TASKS = {
     "prefill": "generate_from",
-    "resume torchrun": "checkpoint",
+    "resume checkpoint torchrun": "checkpoint",
     "activation checkpointing": "activation_checkpointing",
-    "mel conditioning": "synthesize",
-    "bits per sample folder": "sashimi evaluate",
+    "mel spectrogram": "synthesize",
+    "bits per sample": "sashimi evaluate",
     "published weights": "sashimi_lib.official",
-    "add backbone": "check_sequence_model",
+    "add a backbone": "check_sequence_model",
     "sampler temperature": "SamplingConfig",
-    "stream real time": "stream(",
+    "stream in real time": "stream(",
     "several GPUs": "torchrun",
 }
 
