@@ -33,7 +33,8 @@ from benchmarks.lib.result import ROOT
 from sashimi_lib.audio.quantizers import CoarseFine, MuLaw, Quantizer
 from sashimi_lib.evaluation.likelihood import bigram_bits
 from sashimi_lib.models import SaShiMiConfig, WaveRNNConfig
-from sashimi_lib.models.audio_lm import AudioLM, Autoregressive, ModelConfig, new_model
+from sashimi_lib.models.audio_lm import AudioLM, ModelConfig, new_model
+from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.pretrained import WEIGHTS, ModelCard, bundled_bits, save
 from sashimi_lib.ssm.s4 import SSMConfig
 from sashimi_lib.training.checkpoint import best_of, checkpoint_exists, load_checkpoint

@@ -15,7 +15,8 @@ from benchmarks.lib.result import ErrorCollector, results_folder
 from benchmarks.lib.timing import training_seconds
 from sashimi_lib.audio import write
 from sashimi_lib.evaluation.likelihood import clip_bits
-from sashimi_lib.models.audio_lm import AudioLM, Autoregressive
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.init import init_ordered_embeddings
 from sashimi_lib.training.recipes import Recipe

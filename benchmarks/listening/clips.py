@@ -23,8 +23,8 @@ from benchmarks.lib.result import results_folder, save_result
 from sashimi_lib import pretrained
 from sashimi_lib.audio import rms_db, write
 from sashimi_lib.data import bundled
-from sashimi_lib.models.audio_lm import AudioLM, sample_token
-from sashimi_lib.models.sampling import SamplingConfig
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.models.sampling import SamplingConfig, sample_token
 from sashimi_lib.ssm.kernel_cache import cached_kernels
 
 TEMPERATURES, NUCLEI = (0.8, 0.9, 1.0), (0.9, 0.97, 1.0)

@@ -20,7 +20,8 @@ from sashimi_lib.audio import resample
 from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.data import bundled
 from sashimi_lib.models import SaShiMi, SaShiMiConfig
-from sashimi_lib.models.audio_lm import AudioLM, sample_token
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.models.sampling import sample_token
 from sashimi_lib.ssm.kernel_cache import cached_kernels
 from sashimi_lib.ssm.s4 import Form, SSMConfig, StateSpace
 from sashimi_lib.ssm.stability import spectral_radius

@@ -26,7 +26,7 @@ from benchmarks.lib.result import load_or_compute, save_result
 from benchmarks.lib.timing import training_seconds
 from benchmarks.lib.training import prepare_training, seconds_per_step, write_samples
 from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits
-from sashimi_lib.models.audio_lm import Autoregressive
+from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.streaming import best_engine
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.recipes import SMALL_SASHIMI, YOUTUBEMIX_SASHIMI_8, Recipe

@@ -43,7 +43,8 @@ from benchmarks.lib.training import (
 from sashimi_lib.audio.quantizers import CoarseFine, Quantizer
 from sashimi_lib.evaluation.coarsen import coarse_bits, mulaw_bits
 from sashimi_lib.models import build
-from sashimi_lib.models.audio_lm import AudioLM, Autoregressive
+from sashimi_lib.models.audio_lm import AudioLM
+from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.models.heads import Head, JointSoftmax, Logistics
 from sashimi_lib.training import recipes
 from sashimi_lib.training.recipes import Recipe

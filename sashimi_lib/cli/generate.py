@@ -15,8 +15,7 @@ from sashimi_lib.cli.stop import Stop
 from sashimi_lib.cli.stream import write_stream
 from sashimi_lib.diffusion.model import DiffusionModel
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
-from sashimi_lib.models.audio_lm import Autoregressive
-from sashimi_lib.models.autoregressive import DiscreteAudioModel
+from sashimi_lib.models.autoregressive import Autoregressive, DiscreteAudioModel
 from sashimi_lib.models.sampling import SamplingConfig
 from sashimi_lib.pretrained import load
 from sashimi_lib.streaming import Stream, stream

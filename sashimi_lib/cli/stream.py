@@ -13,7 +13,7 @@ from tqdm import tqdm
 from sashimi_lib.audio import open_audio_writer, read, resample
 from sashimi_lib.cli.arguments import StreamCommand
 from sashimi_lib.cli.stop import Stop
-from sashimi_lib.models.audio_lm import Autoregressive
+from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.pretrained import load
 from sashimi_lib.streaming import Stream, stream
 from sashimi_lib.streaming.live import whole_samples

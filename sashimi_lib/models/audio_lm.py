@@ -13,11 +13,9 @@ from sashimi_lib.models.autoregressive import Autoregressive, Cache, shift_right
 from sashimi_lib.models.backbone import Backbone, BackboneConfig
 from sashimi_lib.models.blocks import State
 from sashimi_lib.models.heads import Head
-from sashimi_lib.models.sampling import TokenSampler, sample_token
+from sashimi_lib.models.sampling import TokenSampler
 from sashimi_lib.models.wavernn import WaveRNN, WaveRNNConfig
 from sashimi_lib.ssm.s4 import S4, StateSpace
-
-__all__ = ["AudioLM", "Autoregressive", "Cache", "ModelConfig", "new_model", "sample_token"]
 
 ModelConfig = BackboneConfig | WaveRNNConfig
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from sashimi_lib.audio.quantizers import Linear, MuLaw
 from sashimi_lib.models import IsotropicConfig, IsotropicS4, SamplingConfig, SaShiMi, SaShiMiConfig
-from sashimi_lib.models.audio_lm import AudioLM, new_model, sample_token
+from sashimi_lib.models.audio_lm import AudioLM, new_model
+from sashimi_lib.models.sampling import sample_token
 from sashimi_lib.ssm.s4 import S4
 
 

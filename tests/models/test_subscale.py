@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from sashimi_lib.audio.quantizers import CoarseFine
 from sashimi_lib.evaluation.likelihood import clip_bits
-from sashimi_lib.models.audio_lm import sample_token
-from sashimi_lib.models.sampling import SamplingConfig, sampler_from_uniforms
+from sashimi_lib.models.sampling import SamplingConfig, sample_token, sampler_from_uniforms
 from sashimi_lib.models.subscale import (
     Subscale,
     SubscaleConfig,

@@ -18,7 +18,7 @@ from sashimi_lib.models import (
     WaveRNN,
     WaveRNNConfig,
 )
-from sashimi_lib.models.audio_lm import sample_token
+from sashimi_lib.models.sampling import sample_token
 from sashimi_lib.pretrained import WEIGHTS, bundled_bits, list_models, load
 
 AUTOREGRESSIVE = ["digits", "digits16", "piano", "wavernn"]  # which sample one code after the other
