@@ -42,7 +42,6 @@ from benchmarks.lib.training import (
 )
 from sashimi_lib.audio.quantizers import CoarseFine, Quantizer
 from sashimi_lib.evaluation.coarsen import coarse_bits, mulaw_bits
-from sashimi_lib.models import build
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.models.heads import Head, JointSoftmax, Logistics
@@ -64,7 +63,7 @@ class RecipeWithHead(Recipe):
         """A new model, initialized from a seed."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            backbone = build(self.backbone)
+            backbone = self.backbone.build()
             return AudioLM(self.quantizer, backbone, self.head(backbone.d_model))
 
 

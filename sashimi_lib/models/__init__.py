@@ -5,7 +5,7 @@ state)``, ``step(x_t, state) -> (y_t, state)`` and ``initial_state(batch_size)``
 result.
 """
 
-from sashimi_lib.models.backbone import Backbone, BackboneConfig, build
+from sashimi_lib.models.backbone import Backbone, BackboneConfig
 from sashimi_lib.models.denoiser import Denoiser, DenoiserConfig
 from sashimi_lib.models.diffwave import DiffWave, DiffWaveConfig
 from sashimi_lib.models.isotropic import IsotropicConfig, IsotropicS4
@@ -39,5 +39,4 @@ __all__ = [
     "WaveNetConfig",
     "WaveRNN",
     "WaveRNNConfig",
-    "build",
 ]

@@ -52,18 +52,6 @@ class Backbone(SequenceModel):
         return Softmax(self.d_model, quantizer.levels)
 
 
-def build(config: BackboneConfig) -> Backbone:
-    """Return a new backbone with this configuration, as its ``config``.
-
-    >>> from sashimi_lib.models import SaShiMiConfig
-    >>> build(SaShiMiConfig(d_model=8, n_layers=1)).config
-    SaShiMiConfig(d_model=8, n_layers=1, ...)
-
-    Chapter: 7.
-    """
-    return config.build()
-
-
 class PairEmbedding(nn.Module):
     """The sum of two embeddings: of the coarse and of the fine code of a sample.
 

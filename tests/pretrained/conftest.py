@@ -3,7 +3,6 @@
 import pytest
 
 from sashimi_lib.audio.quantizers import MuLaw
-from sashimi_lib.models import build
 from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.pretrained import ModelCard, save
 from tests.pretrained.cases import BACKBONES
@@ -11,7 +10,7 @@ from tests.pretrained.cases import BACKBONES
 
 @pytest.fixture
 def model():
-    return AudioLM(MuLaw(), build(BACKBONES["wavenet"]))
+    return AudioLM(MuLaw(), BACKBONES["wavenet"].build())
 
 
 @pytest.fixture

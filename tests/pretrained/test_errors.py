@@ -15,7 +15,6 @@ from sashimi_lib.models import (
     WaveNet,
     WaveRNN,
     WaveRNNConfig,
-    build,
 )
 from sashimi_lib.models.audio_lm import AudioLM, new_model
 from sashimi_lib.models.heads import DualSoftmax, JointSoftmax, Logistics
@@ -135,7 +134,7 @@ def test_an_unregistered_schedule_cannot_be_saved(tmp_path):
 
 @pytest.mark.parametrize("head", [Logistics(4, 16), JointSoftmax(4, 16), DualSoftmax(4, 16, d_hidden=7)])
 def test_a_head_other_than_the_default_cannot_be_saved(head, tmp_path):
-    model = AudioLM(CoarseFine(16), build(BACKBONES["sashimi"]), head)
+    model = AudioLM(CoarseFine(16), BACKBONES["sashimi"].build(), head)
     with pytest.raises(
         ValueError, match=r"its backbone's default head, DualSoftmax(.|\n)*; got " + type(head).__name__
     ):

@@ -8,10 +8,7 @@ import torch
 
 from sashimi_lib import __version__
 from sashimi_lib.audio.quantizers import CoarseFine, Linear, MuLaw
-from sashimi_lib.models import (
-    WaveRNNConfig,
-    build,
-)
+from sashimi_lib.models import WaveRNNConfig
 from sashimi_lib.models.audio_lm import AudioLM, new_model
 from sashimi_lib.pretrained import ModelCard, load, save
 from tests.pretrained.cases import (
@@ -30,7 +27,7 @@ from tests.pretrained.cases import (
 @pytest.mark.parametrize("name", BACKBONES)
 @torch.no_grad()
 def test_load_restores_any_model(name, quantizer, tmp_path):
-    lm = AudioLM(quantizer, build(BACKBONES[name]))
+    lm = AudioLM(quantizer, BACKBONES[name].build())
     card = ModelCard("mine", data="noise", credit="nobody", steps=3, samples=99, test_bits=7.5)
     save(tmp_path / "new" / "file", lm, 22_050, card)
     before = torch.get_rng_state()
