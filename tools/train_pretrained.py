@@ -47,6 +47,8 @@ RUNS = ROOT / "runs" / "pretrained"
 BACKBONE = SaShiMiConfig(d_model=64, n_layers=2, ssm=SSMConfig(d_state=32))
 BROAD = TrainingConfig(lr=0.008, ssm_lr=0.004, warmup=50, valid_every=400)
 FINE = TrainingConfig(lr=0.004, ssm_lr=0.002, warmup=50, valid_every=200, decay="cosine")
+# With Muon for the matrices of the backbone: half the time or less (benchmarks/quality/recipe.py).
+MUON = TrainingConfig(lr=0.008, ssm_lr=0.004, muon_lr=0.03, warmup=100, valid_every=500, precision="bfloat16")
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,24 @@ TASKS = {
         "CC0 1.0",
     ),
     "tunes": Task(
-        BACKBONE,
+        SaShiMiConfig(d_model=64, n_layers=4, norm="layer", ssm=SSMConfig(d_state=32)),
         MuLaw(),
         sample_rate=8000,
         stages=(
-            (1024, replace(BROAD, steps=2400, batch_size=16)),
-            (8192, replace(FINE, steps=1500, batch_size=2)),
+            (8192, replace(MUON, steps=12_000, batch_size=4)),
+            (
+                32_768,
+                replace(
+                    MUON,
+                    steps=6_000,
+                    batch_size=4,
+                    tbptt_length=8192,
+                    lr=0.004,
+                    ssm_lr=0.002,
+                    muon_lr=0.015,
+                    decay="cosine",
+                ),
+            ),
         ),
         data="Fiddle tunes of Ryan's Mammoth Collection (1883), rendered on a vibraphone: every 20th for "
         "validation, every 20th for test",
