@@ -39,7 +39,7 @@ def segments(codes: list[Tensor], length: int) -> list[Tensor]:
 
 
 class Excerpts(NamedTuple):
-    """Codes of excerpts, (L,) or (L, 2) each, and the index of the recording that each is from."""
+    """Codes or waveforms of excerpts, and the index of the recording that each is from."""
 
     clips: list[Tensor]
     recordings: list[int]
@@ -63,6 +63,11 @@ def excerpts(codes: list[Tensor], length: int, max_samples: int) -> Excerpts:
 def whole_recordings(codes: list[Tensor]) -> Excerpts:
     """Every recording as one excerpt."""
     return Excerpts(codes, list(range(len(codes))))
+
+
+def load_waveforms(folder: Path, sample_rate: int) -> list[Tensor]:
+    """Waveforms of all recordings in a folder, sorted by file name."""
+    return [x for x, _ in replace(FOLDER, sample_rate=sample_rate).segments(find_audio(folder))]
 
 
 class Word(NamedTuple):

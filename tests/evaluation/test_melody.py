@@ -12,6 +12,7 @@ from sashimi_lib.evaluation.melody import (
     duration_counts,
     histogram_distance,
     interval_counts,
+    pooled_distance,
 )
 from sashimi_lib.evaluation.pitch import Note
 from tests.awkward import without_shape_checks
@@ -58,6 +59,25 @@ def test_chance_falls_to_seven_twelfths_with_more_notes():
     chances = [diatonic_chance(count) for count in (4, 20, 100)] + [diatonic_chance(4_000, draws=20)]
     assert chances == sorted(chances, reverse=True)
     assert chances[-1] == pytest.approx(7 / 12, abs=0.02)
+
+
+def multinomial(probability, notes, recordings, seed):
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.multinomial(probability, notes * recordings, replacement=True, generator=generator)
+    return torch.nn.functional.one_hot(draws.view(recordings, notes), len(probability)).sum(dim=1)
+
+
+def test_the_pooled_distance_is_that_of_the_distributions_in_its_interval():
+    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.3, 0.5])
+    expected = histogram_distance((1000 * p).long(), (1000 * q).long())
+    found = [pooled_distance(multinomial(p, 50, 20, seed), (1000 * q).long()) for seed in range(40)]
+    inside = [estimate.interval[0] <= expected <= estimate.interval[1] for estimate in found]
+    assert sum(inside) >= 34
+    assert sum(estimate.mean for estimate in found) / 40 == pytest.approx(expected, abs=0.005)
+
+
+def test_few_recordings_have_no_interval():
+    assert pooled_distance(torch.tensor([[1, 2], [2, 1]]), torch.tensor([3, 3])).interval is None
 
 
 def test_a_count_below_one_is_refused():
