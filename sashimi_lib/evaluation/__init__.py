@@ -1,2 +1,3 @@
 """Evaluation of models: likelihood in bits per sample (`likelihood`), distances between generated and real
-audio (`distances`), and a classifier of spoken digits (`classifier`)."""
+audio (`distances`), and what generated audio sounds like: its pitch and notes (`pitch`, `melody`), onsets
+(`onsets`), noise (`noise`), and spoken words (`words`, by the `classifier` of digits)."""
