@@ -43,11 +43,13 @@ from sashimi_lib.streaming import best_engine
 
 Measures = Callable[[Tensor, int], dict[str, float]]  # of a waveform and its sample rate
 WORDS_PER_EXCERPT = 10
+TREBLE = 2_000.0  # Hz, above nearly all of a piano's power, and above partials that are too close to resolve
 PAUSES = (0.05, 0.15)  # seconds, the range of silences before words
 DIGITS = 5  # decimals of the values that are stored
 UNITS = {
     "rms_db": "dBFS",
     "noise_db": "dBFS, noise between partials",
+    "treble_noise_db": "dBFS, noise between partials above 2 kHz",
     "harmonics_to_noise_db": "dB",
     "in_tune": "share of frames with one clear pitch within 20 cents of equal temperament",
     "diatonic": "share of notes in the best major scale",
@@ -84,6 +86,7 @@ def tune_measures(waveform: Tensor, sample_rate: int) -> dict[str, float]:
 def piano_measures(waveform: Tensor, sample_rate: int) -> dict[str, float]:
     """Measures of polyphonic music."""
     return level_and_noise(waveform, sample_rate) | {
+        "treble_noise_db": noise_between_partials(waveform, sample_rate, TREBLE),
         "onsets_per_second": onsets_per_second(waveform, sample_rate),
         "quiet_flatness_db": quiet_flatness(waveform, sample_rate),
     }

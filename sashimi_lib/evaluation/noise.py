@@ -37,9 +37,11 @@ class PartialsAndNoise(NamedTuple):
     noise: Float[Tensor, " seconds"]
 
 
-def partials_and_noise(waveform: Float[Tensor, " length"], sample_rate: int) -> PartialsAndNoise:
+def partials_and_noise(
+    waveform: Float[Tensor, " length"], sample_rate: int, fmin: float = 0.0
+) -> PartialsAndNoise:
     """Return the power of a waveform and of its noise in each second that is not silent (40 dB below the
-    loudest).
+    loudest); of the noise at frequencies above ``fmin`` Hz alone.
 
     For white noise, with or without partials, the noise is unbiased. It is too high if partials reach most
     bins of a band: for dense chords at low frequencies, and for very many onsets a second. A vibraphone's
@@ -49,12 +51,15 @@ def partials_and_noise(waveform: Float[Tensor, " length"], sample_rate: int) -> 
     >>> [round(10 * math.log10(power.mean())) for power in partials_and_noise(noise, 8_000)]
     [-40, -40]
 
-    Chapter: 11. Raises ValueError for invalid audio, and less than 0.2 s of it.
+    Chapter: 11. Raises ValueError for invalid audio, less than 0.2 s of it, and ``fmin`` at or above half the
+    sample rate.
     """
+    if not 0 <= fmin < sample_rate / 2:
+        raise ValueError(f"fmin must lie in [0, {sample_rate / 2:g}), got {fmin}")
     power = _spectrogram(waveform, sample_rate)
     seconds = power.tensor_split(max(1, round(len(waveform) / sample_rate)))
     signal = torch.stack([second.sum(dim=1).mean() for second in seconds])
-    noise = torch.stack([_noise_power(second, sample_rate) for second in seconds])
+    noise = torch.stack([_noise_power(second, sample_rate, fmin) for second in seconds])
     sounding = signal >= SOUNDING * signal.max()
     return PartialsAndNoise(signal[sounding], noise[sounding])
 
@@ -76,17 +81,18 @@ def harmonics_to_noise(waveform: Float[Tensor, " length"], sample_rate: int) -> 
     return float((signal / noise - 1).clamp(min=MIN_RATIO).log10().median() * 10)
 
 
-def noise_between_partials(waveform: Float[Tensor, " length"], sample_rate: int) -> float:
-    """Return the level of the noise between partials, over all frequencies, in dBFS (at least -120).
+def noise_between_partials(waveform: Float[Tensor, " length"], sample_rate: int, fmin: float = 0.0) -> float:
+    """Return the level of the noise between partials above ``fmin`` Hz, in dBFS (at least -120).
 
-    The median over seconds that are not silent.
+    The median over seconds that are not silent. For a piano, ``fmin`` should be above the partials of the
+    bass, which are closer than the resolution of the spectrum.
 
     >>> noise_between_partials(torch.zeros(8_000), 8_000)
     -120.0
 
     Chapter: 11. Raises as `partials_and_noise` does.
     """
-    return float(partials_and_noise(waveform, sample_rate).noise.log10().median() * 10)
+    return float(partials_and_noise(waveform, sample_rate, fmin).noise.log10().median() * 10)
 
 
 def quiet_flatness(waveform: Float[Tensor, " length"], sample_rate: int) -> float:
@@ -123,7 +129,8 @@ def _spectrogram(waveform: Tensor, sample_rate: int) -> Float[Tensor, "frames bi
     return power
 
 
-def _noise_power(power: Float[Tensor, "frames bins"], sample_rate: int) -> Float[Tensor, ""]:
-    bands = power.tensor_split(max(1, round(sample_rate / 2 / BAND)), dim=1)
+def _noise_power(power: Float[Tensor, "frames bins"], sample_rate: int, fmin: float) -> Float[Tensor, ""]:
+    power = power[:, int(fmin * WINDOW) :]  # bins are 1 / WINDOW apart
+    bands = power.tensor_split(max(1, round(power.shape[1] / WINDOW / BAND)), dim=1)
     quantiles = [band.shape[1] * band.quantile(QUANTILE) for band in bands]
     return (torch.stack(quantiles).sum() / -math.log(1 - QUANTILE)).clamp(min=MIN_NOISE)

@@ -44,6 +44,20 @@ def test_the_ratio_does_not_depend_on_the_level_and_the_noise_does():
     )
 
 
+@pytest.mark.parametrize("fmin", [0.0, 1_000.0, 3_000.0])
+def test_noise_above_a_frequency_has_its_share_of_the_band(fmin):
+    dense = sum(sines((pitch / 10,), db=-40) for pitch in range(360, 400))  # partials closer than the bins
+    waveform = (sines((72,)) if fmin == 0 else dense) + white_noise(-40, 4)
+    share_db = 10 * math.log10(1 - fmin / (RATE / 2))
+    assert noise_between_partials(waveform, RATE, fmin) == pytest.approx(-40 + share_db, abs=1)
+
+
+@pytest.mark.parametrize("fmin", [-1.0, RATE / 2])
+def test_a_frequency_outside_the_band_is_refused(fmin):
+    with pytest.raises(ValueError, match="fmin must lie in"):
+        noise_between_partials(torch.zeros(RATE), RATE, fmin)
+
+
 def test_the_power_of_the_signal_is_that_of_the_waveform():
     waveform = sines((60, 64)) + white_noise(-30, 4)
     signal = partials_and_noise(waveform, RATE).signal
