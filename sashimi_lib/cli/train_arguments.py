@@ -14,8 +14,9 @@ from sashimi_lib.cli.arguments import CorpusName, Device, default_is
 from sashimi_lib.data.corpora import CORPORA
 from sashimi_lib.diffusion.model import DiffusionConfig
 from sashimi_lib.models.audio_lm import ModelConfig
+from sashimi_lib.ssm.precision import cpu_has_bfloat16
 from sashimi_lib.training import recipes
-from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.config import Precision, TrainingConfig
 from sashimi_lib.training.execution import DEFAULT_EXECUTION, ExecutionConfig
 from sashimi_lib.training.recipes import DiffusionRecipe, Recipe
 
@@ -67,10 +68,8 @@ class TrainCommand:
 
 def available_recipes(gpu: bool) -> dict[str, Recipe | DiffusionRecipe]:
     """The recipes by name; for your own recordings an hour of a CPU core, or the paper's model on a GPU."""
-    small = replace(
-        recipes.SMALL_SASHIMI,
-        training=replace(recipes.SMALL_SASHIMI.training, steps=20_000, valid_every=1_000),
-    )
+    precision: Precision = "bfloat16" if cpu_has_bfloat16() else "float32"
+    small = replace(recipes.MY_WAVS, training=replace(recipes.MY_WAVS.training, precision=precision))
     large = replace(
         recipes.YOUTUBEMIX_SASHIMI_8,
         length=32_768,

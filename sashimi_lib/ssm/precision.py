@@ -90,6 +90,16 @@ def autocast_off(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
+def cpu_has_bfloat16() -> bool:
+    """Return whether the CPU has instructions for matrix products in bfloat16 (AVX512-BF16 or AMX), which are
+    faster than those in float32. Other CPUs emulate bfloat16, slowly.
+
+    False where PyTorch is too old to tell. Chapter: 10.
+    """
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 def exact_matmul(a: Any, b: Any) -> Any:
     """Compute ``a @ b`` and its gradients without TensorFloat-32.
 

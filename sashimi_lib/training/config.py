@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from sashimi_lib.checks import above, at_least
 
 Decay = Literal["constant", "cosine", "wsd", "plateau"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def _resumable(default: int | None, unless: str = "") -> Any:
@@ -50,7 +51,7 @@ class TrainingConfig:
     # Truncated back-propagation through time: samples of a chunk; states carry over, gradients do not.
     tbptt_length: int | None = None
     # Precision of products; bfloat16 is mixed precision, tf32 needs a GPU.
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     # Decay of an exponential moving average of the weights, which is validated and saved; 0: off.
     ema: float = 0.0
     valid_every: int = _resumable(1000, unless="plateau")  # Steps between validations.
@@ -77,8 +78,10 @@ class TrainingConfig:
             raise ValueError(f"seed must be below 2^32, got {self.seed}")
         if self.decay not in get_args(Decay):
             raise ValueError(f"decay must be one of {', '.join(get_args(Decay))}, got {self.decay!r}")
-        if self.precision not in ("float32", "tf32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32', 'tf32' or 'bfloat16', got {self.precision!r}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(
+                f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision!r}"
+            )
         if not 0 < self.plateau_factor < 1:
             raise ValueError(f"plateau_factor must lie between 0 and 1, got {self.plateau_factor}")
         if not 0 < self.cooldown <= 1:
