@@ -112,6 +112,7 @@ def test_the_card_says_what_was_done_and_how_well(trained):
     bits = float(clip_bits(model.model, [test[0]])[0])
     assert model.sample_rate == RATE
     assert model.card.test_bits == pytest.approx(bits, abs=1e-5)
+    assert (model.card.test_interval, model.card.test_recordings) == (None, 1)
     train = replace(FOLDER, sample_rate=RATE, length=128).codes("recordings", "train")
     pairs = bigram_bits(*([part[n] for n in range(len(part))] for part in (train, test)))
     assert model.card.bigram_bits == pytest.approx(pairs, abs=1e-5)
