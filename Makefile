@@ -59,6 +59,6 @@ $(READY): pyproject.toml constraints.txt
 
 # Tests start Python hundreds of times: for them bytecode pays. Some packages hold templates that are no Python.
 $(STAMP): $(READY) requirements.txt
-	$(PIP) --requirement requirements.txt --editable '.[book,train,vocoder,fast,data,dev]'
+	$(PIP) --requirement requirements.txt --editable '.[book,train,vocoder,evaluation,fast,data,dev]'
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from benchmarks.lib.corpus import Word, fit_length, load_words
+from benchmarks.lib.corpus import Word, load_words
 from benchmarks.lib.result import save_result
-from sashimi_lib.audio import resample
+from sashimi_lib.audio import fit_length, resample
 from sashimi_lib.data.bundled import spoken_digits
 from sashimi_lib.data.split import PARTS
 from sashimi_lib.evaluation.classifier import (

@@ -22,7 +22,7 @@ import itertools
 import math
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,24 @@ from sashimi_lib.models.audio_lm import AudioLM, ModelConfig, new_model
 from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.pretrained import WEIGHTS, ModelCard, bundled_bits, save
 from sashimi_lib.ssm.s4 import SSMConfig
-from sashimi_lib.training.checkpoint import best_of, checkpoint_exists, latest_checkpoint, load_checkpoint
+from sashimi_lib.training.checkpoint import (
+    best_of,
+    checkpoint_exists,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from sashimi_lib.training.init import init_ordered_embeddings
 from sashimi_lib.training.train_state import History
 from sashimi_lib.training.trainer import TrainingConfig, train
 
 RUNS = ROOT / "runs" / "pretrained"
+KEPT_STEPS = (30, 300, 3100)  # of the first stage: about 1, 10 and 100 million samples of `tunes`
 BACKBONE = SaShiMiConfig(d_model=64, n_layers=2, ssm=SSMConfig(d_state=32))
 BROAD = TrainingConfig(lr=0.008, ssm_lr=0.004, warmup=50, valid_every=400)
 FINE = TrainingConfig(lr=0.004, ssm_lr=0.002, warmup=50, valid_every=200, decay="cosine")
+# With Muon for the matrices of the backbone: half the time or less (benchmarks/quality/recipe.py).
+MUON = TrainingConfig(lr=0.008, ssm_lr=0.004, muon_lr=0.03, warmup=100, valid_every=500, precision="bfloat16")
 
 
 @dataclass(frozen=True)
@@ -117,12 +126,24 @@ TASKS = {
         bundled_clips="piano",
     ),
     "tunes": Task(
-        BACKBONE,
+        SaShiMiConfig(d_model=64, n_layers=4, norm="layer", ssm=SSMConfig(d_state=32)),
         MuLaw(),
         sample_rate=8000,
         stages=(
-            (1024, replace(BROAD, steps=2400, batch_size=16)),
-            (8192, replace(FINE, steps=1500, batch_size=2)),
+            (8192, replace(MUON, steps=12_000, batch_size=4)),
+            (
+                32_768,
+                replace(
+                    MUON,
+                    steps=6_000,
+                    batch_size=4,
+                    tbptt_length=8192,
+                    lr=0.004,
+                    ssm_lr=0.002,
+                    muon_lr=0.015,
+                    decay="cosine",
+                ),
+            ),
         ),
         data="Fiddle tunes of Ryan's Mammoth Collection (1883), rendered on a vibraphone: every 20th for "
         "validation, every 20th for test",
@@ -187,23 +208,37 @@ def checkpoint_path(name: str, stage: int, runs: Path = RUNS) -> Path:
     return runs / f"{name}-{stage}.pt"
 
 
+def kept_path(name: str, steps: int, runs: Path = RUNS) -> Path:
+    """The weights after one of `KEPT_STEPS`."""
+    return runs / f"{name}-0-{steps}.pt"
+
+
 def train_stages(
     name: str,
     task: Task,
     corpora: Iterable[CodesBySplit],
     runs: Path = RUNS,
     device: str = "cpu",
+    on_step: Callable[[int, float], None] | None = None,
     **options: Any,
 ) -> Iterator[tuple[int, History]]:
     """Train one stage on each corpus, resuming from checkpoints. Yields number and history of each stage as
     it ends. ``options`` are passed to `train`."""
     model = untrained_model(task).to(device)
+
+    def keep(step: int, loss: float) -> None:
+        if stage == 0 and (steps := step + 1) in KEPT_STEPS:
+            save_checkpoint(kept_path(name, steps, runs), {"model": model.state_dict(), "steps": steps})
+        if on_step is not None:
+            on_step(step, loss)
+
     for stage, corpus in enumerate(corpora):
         if checkpoint_exists(checkpoint_path(name, stage + 1, runs)):
             continue  # the next stage has begun, from the weights of this one
         length, config = task.stage(stage)
         data, valid = task.sequences(corpus, length)
-        yield stage, train(model, data, config, checkpoint_path(name, stage, runs), valid=valid, **options)
+        path = checkpoint_path(name, stage, runs)
+        yield stage, train(model, data, config, path, valid=valid, on_step=keep, **options)
 
 
 def best_weights(name: str, task: Task, runs: Path = RUNS) -> tuple[int, dict[str, Any]]:

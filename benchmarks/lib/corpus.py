@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from sashimi_lib.audio import fit_length
 from sashimi_lib.audio.quantizers import Quantizer
 from sashimi_lib.data.clips import find_audio
 from sashimi_lib.data.corpora import FOLDER
@@ -39,7 +39,7 @@ def segments(codes: list[Tensor], length: int) -> list[Tensor]:
 
 
 class Excerpts(NamedTuple):
-    """Codes of excerpts, (L,) or (L, 2) each, and the index of the recording that each is from."""
+    """Codes or waveforms of excerpts, and the index of the recording that each is from."""
 
     clips: list[Tensor]
     recordings: list[int]
@@ -65,6 +65,11 @@ def whole_recordings(codes: list[Tensor]) -> Excerpts:
     return Excerpts(codes, list(range(len(codes))))
 
 
+def load_waveforms(folder: Path, sample_rate: int) -> list[Tensor]:
+    """Waveforms of all recordings in a folder, sorted by file name."""
+    return [x for x, _ in replace(FOLDER, sample_rate=sample_rate).segments(find_audio(folder))]
+
+
 class Word(NamedTuple):
     """A recording of one word: waveform (L,), class label, speaker."""
 
@@ -77,20 +82,6 @@ def load_words(folder: Path, sample_rate: int) -> list[Word]:
     """The recordings of one split, whose files are named ``DIGIT_SPEAKER_NUMBER``."""
     found = replace(FOLDER, sample_rate=sample_rate).segments(find_audio(folder))
     return [Word(waveform, digit_of_name(path), path.stem.split("_")[1]) for waveform, path in found]
-
-
-def fit_length(waveform: Tensor, length: int) -> Tensor:
-    """A word of exactly ``length`` samples, with mean 0 and peak 1.
-
-    If it is too long, its leading silence (below a twentieth of the peak) is cut as far as needed, then its
-    end; if it is too short, it is padded with zeros. The peak is normalized because some speakers are 30 dB
-    louder than others, which for a diffusion model would mean other noise levels.
-    """
-    x = waveform - waveform.mean()
-    x = x / x.abs().max().clamp(min=1e-4)
-    silence = int((x.abs() > 0.05).int().argmax())
-    x = x[min(silence, max(0, len(x) - length)) :][:length]
-    return F.pad(x, (0, length - len(x)))
 
 
 class LabelledAudio(NamedTuple):

@@ -6,7 +6,7 @@
     python -m benchmarks.quality.diffusion runs/data/digits --quick     to see that it runs; writes nothing
 
 The folder holds ``train``, ``valid`` and ``test``, with files named DIGIT_SPEAKER_NUMBER. Every digit is
-brought to the recipe's length, mean 0 and peak 1 (`benchmarks.lib.corpus.fit_length`). Both networks have
+brought to the recipe's length, mean 0 and peak 1 (`sashimi_lib.audio.fit_length`). Both networks have
 about equally many parameters, and are conditioned on the digit.
 
 With ``--seconds`` each trains for as many steps as fit into that time, and the faster one once more for as

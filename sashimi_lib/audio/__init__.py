@@ -7,6 +7,7 @@ from sashimi_lib.audio.resampling import resample, resample_stream, resampling_p
 from sashimi_lib.audio.waveform import (
     check_sample_rate,
     check_waveform,
+    fit_length,
     normalize_loudness,
     rms_db,
     spectrogram_db,
@@ -26,6 +27,7 @@ __all__ = [
     "check_waveform",
     "decode",
     "encode_bytes",
+    "fit_length",
     "normalize_loudness",
     "open_audio_writer",
     "read",

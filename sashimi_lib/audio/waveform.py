@@ -93,6 +93,29 @@ def normalize_loudness(
     return (waveform.double() * gain).clamp(-1, 1).to(waveform)  # in float32 a large gain would overflow
 
 
+def fit_length(waveform: Float[Tensor, " samples"], length: int) -> Float[Tensor, " length"]:
+    """Return a recording of one word as exactly ``length`` samples, with mean 0 and peak 1.
+
+    If it is too long, its leading silence (below a twentieth of the peak) is cut as far as needed, then its
+    end; if it is too short, it is padded with zeros. The peak is normalized because some speakers are 30 dB
+    louder than others, which for a diffusion model would mean other noise levels. Silence stays silence.
+
+    >>> fit_length(torch.tensor([0.0, 0.0, 0.1, -0.1]), 3)
+    tensor([ 0.,  1., -1.])
+
+    Chapter: 9. Raises ValueError for a length below 1, and a waveform that is empty or not finite.
+    """
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+    if len(waveform) == 0 or not bool(waveform.isfinite().all()):
+        raise ValueError(f"waveform must hold at least one sample, all finite, got {len(waveform)} samples")
+    x = waveform - waveform.mean()
+    x = x / x.abs().max().clamp(min=1e-4)
+    silence = int((x.abs() > 0.05).int().argmax())
+    x = x[min(silence, max(0, len(x) - length)) :][:length]
+    return torch.nn.functional.pad(x, (0, length - len(x)))
+
+
 def spectrogram_db(
     waveform: Float[Tensor, " length"], window: int = 512, hop: int = 128
 ) -> Float[Tensor, "frames bins"]:

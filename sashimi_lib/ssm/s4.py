@@ -309,7 +309,8 @@ class S4(nn.Module):
         return self._output_projection(y), state
 
     def _output_projection(self, y: Tensor) -> Tensor:
-        y = self.output(F.gelu(y))
+        # The linear map needs a contiguous input anyway; the gradient of GELU is slow where it is not.
+        y = self.output(F.gelu(y.contiguous()))
         return F.glu(y, dim=-1) if self.glu else y
 
     def _causal_ssm(self) -> StateSpace:

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sashimi_lib.checks import above, at_least
+
+Decay = Literal["constant", "cosine", "wsd", "plateau"]
 
 
 def _resumable(default: int | None, unless: str = "") -> Any:
@@ -31,10 +33,16 @@ class TrainingConfig:
     batch_size: int = 8  # Sequences per step, of all processes together.
     lr: float = 0.004  # Learning rate of all but state-space parameters.
     ssm_lr: float = 0.001  # Learning rate of state-space parameters.
-    weight_decay: float = 0.0  # Weight decay of AdamW.
+    # Learning rate of Muon, which then trains the matrices of the backbone; None: AdamW trains all.
+    muon_lr: float | None = None
+    weight_decay: float = 0.0  # Weight decay of all but state-space parameters.
     warmup: int = 0  # Steps of linear warm-up.
-    # Schedule after warm-up: constant, cosine (to 0 at the last step), or plateau (by validation loss).
-    decay: Literal["constant", "cosine", "plateau"] = "constant"
+    # Schedule after warm-up: constant, cosine (to 0 at the last step), wsd (constant, then linear to 0), or
+    # plateau (by validation loss).
+    decay: Decay = "constant"
+    cooldown: float = (
+        0.3  # Schedule wsd (warm-up, stable, decay): share of the steps in which the rate falls.
+    )
     plateau_factor: float = 0.2  # Plateau schedule: multiplies the learning rate.
     plateau_patience: int = 20  # Plateau schedule: validations without improvement before that.
     clip_norm: float | None = None  # Largest norm of all gradients together; None: no limit.
@@ -64,15 +72,17 @@ class TrainingConfig:
             "checkpoint_every",
         )
         at_least(self, 0, "weight_decay", "warmup", "plateau_patience", "seed")
-        above(self, 0, "lr", "ssm_lr", "clip_norm", "clip_value")
+        above(self, 0, "lr", "ssm_lr", "muon_lr", "clip_norm", "clip_value")
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2^32, got {self.seed}")
-        if self.decay not in ("constant", "cosine", "plateau"):
-            raise ValueError(f"decay must be 'constant', 'cosine' or 'plateau', got {self.decay!r}")
+        if self.decay not in get_args(Decay):
+            raise ValueError(f"decay must be one of {', '.join(get_args(Decay))}, got {self.decay!r}")
         if self.precision not in ("float32", "tf32", "bfloat16"):
             raise ValueError(f"precision must be 'float32', 'tf32' or 'bfloat16', got {self.precision!r}")
         if not 0 < self.plateau_factor < 1:
             raise ValueError(f"plateau_factor must lie between 0 and 1, got {self.plateau_factor}")
+        if not 0 < self.cooldown <= 1:
+            raise ValueError(f"cooldown must lie in (0, 1], got {self.cooldown}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
 
@@ -112,6 +122,8 @@ class TrainingConfig:
             return warmup
         if self.decay == "plateau":
             return warmup * plateau(valid, self.plateau_factor, self.plateau_patience)
+        if self.decay == "wsd":
+            return warmup * min(1.0, (1 - step / self.steps) / self.cooldown)
         return warmup * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 

@@ -1,4 +1,5 @@
-"""AdamW with two learning rates: state-space dynamics train slowly and without weight decay."""
+"""The optimizer: AdamW, with a learning rate of its own for state-space dynamics, and optionally Muon for the
+matrices between hidden channels."""
 
 from typing import Any
 
@@ -6,6 +7,7 @@ import torch
 from torch import nn
 
 from sashimi_lib.training.config import TrainingConfig
+from sashimi_lib.training.muon import MuonAdamW, hidden_matrices
 
 
 def fused(device: torch.device) -> bool:
@@ -18,14 +20,16 @@ def fused(device: torch.device) -> bool:
 
 
 def new_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Return AdamW over `parameter_groups`.
+    """Return AdamW over `parameter_groups`, or with ``config.muon_lr``
+    `sashimi_lib.training.muon.MuonAdamW`.
 
     >>> new_optimizer(nn.Linear(2, 2), TrainingConfig()).param_groups[0]["fused"]
     False
 
-    Chapters: 6 and 10.
+    Chapters: 6 and 10. Raises ValueError for ``muon_lr`` with a model without a backbone.
     """
-    return torch.optim.AdamW(parameter_groups(model, config), fused=fused(next(model.parameters()).device))
+    kind = torch.optim.AdamW if config.muon_lr is None else MuonAdamW
+    return kind(parameter_groups(model, config), fused=fused(next(model.parameters()).device))
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
@@ -42,8 +46,9 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]
 
 
 def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
-    """Return the parameter groups of AdamW: state-space dynamics at ``ssm_lr`` without weight decay, all
-    other parameters at ``lr``.
+    """Return the parameter groups of the optimizer: hidden matrices at ``muon_lr``, if that is set
+    (`sashimi_lib.training.muon.hidden_matrices`), state-space dynamics at ``ssm_lr`` without weight decay,
+    and all other parameters at ``lr``.
 
     The dynamics are what the method ``ssm_parameters()`` of a module, of any class, returns.
 
@@ -52,23 +57,23 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     >>> [(group["full_lr"], len(group["params"])) for group in groups]
     [(0.004, 2), (0.001, 4)]
 
-    Chapter: 6. S4 paper, appendix; SaShiMi paper, appendix C.2.
+    Chapters: 6 and 10. S4 paper, appendix; SaShiMi paper, appendix C.2.
     """
     slow = {p for module in model.modules() for p in _ssm_parameters(module)}
+    matrices = set() if config.muon_lr is None else set(hidden_matrices(model))
     trained = [p for p in model.parameters() if p.requires_grad]
+    decay = config.weight_decay
     groups = [
-        {
-            "params": [p for p in trained if p not in slow],
-            "full_lr": config.lr,
-            "weight_decay": config.weight_decay,
-        },
-        {
-            "params": [p for p in trained if p in slow],
-            "full_lr": config.ssm_lr,
-            "weight_decay": 0.0,
-        },
+        _group([p for p in trained if p not in slow | matrices], config.lr, decay),
+        _group([p for p in trained if p in slow], config.ssm_lr, 0.0),
     ]
+    if config.muon_lr is not None:
+        groups.append(_group([p for p in trained if p in matrices], config.muon_lr, decay) | {"muon": True})
     return [group for group in groups if group["params"]]
+
+
+def _group(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> dict[str, Any]:
+    return {"params": parameters, "full_lr": lr, "weight_decay": weight_decay}
 
 
 def _ssm_parameters(module: nn.Module) -> list[nn.Parameter]:

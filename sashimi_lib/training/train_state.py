@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -229,16 +229,17 @@ class TrainState:
             raise ValueError(f"checkpoint {path} belongs to another run: {'; '.join(other)}")
 
     def _update_settings(self, path: str | Path) -> None:
-        """Append settings that changed; warn if the rest of the run follows another cosine schedule."""
+        """Append settings that changed; warn if the steps so far followed another schedule."""
         saved, current = {**asdict(DEFAULTS), **self.settings[-1][1]}, asdict(self.config)
         if saved == current:
             return
         done = len(self.history.loss)
-        if self.config.decay == "cosine" and saved["steps"] != current["steps"] and done < self.config.steps:
+        before = replace(self.config, steps=saved["steps"])
+        if 0 < done < self.config.steps and before.rate(done - 1) != self.config.rate(done - 1):
             warnings.warn(
                 f"{path} was a run of {saved['steps']:,} steps, now of {current['steps']:,}: after step "
-                f"{done:,} the learning rate follows the cosine of the new length, from "
-                f"{self.config.rate(done):.0%} of the full rate; the steps before followed the old one",
+                f"{done:,} the learning rate is that of the new length, from {self.config.rate(done):.0%} of "
+                "the full rate; the steps before followed the old one",
                 stacklevel=3,
             )
         self.settings.append((done, current))

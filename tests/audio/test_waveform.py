@@ -59,3 +59,35 @@ def test_invalid_sample_rates_are_refused(rate: object) -> None:
 def test_an_odd_window_is_refused() -> None:
     with pytest.raises(ValueError, match="window must be even"):
         audio.spectrogram_db(torch.zeros(10), window=3)
+
+
+@pytest.mark.parametrize(
+    ("silence", "length", "begins"),
+    [(0, 400, 0), (300, 400, 0), (300, 1_000, 0), (300, 5_000, 300), (3_000, 3_500, 2_500)],
+)
+def test_leading_silence_is_cut_only_as_far_as_needed(silence: int, length: int, begins: int) -> None:
+    tone = 0.02 * torch.sin(0.3 * torch.arange(1, 1_001)) + 0.1  # a quiet one, and an offset
+    word = audio.fit_length(torch.cat([torch.full((silence,), 0.1), tone]), length)
+    assert len(word) == length
+    assert float(word.abs().max()) == pytest.approx(1, abs=0.05)
+    assert int((word.abs() > 0.1).int().argmax()) == begins
+    assert not word[begins + 1_000 :].any()
+
+
+def test_silence_stays_silence() -> None:
+    assert torch.equal(audio.fit_length(torch.zeros(10), 20), torch.zeros(20))
+
+
+@pytest.mark.parametrize(
+    ("waveform", "length", "message"),
+    [
+        (torch.ones(4), 0, "length must be at least 1, got 0"),
+        (torch.ones(0), 4, "waveform must hold at least one sample, all finite, got 0"),
+        (torch.tensor([0.0, torch.nan]), 4, "waveform must hold at least one sample, all finite, got 2"),
+    ],
+)
+def test_a_word_that_cannot_be_fitted_is_refused_by_name(
+    waveform: torch.Tensor, length: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        audio.fit_length(waveform, length)

@@ -1,12 +1,10 @@
 """Recordings are read unchanged, and every model is evaluated on the same evenly spread excerpts."""
 
-import pytest
 import torch
 
 from benchmarks.lib.corpus import (
     LabelledAudio,
     excerpts,
-    fit_length,
     load_codes,
     load_words,
     segments,
@@ -66,23 +64,6 @@ def test_words_have_the_label_and_speaker_of_their_file_names(tmp_path):
         (0, "lucas", 1600),
         (7, "theo", 1600),
     ]
-
-
-@pytest.mark.parametrize(
-    ("silence", "length", "begins"),
-    [(0, 400, 0), (300, 400, 0), (300, 1_000, 0), (300, 5_000, 300), (3_000, 3_500, 2_500)],
-)
-def test_leading_silence_is_cut_only_as_far_as_needed(silence, length, begins):
-    tone = 0.02 * torch.sin(0.3 * torch.arange(1, 1_001)) + 0.1  # a quiet one, and an offset
-    word = fit_length(torch.cat([torch.full((silence,), 0.1), tone]), length)
-    assert len(word) == length
-    assert float(word.abs().max()) == pytest.approx(1, abs=0.05)
-    assert int((word.abs() > 0.1).int().argmax()) == begins
-    assert not word[begins + 1_000 :].any()
-
-
-def test_silence_stays_silence():
-    assert torch.equal(fit_length(torch.zeros(10), 20), torch.zeros(20))
 
 
 def test_balanced_examples_are_spread_evenly_within_each_class():

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from benchmarks.lib import digit_metrics as metrics
-from benchmarks.lib.corpus import LabelledAudio, fit_length
+from benchmarks.lib.corpus import LabelledAudio
 from benchmarks.quality import diffusion
-from sashimi_lib.audio import read, write
+from sashimi_lib.audio import fit_length, read, write
 from sashimi_lib.data.bundled import spoken_digits
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
 from sashimi_lib.diffusion.schedules import LinearSchedule

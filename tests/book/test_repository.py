@@ -104,7 +104,7 @@ def test_an_address_that_is_none_is_refused(clone):
 def test_requirements_hold_all_that_the_library_and_the_book_need():
     required = {name_of(line): line for line in lines_of("requirements.txt")}
     extras = PYPROJECT["project"]["optional-dependencies"]
-    needed = [extras[name] for name in ("book", "vocoder", "fast", "data")]
+    needed = [extras[name] for name in ("book", "vocoder", "evaluation", "fast", "data")]
     for line in [*PYPROJECT["project"]["dependencies"], *itertools.chain(*needed)]:
         assert required[name_of(line)] == line
     named = [
@@ -146,6 +146,7 @@ def test_the_package_imports_nothing_it_does_not_require():
     lines = [
         *PYPROJECT["project"]["dependencies"],
         *extras["vocoder"],
+        *extras["evaluation"],
         *extras["fast"],
         *extras["data"],
         *extras["play"],

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch.nn import functional as F
 
-from benchmarks.lib.corpus import fit_length, load_words
+from benchmarks.lib.corpus import load_words
 from sashimi_lib import pretrained
+from sashimi_lib.audio import fit_length
 from sashimi_lib.audio.mel import LogMelConfig
 from sashimi_lib.data.bundled import spoken_digits
 from sashimi_lib.evaluation.classifier import (

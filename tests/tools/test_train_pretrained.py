@@ -165,3 +165,15 @@ def test_words_are_concatenated_and_music_is_cut(corpus):
     words, whole = TASKS["digits"].sequences(corpus, 1000)
     assert {len(sequence) for sequence in words} == {1000}
     assert whole is corpus["valid"]
+
+
+def test_weights_of_early_steps_are_kept(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_pretrained, "KEPT_STEPS", (2, 4))
+    trained(corpus, tmp_path, early_stopping_patience=5)
+    early, late = (
+        train_pretrained.load_checkpoint(train_pretrained.kept_path("tiny", step, tmp_path))
+        for step in (2, 4)
+    )
+    assert (early["steps"], late["steps"]) == (2, 4)
+    assert any(not torch.equal(x, late["model"][name]) for name, x in early["model"].items())
+    assert not train_pretrained.kept_path("tiny", 3, tmp_path).exists()

@@ -53,6 +53,8 @@ def test_learning_rates_warm_up_and_decay():
     assert cosine.rate(50) == pytest.approx(0.5)
     assert cosine.rate(99) < 0.001
     assert TrainingConfig(warmup=9).rate(99) == 1
+    wsd = TrainingConfig(steps=100, warmup=9, decay="wsd", cooldown=0.2)
+    assert [wsd.rate(step) for step in (4, 9, 80, 90, 99)] == pytest.approx([0.5, 1, 1, 0.5, 0.05])
     falling = TrainingConfig(warmup=9, decay="plateau", plateau_patience=0)
     assert falling.rate(4, [5.0, 6.0, 6.0]) == pytest.approx(0.5 * 0.2**2)
 
