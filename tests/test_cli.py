@@ -236,6 +236,15 @@ def test_it_plays(model, loudspeaker, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["one.safetensors"]
 
 
+def test_every_file_of_weights_is_a_bundled_model_by_its_name(model, loudspeaker, monkeypatch, tmp_path):
+    monkeypatch.setattr("sashimi_lib.pretrained.files.WEIGHTS", tmp_path)
+    (tmp_path / "one.safetensors").rename(tmp_path / "tunes.safetensors")
+    assert main(["stream", "tunes", "--seconds", "0.1", "--play"]) == 0
+    assert torch.equal(torch.cat(loudspeaker.played[1:-1])[:, 0], waveform(model, 200))
+    assert main(["generate", "tunes", "--seconds", "0.1", "--out", "a.wav"]) == 0
+    assert torch.equal(written("a.wav"), waveform(model, 200))
+
+
 def test_without_a_device_to_play_on_it_says_so(model, loudspeaker, capsys):
     def none(*settings, **more):
         raise loudspeaker.module.PortAudioError("Error querying device -1")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -77,11 +77,11 @@ def trained(finished, folder):
 
 
 def history_of(run="runs/my-wavs"):
-    return asdict(History.from_state_dict(load_checkpoint(f"{run}/run.pt")["history"]))
+    return History.from_state_dict(load_checkpoint(f"{run}/run.pt")["history"])
 
 
 def steps_done(run="runs/my-wavs"):
-    return len(history_of(run)["loss"])
+    return len(history_of(run).loss)
 
 
 # Training
@@ -93,7 +93,7 @@ def test_from_recordings_to_a_new_sound_in_two_commands(folder, capsys):
     said = capsys.readouterr().out
     assert "cpu, 4,000 Hz; train 1.0 s, valid 0.5 s, test 0.5 s; checkpoints in runs/my-wavs/run.pt" in said
     history = history_of()
-    mean, judged = sum(history["loss"]) / 6, history["valid"][-1][1]
+    mean, judged = sum(history.loss) / 6, history.valid[-1][1]
     assert f"step 6: training loss {mean:.3f}, validation loss {judged:.3f}\n" in said
     assert "test: " in said
     assert "bigram baseline: " in said
@@ -112,6 +112,7 @@ def test_the_card_says_what_was_done_and_how_well(trained):
     bits = float(clip_bits(model.model, [test[0]])[0])
     assert model.sample_rate == RATE
     assert model.card.test_bits == pytest.approx(bits, abs=1e-5)
+    assert (model.card.test_interval, model.card.test_recordings) == (None, 1)
     train = replace(FOLDER, sample_rate=RATE, length=128).codes("recordings", "train")
     pairs = bigram_bits(*([part[n] for n in range(len(part))] for part in (train, test)))
     assert model.card.bigram_bits == pytest.approx(pairs, abs=1e-5)
@@ -123,7 +124,7 @@ def test_the_card_says_what_was_done_and_how_well(trained):
 def test_it_learns(folder):
     assert main([*MY_WAVS, "--steps", "40"]) == 0
     history = history_of()
-    assert sum(history["loss"][-5:]) < sum(history["loss"][:5]) - 1
+    assert sum(history.loss[-5:]) < sum(history.loss[:5]) - 1
 
 
 def test_a_finished_run_is_not_trained_again_and_other_settings_are_named(trained, capsys):
@@ -313,7 +314,7 @@ def test_curves_and_clips_are_written_where_they_are_wanted(folder):
     events = EventAccumulator("runs/my-wavs/tensorboard")
     events.Reload()
     history = history_of()
-    assert [event.value for event in events.Scalars("loss")] == pytest.approx(history["loss"])
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(history.loss)
     assert [(clip.step, clip.sample_rate) for clip in events.Audio("sample")] == [(2, RATE)]
 
 

@@ -10,41 +10,27 @@ pedal as a pianist would; one tick is one millisecond. The piano is preset 0 of 
 """
 
 import argparse
-import subprocess
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 
 from sashimi_lib.audio import write
+from sashimi_lib.data.bundled import AUDIO
+from tools.synthesizer import SOUNDFONT, synthesize
 
-ROOT = Path(__file__).resolve().parents[1]
-MIDI = ROOT / "tools" / "op79_2.mid"
-SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
-CLIP = ROOT / "sashimi_lib" / "data" / "audio" / "piano.flac"
+MIDI = Path(__file__).with_name("op79_2.mid")
+CLIP = AUDIO / "piano.flac"
 
-SYNTH_RATE, SAMPLE_RATE = 48_000, 16_000  # the synthesiser aliases less at a high rate; the paper uses 16 kHz
+SAMPLE_RATE = 16_000  # as in the paper
 SECONDS = 80  # ends before the first theme returns, so that the held-out end is new music
 GAIN = 3.6  # brings the clip to -24 dBFS, about the level of the speech beside it
-REVERB = ["-o", "synth.reverb.room-size=0.4", "-o", "synth.reverb.level=0.4"]  # a small room
-
-
-def synthesise(midi: Path, soundfont: Path) -> np.ndarray:
-    """Render ``midi`` with FluidSynth: float stereo (L, 2) at 48 kHz."""
-    with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder, "stereo.raw")
-        play = ["fluidsynth", "-ni", "-q", "-g", "0.6", "-r", str(SYNTH_RATE), "-R", "1", "-C", "0", *REVERB]
-        keep = ["-T", "raw", "-O", "float", "-F", str(raw), str(soundfont), str(midi)]
-        subprocess.run([*play, *keep], check=True, stdout=subprocess.DEVNULL)
-        return np.fromfile(raw, "<f4").reshape(-1, 2)
+REVERB = ("-R", "1", "-o", "synth.reverb.room-size=0.4", "-o", "synth.reverb.level=0.4")  # a small room
 
 
 def render(midi: Path = MIDI, soundfont: Path = SOUNDFONT) -> torch.Tensor:
-    """The finished clip, mono at 16 kHz: mixed down, resampled, cut, faded over its last 30 ms."""
-    mono = synthesise(midi, soundfont)[: SYNTH_RATE * (SECONDS + 1)].mean(axis=1, dtype=np.float64)
-    clip = GAIN * resample_poly(mono, 1, SYNTH_RATE // SAMPLE_RATE)[: SECONDS * SAMPLE_RATE]
+    """The finished clip, mono at 16 kHz: cut, faded over its last 30 ms."""
+    clip = GAIN * synthesize(midi, SAMPLE_RATE, soundfont, REVERB)[: SECONDS * SAMPLE_RATE]
     fade = SAMPLE_RATE * 30 // 1000
     clip[-fade:] *= np.linspace(1, 0, fade)
     return torch.from_numpy(clip).float()

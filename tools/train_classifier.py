@@ -70,7 +70,7 @@ def train_classifier(train: list[Word], config: ClassifierConfig) -> Classifier:
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
     steps = EPOCHS * (len(train) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, steps, pct_start=0.1)
-    bar = tqdm(range(EPOCHS), unit="epoch")
+    bar = tqdm(range(EPOCHS), unit="epoch", disable=None)
     for _ in bar:
         order = torch.randperm(len(train), generator=generator)
         for numbers in order.split(BATCH)[: len(train) // BATCH]:

@@ -8,6 +8,7 @@ evaluated on ``test`` and written to ``sashimi_lib/weights``; with ``--pack``, t
 """
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from sashimi_lib.training.checkpoint import best_of, load_checkpoint
 from sashimi_lib.training.recipes import DIGITS_DIFFUSION_SASHIMI, DiffusionRecipe
 from sashimi_lib.training.trainer import train
 from sashimi_lib.training.validation import validation_loss
+from tools.train_pretrained import training_hours
 
 NAME = "digits_diffusion"
 CHECKPOINT = ROOT / "runs" / "pretrained" / f"{NAME}.pt"
@@ -44,12 +46,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pack", action="store_true", help="do not train: pack the best checkpoint so far")
+    parser.add_argument("--hardware", default="one CPU core", help="for the card (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     corpus = load_digits(options.folder, RECIPE.sample_rate, RECIPE.length)
     model = RECIPE.build(seed=0)
     if not options.pack:
-        train(model, corpus["train"].pairs(), RECIPE.training, CHECKPOINT, valid=corpus["valid"].pairs())
+        data, valid = corpus["train"].pairs(), corpus["valid"].pairs()
+        train(model, data, RECIPE.training, CHECKPOINT, valid=valid, progress=sys.stderr.isatty())
     best = load_checkpoint(best_of(CHECKPOINT))
     model.load_state_dict(best["model"])
     model.half().float()  # rounded as in the file
@@ -60,6 +64,8 @@ def main() -> None:
         "Free Spoken Digit Dataset, Zohar Jackson and contributors, speaker jackson, CC BY-SA 4.0",
         steps=best["steps"],
         samples=best["steps"] * RECIPE.training.samples_per_step(RECIPE.length),
+        hours=training_hours(NAME, 0, best),
+        hardware=options.hardware,
         test_loss=validation_loss(model, corpus["test"].pairs()),
     )
     print(card)

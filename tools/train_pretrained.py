@@ -19,7 +19,9 @@ far.
 
 import argparse
 import itertools
+import math
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,17 +33,23 @@ from torch import Tensor
 from benchmarks.lib.corpus import CodesBySplit, excerpts, load_codes, segments
 from benchmarks.lib.result import ROOT
 from sashimi_lib.audio.quantizers import CoarseFine, MuLaw, Quantizer
-from sashimi_lib.evaluation.likelihood import bigram_bits
+from sashimi_lib.evaluation.likelihood import bigram_bits, clip_bits, mean_bits
+from sashimi_lib.evaluation.linear_prediction import linear_prediction_bits
 from sashimi_lib.models import SaShiMiConfig, WaveRNNConfig
 from sashimi_lib.models.audio_lm import AudioLM, ModelConfig, new_model
 from sashimi_lib.models.autoregressive import Autoregressive
 from sashimi_lib.pretrained import WEIGHTS, ModelCard, bundled_bits, save
 from sashimi_lib.ssm.s4 import SSMConfig
-from sashimi_lib.training.checkpoint import best_of, checkpoint_exists, load_checkpoint, save_checkpoint
+from sashimi_lib.training.checkpoint import (
+    best_of,
+    checkpoint_exists,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from sashimi_lib.training.init import init_ordered_embeddings
 from sashimi_lib.training.train_state import History
 from sashimi_lib.training.trainer import TrainingConfig, train
-from sashimi_lib.training.validation import validation_loss
 
 RUNS = ROOT / "runs" / "pretrained"
 KEPT_STEPS = (30, 300, 3100)  # of the first stage: about 1, 10 and 100 million samples of `tunes`
@@ -64,6 +72,7 @@ class Task:
     credit: str
     dtype: torch.dtype = torch.float32  # of the file
     is_speech: bool = False  # single words, which are concatenated; music is cut into segments
+    bundled_clips: str = ""  # of `sashimi_lib.pretrained.bundled_bits`: those that resemble the data
 
     def stage(self, number: int) -> tuple[int, TrainingConfig]:
         """Sequence length and training configuration of a stage; numbers beyond the last are warm restarts.
@@ -96,6 +105,7 @@ DIGITS = Task(
     "3 takes of each for validation, 5 for test",
     credit="Free Spoken Digit Dataset, Zohar Jackson and contributors, speaker jackson, CC BY-SA 4.0",
     is_speech=True,
+    bundled_clips="spoken_digits",
 )
 # Recurrent networks train on large batches, by truncated back-propagation through time.
 RECURRENT = TrainingConfig(
@@ -113,6 +123,7 @@ TASKS = {
         data="Bach on a real piano: 16 minutes for training, 1 piece for validation, 2 for test",
         credit="Kimiko Ishizaka, Open Well-Tempered Clavier (2015) and Open Goldberg Variations (2012), "
         "CC0 1.0",
+        bundled_clips="piano",
     ),
     "tunes": Task(
         SaShiMiConfig(d_model=64, n_layers=4, norm="layer", ssm=SSMConfig(d_state=32)),
@@ -138,6 +149,7 @@ TASKS = {
         "validation, every 20th for test",
         credit="Tunes in the public domain, transcribed by Ray Davies and others; rendered for this project "
         "with FluidR3_GM by Frank Wen (MIT)",
+        bundled_clips="tunes",
     ),
     "digits": DIGITS,
     "digits16": replace(
@@ -252,13 +264,42 @@ def total_training(task: Task, stage: int, steps: int) -> tuple[int, int]:
     return sum(n for *_, n in stages), samples
 
 
-def pack(name: str, task: Task, folder: Path) -> None:
-    """Evaluate the best weights on ``test``, in excerpts of at most 8 seconds, and write them."""
+def training_hours(name: str, stage: int, best: dict[str, Any], runs: Path = RUNS) -> float | None:
+    """Hours of training: of all stages before ``stage``, and of it up to its best weights. None if a
+    checkpoint is missing, or of a version that did not record its time."""
+    checkpoints = [latest_checkpoint(checkpoint_path(name, number, runs)) for number in range(stage)]
+    seconds = [
+        math.nan if content is None else History.from_state_dict(content["history"]).seconds
+        for content in checkpoints
+    ]
+    total = sum(seconds, best.get("seconds", math.nan))
+    return None if math.isnan(total) else total / 3600
+
+
+def evaluate(task: Task, model: Autoregressive, corpus: CodesBySplit) -> dict[str, Any]:
+    """The figures of a model card, on ``test`` in excerpts of at most 8 seconds."""
+    test = excerpts(corpus["test"], 8 * task.sample_rate, sum(map(len, corpus["test"])))
+    estimate = mean_bits(clip_bits(model, test.clips, chunk_length=4096), *test)
+    figures: dict[str, Any] = {
+        "test_bits": estimate.mean,
+        "test_interval": estimate.interval,
+        "test_recordings": estimate.recordings,
+    }
+    if isinstance(task.quantizer, MuLaw):
+        figures["bigram_bits"] = bigram_bits(corpus["train"], test.clips)
+        figures["linear_prediction_bits"] = linear_prediction_bits(corpus["train"], test.clips)
+    if task.bundled_clips:
+        figures["bundled_clips"] = task.bundled_clips
+        figures["bundled_bits"] = bundled_bits(model, task.sample_rate, task.bundled_clips)
+    return figures
+
+
+def pack(name: str, task: Task, folder: Path, hardware: str) -> None:
+    """Evaluate the best weights, and write them."""
     corpus, model = load_codes(folder, task.sample_rate, task.quantizer), untrained_model(task)
     stage, best = best_weights(name, task)
     model.load_state_dict(best["model"])
     model.to(task.dtype).float()  # rounded as in the file
-    test = excerpts(corpus["test"], 8 * task.sample_rate, sum(map(len, corpus["test"]))).clips
     steps, samples = total_training(task, stage, best["steps"])
     card = ModelCard(
         name,
@@ -266,9 +307,9 @@ def pack(name: str, task: Task, folder: Path) -> None:
         task.credit,
         steps=steps,
         samples=samples,
-        test_bits=validation_loss(model, test, tbptt_length=4096),
-        bigram_bits=None if task.quantizer == CoarseFine() else bigram_bits(corpus["train"], test),
-        bundled_bits=bundled_bits(model, task.sample_rate),
+        hours=training_hours(name, stage, best),
+        hardware=hardware,
+        **evaluate(task, model, corpus),
     )
     print(card)
     save(WEIGHTS / f"{name}.safetensors", model, task.sample_rate, card, task.dtype)
@@ -280,14 +321,15 @@ def main() -> None:
     parser.add_argument("name", choices=TASKS, help="model to train")
     parser.add_argument("folders", type=Path, nargs=2, help="recordings of the two stages")
     parser.add_argument("--pack", action="store_true", help="do not train: pack the best checkpoint so far")
+    parser.add_argument("--hardware", default="one CPU core", help="for the card (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     task = TASKS[options.name]
     if not options.pack:
         corpora = (load_codes(folder, task.sample_rate, task.quantizer) for folder in options.folders)
-        for _, history in train_stages(options.name, task, corpora):
+        for _, history in train_stages(options.name, task, corpora, progress=sys.stderr.isatty()):
             print(history.valid)
-    pack(options.name, task, options.folders[-1])
+    pack(options.name, task, options.folders[-1], options.hardware)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from sashimi_lib.data.corpora import CORPORA, Codes
 from sashimi_lib.data.sequences import SequenceDataset
 from sashimi_lib.data.split import FileLists
 from sashimi_lib.diffusion.model import DiffusionConfig, DiffusionModel
-from sashimi_lib.evaluation.likelihood import bigram_bits
+from sashimi_lib.evaluation.likelihood import ConfidenceInterval, bigram_bits
 from sashimi_lib.evaluation.metrics import HeldOut, bits
 from sashimi_lib.models import WaveRNN
 from sashimi_lib.models.audio_lm import AudioLM, ModelConfig
@@ -207,12 +207,15 @@ def _tested(card: ModelCard, model: Model, inputs: Inputs, batch_size: int) -> M
     assert isinstance(test, Codes)
     report = bits(model, HeldOut(sequences_of(test), inputs.recipe.sample_rate, test.recordings, batch_size))
     print(f"test: {format_report(report)}")
+    assert isinstance(report.value, ConfidenceInterval)
+    mean, interval, recordings = report.value
+    card = replace(card, test_bits=mean, test_interval=interval, test_recordings=recordings)
     if isinstance(model.quantizer, CoarseFine):  # the table of all pairs would be too large
-        return replace(card, test_bits=report.mean)
+        return card
     counted = subsample(inputs.parts["train"], MAX_COUNTED_SAMPLES)
     baseline = bigram_bits(sequences_of(counted), sequences_of(test), model.quantizer.levels)
     print(f"bigram baseline: {baseline:.3f} bits per sample")
-    return replace(card, test_bits=report.mean, bigram_bits=baseline)
+    return replace(card, bigram_bits=baseline)
 
 
 @contextmanager

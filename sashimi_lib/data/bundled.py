@@ -1,6 +1,6 @@
-"""Clips bundled with the package: ten spoken digits, two sentences, eighty seconds of piano.
+"""Clips bundled with the package: ten spoken digits, two sentences, eighty seconds of piano, two tunes.
 
-Recorded speech and a rendered piano, less than 2 MB, freely redistributable. Each clip has its credit
+Recorded speech and rendered music, less than 2.6 MB, freely redistributable. Each clip has its credit
 (``Clip.credit``); full credits and licenses are in ``sashimi_lib/data/audio/CREDITS.md``.
 
 Chapter: 1 and all that follow.
@@ -21,6 +21,10 @@ _SENTENCES = "LibriVox volunteer reading Jane Austen, Sense and Sensibility, pub
 _PIANO = (
     "Beethoven, Sonata Op. 79, second movement; score Mutopia 2007/04/15-956 (Stelios Samelis), "
     "public domain; rendered for this project with FluidR3_GM by Frank Wen (MIT)"
+)
+_TUNES = (
+    "Ryan's Mammoth Collection, 1883, public domain, transcribed by Ray Davies and others (ryansMammoth in "
+    "music21); rendered for this project with FluidR3_GM by Frank Wen (MIT)"
 )
 _TRANSCRIPTS = (
     "He was not an ill-disposed young man,",
@@ -102,3 +106,18 @@ def piano() -> PianoClip:
     Chapter: 1.
     """
     return PianoClip(*read(AUDIO / "piano.flac"), title="Beethoven, Op. 79, second movement", credit=_PIANO)
+
+
+def tunes() -> list[Clip]:
+    """Return two dance tunes, 33 and 23 s at 8 kHz. They are in the test split of the tunes from which
+    ``tunes`` was trained: no model of the book has seen them.
+
+    >>> [clip.title for clip in tunes()]
+    ['Pop Goes the Weasel', 'Inman Line']
+
+    Chapter: 7.
+    """
+    return [
+        Clip(*read(AUDIO / f"tune_{index}.flac"), title=title, credit=_TUNES)
+        for index, title in enumerate(("Pop Goes the Weasel", "Inman Line"), start=1)
+    ]

@@ -23,8 +23,13 @@ MIN_RECORDINGS = 5  # for a confidence interval
 Clips = Tensor | Sequence[Tensor]  # codes (L,), a batch (B, L), or clips (L,) of different lengths
 
 
-def _clips(codes: Clips, levels: int, name: str) -> list[Tensor]:
-    """Return one flat int64 tensor per clip. Raises ValueError for no clips, or codes outside 0..levels-1."""
+def as_clips(codes: Clips, levels: int, name: str) -> list[Tensor]:
+    """Return one flat int64 tensor per clip. Raises ValueError, naming the argument, for no clips, or for
+    codes outside 0..levels-1.
+
+    >>> as_clips(torch.tensor([[0, 1], [2, 3]]), levels=4, name="train")
+    [tensor([0, 1]), tensor([2, 3])]
+    """
     if isinstance(codes, Tensor):
         check_codes(codes, levels, name)
         return list(codes.long().reshape(-1, codes.shape[-1]))
@@ -53,7 +58,7 @@ def unigram_table(codes: Clips, levels: int = 256) -> Float[Tensor, " levels"]:
 
     Chapter: 1.
     """
-    counts = 1 + torch.bincount(torch.cat(_clips(codes, levels, "codes")), minlength=levels).double()
+    counts = 1 + torch.bincount(torch.cat(as_clips(codes, levels, "codes")), minlength=levels).double()
     return counts / counts.sum()
 
 
@@ -69,7 +74,7 @@ def bigram_table(codes: Clips, levels: int = 256) -> Float[Tensor, "levels level
 
     Chapter: 1.
     """
-    pairs = _pairs(_clips(codes, levels, "codes"), levels)
+    pairs = _pairs(as_clips(codes, levels, "codes"), levels)
     counts = 1 + torch.bincount(pairs, minlength=levels**2).double().reshape(levels, levels)
     return counts / counts.sum(dim=1, keepdim=True)
 
@@ -84,8 +89,8 @@ def unigram_bits(train: Clips, test: Clips, levels: int = 256) -> float:
 
     Chapter: 1.
     """
-    bits = -torch.log2(unigram_table(_clips(train, levels, "train"), levels))
-    return float(bits[torch.cat(_clips(test, levels, "test"))].mean())
+    bits = -torch.log2(unigram_table(as_clips(train, levels, "train"), levels))
+    return float(bits[torch.cat(as_clips(test, levels, "test"))].mean())
 
 
 def bigram_bits(train: Clips, test: Clips, levels: int = 256) -> float:
@@ -99,8 +104,8 @@ def bigram_bits(train: Clips, test: Clips, levels: int = 256) -> float:
 
     Chapter: 1.
     """
-    bits = -torch.log2(bigram_table(_clips(train, levels, "train"), levels)).flatten()
-    return float(bits[_pairs(_clips(test, levels, "test"), levels)].mean())
+    bits = -torch.log2(bigram_table(as_clips(train, levels, "train"), levels)).flatten()
+    return float(bits[_pairs(as_clips(test, levels, "test"), levels)].mean())
 
 
 def clip_bits(

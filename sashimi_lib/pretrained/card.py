@@ -46,10 +46,16 @@ class ModelCard:
     """The description of a model in its file. Bits are bits per sample; None where they were not measured.
 
     ``data`` is the training data, ``credit`` its authors and license; ``steps`` and ``samples`` are the steps
-    and samples of training. ``test_bits`` are the bits of held-out recordings, ``bigram_bits`` those of a
-    bigram model of codes for comparison, ``bundled_bits`` what `sashimi_lib.pretrained.bundled_bits` returns.
-    ``test_loss`` is the mean squared error of a diffusion model on held-out recordings. ``recordings`` are
-    the files of each part of a user's folder. `sashimi_lib.pretrained.save` sets the last three.
+    and samples of training, ``hours`` its CPU-core or GPU hours on ``hardware``.
+
+    ``test_bits`` are the bits of held-out recordings, ``test_interval`` their 95 % confidence interval over
+    ``test_recordings`` recordings (None for too few), as of
+    `sashimi_lib.evaluation.likelihood.ConfidenceInterval`. ``bigram_bits`` and ``linear_prediction_bits`` are
+    baselines on the same recordings: `sashimi_lib.evaluation.likelihood.bigram_bits` and
+    `sashimi_lib.evaluation.linear_prediction.linear_prediction_bits`. ``bundled_bits`` is what
+    `sashimi_lib.pretrained.bundled_bits` returns for the clips ``bundled_clips``. ``test_loss`` is the mean
+    squared error of a diffusion model on held-out recordings. ``recordings`` are the files of each part of a
+    user's folder. `sashimi_lib.pretrained.save` sets the last three.
     """
 
     name: str
@@ -57,8 +63,14 @@ class ModelCard:
     credit: str = ""
     steps: int = 0
     samples: int = 0
+    hours: float | None = None
+    hardware: str = ""
     test_bits: float | None = None
+    test_interval: tuple[float, float] | None = None
+    test_recordings: int = 0
     bigram_bits: float | None = None
+    linear_prediction_bits: float | None = None
+    bundled_clips: str = ""
     bundled_bits: float | None = None
     test_loss: float | None = None
     recordings: FileLists | None = None

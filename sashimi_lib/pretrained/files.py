@@ -28,8 +28,8 @@ FORMAT = "1"
 def list_models() -> list[str]:
     """Return the names of the models that ship.
 
-    >>> list_models()
-    ['digits', 'digits16', 'digits_diffusion', 'piano', 'wavernn']
+    >>> list_models()[:2]
+    ['digits', 'digits16']
 
     Chapter: 7.
     """

@@ -35,7 +35,8 @@ from sashimi_lib.training.rng import seed_all
 @dataclass
 class History:
     """The training loss of every step, and (step, loss) of every validation: bits per sample of a model of
-    codes, the mean squared error of a diffusion model.
+    codes, the mean squared error of a diffusion model. ``seconds`` is the wall time of all steps, without
+    validations and checkpoints; NaN in a run that began before it was recorded.
 
     >>> history = History([7.0, 6.0, 5.5, 5.0], [(2, 6.5), (4, 6.6)])
     >>> history.best, history.validations_since_best
@@ -46,6 +47,7 @@ class History:
 
     loss: list[float] = field(default_factory=list)
     valid: list[tuple[int, float]] = field(default_factory=list)
+    seconds: float = field(default=0.0, compare=False)  # equal runs take different times
 
     @property
     def best(self) -> tuple[int, float]:
@@ -63,12 +65,14 @@ class History:
         >>> History([7.0, 6.0]).state_dict()["loss"]
         tensor([7., 6.], dtype=torch.float64)
         """
-        return {"loss": torch.from_numpy(np.array(self.loss, dtype=np.float64)), "valid": self.valid}
+        loss = torch.from_numpy(np.array(self.loss, dtype=np.float64))
+        return {"loss": loss, "valid": self.valid, "seconds": self.seconds}
 
     @staticmethod
     def from_state_dict(content: dict[str, Any]) -> "History":
-        """Return the history of a `state_dict`; older checkpoints have a list of losses."""
-        return History(torch.as_tensor(content["loss"], dtype=torch.float64).tolist(), content["valid"])
+        """Return the history of a `state_dict`; older checkpoints have a list of losses, and no seconds."""
+        loss = torch.as_tensor(content["loss"], dtype=torch.float64).tolist()
+        return History(loss, content["valid"], content.get("seconds", math.nan))
 
 
 class TrainState:
@@ -173,7 +177,7 @@ class TrainState:
         steps, loss = self.history.best
         if self.distributed.is_main_process:
             best = {"id": self._fingerprint["id"], "model": self.best, "steps": steps, "loss": loss}
-            save_checkpoint(best_of(path), best)
+            save_checkpoint(best_of(path), best | {"seconds": self.history.seconds})
 
     def load(self, path: str | Path) -> None:
         """Resume from the checkpoint at ``path``, if there is one. Raises ValueError for a checkpoint of

@@ -98,8 +98,9 @@ def train(
                 on_step(len(state.history.loss), loss)
             state.record_step(loss)
 
-            steps = len(state.history.loss)
-            speed = gradient_step.samples / (time.perf_counter() - started)
+            steps, seconds = len(state.history.loss), time.perf_counter() - started
+            state.history.seconds += seconds
+            speed = gradient_step.samples / seconds
             logger.log_step(steps, loss=loss, learning_rate=lr, samples_per_second=speed)
             if state.validation_due:
                 _validate(state, logger, checkpoint)

@@ -28,7 +28,7 @@ from tests.pretrained.cases import (
 @torch.no_grad()
 def test_load_restores_any_model(name, quantizer, tmp_path):
     lm = AudioLM(quantizer, BACKBONES[name].build())
-    card = ModelCard("mine", data="noise", credit="nobody", steps=3, samples=99, test_bits=7.5)
+    card = ModelCard("mine", "noise", "nobody", steps=3, test_bits=7.5, test_interval=(7.0, 8.0))
     save(tmp_path / "new" / "file", lm, 22_050, card)
     before = torch.get_rng_state()
     back = load(tmp_path / "new" / "file")
@@ -140,6 +140,25 @@ def test_the_header_is_readable_json(file):
     assert header["backbone"]["class"] == "WaveNetConfig"
     assert header["quantizer"] == {"class": "MuLaw", "levels": 256}
     assert header["card"]["library"] == __version__
+
+
+def test_cards_without_the_newer_fields_are_read(file):
+    tensors, metadata = contents(file)
+    header = json.loads(metadata["header"])
+    newer = (
+        "hours",
+        "hardware",
+        "test_interval",
+        "test_recordings",
+        "linear_prediction_bits",
+        "bundled_clips",
+    )
+    for name in newer:
+        del header["card"][name]
+    rewrite(file, tensors, metadata | {"header": json.dumps(header)})
+    card = load(file).card
+    assert card.name == "mine"
+    assert [getattr(card, name) for name in newer] == [None, "", None, 0, None, ""]
 
 
 def test_nothing_is_unpickled(file, monkeypatch):

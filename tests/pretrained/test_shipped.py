@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from sashimi_lib.audio.quantizers import CoarseFine
+from sashimi_lib.audio.quantizers import CoarseFine, MuLaw
 from sashimi_lib.data import bundled
 from sashimi_lib.diffusion.samplers import DPM_SOLVER
 from sashimi_lib.evaluation.classifier import load_classifier
@@ -18,10 +18,18 @@ from sashimi_lib.models import (
     WaveRNN,
     WaveRNNConfig,
 )
+from sashimi_lib.models.audio_lm import AudioLM
 from sashimi_lib.models.sampling import sample_token
 from sashimi_lib.pretrained import WEIGHTS, bundled_bits, list_models, load
+from tests.pretrained.cases import BACKBONES
 
-AUTOREGRESSIVE = ["digits", "digits16", "piano", "wavernn"]  # which sample one code after the other
+# Models that sample one code after the other, with the bundled clips that resemble their training data.
+AUTOREGRESSIVE = {
+    "digits": "spoken_digits",
+    "digits16": "spoken_digits",
+    "piano": "piano",
+    "wavernn": "spoken_digits",
+}
 SHIPPED = sorted([*AUTOREGRESSIVE, "digits_diffusion"])
 FLAT = [248, 181, 117, 235, 165]  # codes of seed 0 at equal probabilities, in the PyTorch of the reference
 
@@ -51,6 +59,7 @@ def test_the_card_describes_the_shipped_model(name, shipped):
     assert "CC" in card.credit
     assert card.samples >= card.steps >= 500
     assert card.test_bits < (12 if card.bigram_bits is None else card.bigram_bits - 0.5)
+    assert card.bundled_clips in (AUTOREGRESSIVE[name], "")  # files of version 0.1.0 do not name them
     assert all(p.dtype == torch.float32 and p.device.type == "cpu" for p in lm.parameters())
     assert shipped[name].sample_rate == (16_000 if name == "piano" else 8000)
 
@@ -95,24 +104,43 @@ def test_the_shipped_diffusion_model_generates_the_digits_of_its_labels(shipped)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_a_shipped_model_gives_the_bundled_bits_of_its_card(name, shipped):
-    bits = bundled_bits(shipped[name].model, shipped[name].sample_rate)
+    bits = bundled_bits(shipped[name].model, shipped[name].sample_rate, AUTOREGRESSIVE[name])
     assert bits == pytest.approx(shipped[name].card.bundled_bits, abs=1e-3)
 
 
-def test_bundled_bits_at_another_rate_are_refused(model):
-    with pytest.raises(ValueError, match="sample_rate must be 8000 or 16000"):
-        bundled_bits(model, 44_100)
+def test_bundled_bits_of_other_clips_or_rates_are_refused(model):
+    with pytest.raises(ValueError, match="clips must be one of piano, spoken_digits, tunes, got 'violin'"):
+        bundled_bits(model, 8000, "violin")
+    for clips, rate in (("piano", 16_000), ("spoken_digits", 8000), ("tunes", 8000)):
+        with pytest.raises(ValueError, match=f"sample_rate must be {rate}, that of {clips}, got 44100"):
+            bundled_bits(model, 44_100, clips)
+
+
+def test_bundled_bits_are_those_of_the_clips_that_are_named():
+    model = AudioLM(MuLaw(2), BACKBONES["wavenet"].build())
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    model.head.bias.data[1] = 100.0  # code 0 needs 100 nats, code 1 none
+    parts = {
+        "piano": [bundled.piano().test],
+        "spoken_digits": [clip.waveform for clip in bundled.spoken_digits().values()],
+        "tunes": [clip.waveform for clip in bundled.tunes()],
+    }
+    for clips, waveforms in parts.items():
+        share = float((MuLaw(2).encode(torch.cat(waveforms)) == 0).double().mean())
+        bits = bundled_bits(model, 16_000 if clips == "piano" else 8000, clips)
+        assert bits == pytest.approx(100 / math.log(2) * share, rel=1e-5)
 
 
 def test_bundled_bits_of_a_16_bit_model_are_those_of_both_codes():
     model = WaveRNN(WaveRNNConfig(12))
     for parameter in model.parameters():
         parameter.data.zero_()
-    assert bundled_bits(model, 8000) == pytest.approx(16, abs=1e-5)
+    assert bundled_bits(model, 8000, "spoken_digits") == pytest.approx(16, abs=1e-5)
     model.O4.bias.data[0] = 30.0  # the fine code is 0, for certain
     fine = torch.cat([CoarseFine().encode(clip.waveform) for clip in bundled.spoken_digits().values()])[:, 1]
     expected = 8 + 30 / math.log(2) * (fine != 0).double().mean()
-    assert bundled_bits(model, 8000) == pytest.approx(float(expected), rel=1e-5)
+    assert bundled_bits(model, 8000, "spoken_digits") == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_an_unknown_name_is_refused_with_the_list_of_models():

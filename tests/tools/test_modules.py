@@ -12,6 +12,7 @@ NOT_SCRIPTS = {
     "tools.gpu_adopt",
     "tools.gpu_processes",
     "tools.outputs",
+    "tools.synthesizer",
 }
 
 

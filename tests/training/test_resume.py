@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import itertools
+import math
 import os
 import re
 import subprocess
@@ -96,6 +98,16 @@ def test_a_longer_cosine_schedule_resumes_with_a_warning(data, path):
     assert [(first, config["steps"]) for first, config in settings] == [(0, 3), (3, 6)]
 
 
+def test_the_seconds_of_all_steps_add_up_over_resumed_runs(data, path, monkeypatch):
+    clock = itertools.count()  # a second from each reading to the next
+    monkeypatch.setattr("sashimi_lib.training.trainer.time.perf_counter", lambda: float(next(clock)))
+    assert run(CONFIG, data, path, valid=data)[0].seconds == 3
+    assert run(dataclasses.replace(CONFIG, steps=7), data, path, valid=data)[0].seconds == 7
+    assert load_checkpoint(path)["history"]["seconds"] == 7
+    best = load_checkpoint(best_of(path))
+    assert best["seconds"] == best["steps"]
+
+
 def test_a_finished_run_with_fewer_steps_is_unchanged(data, path, recwarn):
     cosine = dataclasses.replace(CONFIG, decay="cosine")
     done, _ = run(cosine, data, path)
@@ -142,6 +154,7 @@ def downgrade(path, **missing):
     for name in ("id", "data", "valid"):
         content.pop(name)
     content["history"]["loss"] = content["history"]["loss"].tolist()
+    content["history"].pop("seconds")
     content["config"] = {name: value for name, value in config.items() if name not in missing}
     save_checkpoint(path, content)
 
@@ -151,6 +164,7 @@ def test_a_checkpoint_of_an_older_version_resumes(data, path):
     downgrade(path, ema=0.0, early_stopping_patience=None)
     history, _ = run(dataclasses.replace(CONFIG, steps=7), data, path)
     assert history == run(dataclasses.replace(CONFIG, steps=7), data)[0]
+    assert math.isnan(history.seconds)
     downgrade(path, ema=0.0)
     with pytest.raises(ValueError, match=r"ema was 0\.0 and is now 0\.5"):
         run(dataclasses.replace(CONFIG, ema=0.5), data, path)
