@@ -7,7 +7,8 @@
 A folder with ``tunes.csv`` and ``midi.zip`` is split as the columns ``file`` and ``split`` of the table say.
 In any other folder, all .mid and .midi files are split by their names, as `sashimi_lib.data.split` splits
 recordings. The output has one 16-bit mono wav for each tune, in ``train``, ``valid`` and ``test``. All tunes
-have the same gain, so that their levels differ as the player meant them to; no reverb.
+have the same gain, so that their levels differ as the player meant them to; no reverb. Each ends a quarter of
+a second after its last sound.
 """
 
 import argparse
@@ -20,7 +21,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import mido
+import numpy as np
 import torch
+from jaxtyping import Float
 from tqdm import tqdm
 
 from sashimi_lib.audio import write
@@ -32,6 +35,8 @@ INSTRUMENTS = {"celesta": 8, "music-box": 10, "vibraphone": 11, "marimba": 12, "
 INSTRUMENT = "vibraphone"
 SAMPLE_RATE = 8000
 GAIN = 4.0
+SILENCE = 1e-3  # amplitude: -60 dBFS
+TAIL = 0.25  # seconds of silence that are kept at the end
 PERCUSSION = 9  # the channel whose programs are drum kits
 
 
@@ -77,13 +82,21 @@ def render(
     gain: float = GAIN,
     soundfont: Path = SOUNDFONT,
 ) -> torch.Tensor:
-    """The waveform of a MIDI file. Raises ValueError if it clips."""
+    """The waveform of a MIDI file. Raises ValueError if it clips, or is silent."""
     with tempfile.NamedTemporaryFile(suffix=".mid") as file:
         with_program(midi, INSTRUMENTS[instrument]).save(file.name)
         waveform = gain * synthesize(Path(file.name), sample_rate, soundfont)
     if (peak := abs(waveform).max()) >= 1:
         raise ValueError(f"peak must be below 1, got {peak:.2f}: choose a smaller --gain")
-    return torch.from_numpy(waveform).float()
+    return torch.from_numpy(trim_end(waveform, sample_rate)).float()
+
+
+def trim_end(waveform: Float[np.ndarray, " length"], sample_rate: int) -> Float[np.ndarray, " shorter"]:
+    """A waveform until `TAIL` after its last sound. Raises ValueError for silence."""
+    sounding = np.flatnonzero(abs(waveform) > SILENCE)
+    if len(sounding) == 0:
+        raise ValueError(f"waveform must exceed {SILENCE} somewhere, got silence")
+    return waveform[: sounding[-1] + 1 + round(TAIL * sample_rate)]
 
 
 def main() -> None:

@@ -35,8 +35,9 @@ from sashimi_lib.training.rng import seed_all
 @dataclass
 class History:
     """The training loss of every step, and (step, loss) of every validation: bits per sample of a model of
-    codes, the mean squared error of a diffusion model. ``seconds`` is the wall time of all steps, without
-    validations and checkpoints; NaN in a run that began before it was recorded.
+    codes, the mean squared error of a diffusion model. ``seconds`` is the time of all steps on a GPU, or
+    of a CPU's cores together, without validations and checkpoints; NaN in a run that began before it was
+    recorded.
 
     >>> history = History([7.0, 6.0, 5.5, 5.0], [(2, 6.5), (4, 6.6)])
     >>> history.best, history.validations_since_best

@@ -92,15 +92,15 @@ def train(
             state.load(checkpoint)
         bar = _progress_bar(state, progress)
         while not state.finished:
-            started, lr = time.perf_counter(), state.set_learning_rate()
+            started, computed, lr = time.perf_counter(), compute_seconds(model), state.set_learning_rate()
             loss = _train_step(state, gradient_step)
             if on_step is not None:  # before weights are averaged, validated and saved: it may change them
                 on_step(len(state.history.loss), loss)
             state.record_step(loss)
 
-            steps, seconds = len(state.history.loss), time.perf_counter() - started
-            state.history.seconds += seconds
-            speed = gradient_step.samples / seconds
+            steps = len(state.history.loss)
+            speed = gradient_step.samples / (time.perf_counter() - started)
+            state.history.seconds += compute_seconds(model) - computed
             logger.log_step(steps, loss=loss, learning_rate=lr, samples_per_second=speed)
             if state.validation_due:
                 _validate(state, logger, checkpoint)
@@ -116,6 +116,18 @@ def train(
         logger.flush()
         state.load_best_weights()
     return state.history
+
+
+def compute_seconds(model: Trainable) -> float:
+    """Return a clock in seconds: wall time on a GPU; on a CPU, the time of all its cores together that this
+    process uses.
+
+    >>> from sashimi_lib.models import WaveRNN, WaveRNNConfig
+    >>> model = WaveRNN(WaveRNNConfig(8))
+    >>> compute_seconds(model) <= compute_seconds(model)
+    True
+    """
+    return time.perf_counter() if model.device.type == "cuda" else time.process_time()
 
 
 def _train_step(state: TrainState, gradient_step: GradientStep) -> float:
