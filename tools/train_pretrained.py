@@ -130,7 +130,7 @@ TASKS = {
         MuLaw(),
         sample_rate=8000,
         stages=(
-            (8192, replace(MUON, steps=12_000, batch_size=4)),
+            (8192, replace(MUON, steps=12_000, batch_size=4, ema=0.999)),
             (
                 32_768,
                 replace(
