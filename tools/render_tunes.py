@@ -35,7 +35,7 @@ INSTRUMENTS = {"celesta": 8, "music-box": 10, "vibraphone": 11, "marimba": 12, "
 INSTRUMENT = "vibraphone"
 SAMPLE_RATE = 8000
 GAIN = 4.0
-SILENCE = 1e-3  # amplitude: -60 dBFS
+AUDIBLE = 1e-3  # amplitude: -60 dBFS
 TAIL = 0.25  # seconds of silence that are kept at the end
 PERCUSSION = 9  # the channel whose programs are drum kits
 
@@ -93,9 +93,9 @@ def render(
 
 def trim_end(waveform: Float[np.ndarray, " length"], sample_rate: int) -> Float[np.ndarray, " shorter"]:
     """A waveform until `TAIL` after its last sound. Raises ValueError for silence."""
-    sounding = np.flatnonzero(abs(waveform) > SILENCE)
+    sounding = np.flatnonzero(abs(waveform) > AUDIBLE)
     if len(sounding) == 0:
-        raise ValueError(f"waveform must exceed {SILENCE} somewhere, got silence")
+        raise ValueError(f"waveform must exceed {AUDIBLE} somewhere, got silence")
     return waveform[: sounding[-1] + 1 + round(TAIL * sample_rate)]
 
 

@@ -69,7 +69,8 @@ class TrainCommand:
 def available_recipes(gpu: bool) -> dict[str, Recipe | DiffusionRecipe]:
     """The recipes by name; for your own recordings an hour of a CPU core, or the paper's model on a GPU."""
     precision: Precision = "bfloat16" if cpu_has_bfloat16() else "float32"
-    small = replace(recipes.MY_WAVS, training=replace(recipes.MY_WAVS.training, precision=precision))
+    small = recipes.HOUR_SASHIMI
+    small = replace(small, training=replace(small.training, precision=precision))
     large = replace(
         recipes.YOUTUBEMIX_SASHIMI_8,
         length=32_768,

@@ -54,7 +54,7 @@ def find_audio(folder: str | Path) -> list[AudioFile]:
 
     >>> from sashimi_lib.data.bundled import AUDIO
     >>> len(find_audio(AUDIO))
-    13
+    15
 
     Chapter: 1.
     """

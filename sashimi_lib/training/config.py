@@ -38,12 +38,9 @@ class TrainingConfig:
     muon_lr: float | None = None
     weight_decay: float = 0.0  # Weight decay of all but state-space parameters.
     warmup: int = 0  # Steps of linear warm-up.
-    # Schedule after warm-up: constant, cosine (to 0 at the last step), wsd (constant, then linear to 0), or
-    # plateau (by validation loss).
+    # Schedule after warm-up: constant, cosine to 0, wsd (constant, then linear to 0), or plateau.
     decay: Decay = "constant"
-    cooldown: float = (
-        0.3  # Schedule wsd (warm-up, stable, decay): share of the steps in which the rate falls.
-    )
+    cooldown: float = 0.3  # Schedule wsd (warm-up, stable, decay): share of decaying steps.
     plateau_factor: float = 0.2  # Plateau schedule: multiplies the learning rate.
     plateau_patience: int = 20  # Plateau schedule: validations without improvement before that.
     clip_norm: float | None = None  # Largest norm of all gradients together; None: no limit.

@@ -193,9 +193,9 @@ SMALL_SAMPLERNN = replace(
     training=replace(_SMALL, lr=0.002, batch_size=8, tbptt_length=512, clip_value=1.0),
 )
 
-# For recordings of your own and an hour of one CPU core: the settings that lower the loss most in equal time
+# For an hour of one CPU core: the settings that lower the loss most in equal time
 # (benchmarks/quality/recipe.py).
-MY_WAVS = Recipe(
+HOUR_SASHIMI = Recipe(
     SaShiMiConfig(d_model=64, n_layers=2, norm="layer", ssm=SSMConfig(d_state=32)), MuLaw(), 16_000, 8_192,
     TrainingConfig(
         steps=9_000, batch_size=2, lr=0.008, ssm_lr=0.004, muon_lr=0.03, warmup=50, decay="cosine",
@@ -289,6 +289,7 @@ RECIPES: dict[str, Recipe | DiffusionRecipe] = {
     "sc09_wavenet_1024": SC09_WAVENET_1024,
     "sc09_samplernn_3": SC09_SAMPLERNN_3,
     "sc09_sashimi_unet_8": SC09_SASHIMI_UNET_8,
+    "hour_sashimi": HOUR_SASHIMI,
     "small_sashimi": SMALL_SASHIMI,
     "small_isotropic": SMALL_ISOTROPIC,
     "small_wavenet": SMALL_WAVENET,

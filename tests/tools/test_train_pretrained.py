@@ -97,7 +97,7 @@ def test_training_is_counted_over_all_stages():
 
 def test_hours_are_those_of_all_stages_up_to_the_best_weights(corpus, tmp_path, monkeypatch):
     clock = itertools.count(step=3600)  # an hour from each reading to the next
-    monkeypatch.setattr("sashimi_lib.training.trainer.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("sashimi_lib.training.trainer.time.process_time", lambda: float(next(clock)))
     trained(corpus, tmp_path, early_stopping_patience=10)
     best = {"steps": 3, "seconds": 3 * 3600.0}
     assert training_hours("tiny", 2, best, tmp_path) == 4 + 2 + 3

@@ -99,7 +99,7 @@ class Corpus:
     >>> from sashimi_lib.data.bundled import AUDIO
     >>> from sashimi_lib.data.corpora import FOLDER
     >>> {part: len(paths) for part, paths in FOLDER.paths(AUDIO).items()}
-    {'train': 11, 'valid': 1, 'test': 1}
+    {'train': 13, 'valid': 1, 'test': 1}
     >>> codes = FOLDER.codes(AUDIO, "test")
     >>> codes[0].dtype
     torch.int64
