@@ -124,7 +124,7 @@ def test_a_rendering_ends_a_quarter_of_a_second_after_its_last_sound() -> None:
 
 
 def test_silence_is_refused() -> None:
-    with pytest.raises(ValueError, match="waveform must exceed .* somewhere, got silence"):
+    with pytest.raises(ValueError, match=r"waveform must exceed .* somewhere, got silence"):
         render_tunes.trim_end(np.zeros(100), 8_000)
 
 
