@@ -102,7 +102,7 @@ def test_a_run_begins_from_a_trained_model(folder, capsys):
         "--lr",
         "1e-9",
     ]
-    fine += ["--ssm-lr", "1e-9"]
+    fine += ["--ssm-lr", "1e-9", "--muon-lr", "1e-9"]
     assert main(fine) == 0
     checkpoint_exists, trained = load("fine/model.safetensors"), load(MODEL)
     for name, x in trained.model.state_dict().items():
@@ -161,7 +161,7 @@ def test_a_second_run_in_a_folder_is_told_in_a_line_and_spoils_nothing(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_in_the_first_steps_keeps_what_is_there(folder, number):
-    command = [sys.executable, "-m", "sashimi_lib", *TRAIN]  # 20,000 steps, a checkpoint every 100
+    command = [sys.executable, "-m", "sashimi_lib", *TRAIN]  # 9,000 steps, a checkpoint every 100
     program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert "checkpoints in runs/my-wavs/run.pt" in program.stdout.readline()
     time.sleep(1)  # training has begun, or is about to
@@ -169,7 +169,7 @@ def test_a_signal_in_the_first_steps_keeps_what_is_there(folder, number):
     said, _ = program.communicate(timeout=60)
     assert program.returncode == 128 + number
     done = len(history()["loss"])
-    assert f"stopped after {done:,} of 20,000 steps" in said
+    assert f"stopped after {done:,} of 9,000 steps" in said
     assert load(MODEL).card.name == "my-wavs"
 
 

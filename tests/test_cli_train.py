@@ -252,7 +252,7 @@ def test_as_a_program_it_ends_well_by_sigterm(folder):
     program.send_signal(signal.SIGTERM)
     said, _ = program.communicate(timeout=60)
     assert program.returncode == 143
-    assert f"stopped after {steps_done():,} of 20,000 steps" in said
+    assert f"stopped after {steps_done():,} of 9,000 steps" in said
     assert load(MODEL).card.name == "my-wavs"
 
 
