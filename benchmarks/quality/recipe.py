@@ -7,7 +7,7 @@ and with the settings before (``old``). Every run has the same time of one CPU c
 step are measured for each of them, in turn, the least of several; then each trains for as many steps as fit.
 So the figures do not depend on other load. Curves are validation bits against these seconds, without the time
 of validation. The folder holds ``tunes``, ``piano_bach`` and ``digits``, each with ``train`` and ``valid``.
-Every finished run is stored in ``runs/recipe``; the same command again computes what is missing. Writes
+Runs are stored in ``runs/recipe``; after an interruption the same command resumes. Writes
 ``book/results/recipe.json``. About seven hours of one CPU core.
 """
 
@@ -185,14 +185,17 @@ def run(
     seconds: float,
     per_step: list[float],
     seed: int,
+    checkpoint: Path,
 ) -> dict[str, Any]:
-    """Train for a time; returns steps, samples, and the curve of (seconds, validation bits)."""
+    """Train for a time, resuming from a checkpoint of each stage. Returns steps, samples, and the curve of
+    (seconds, validation bits)."""
     model, curve, spent, steps, samples = variant.build(seed), [], 0.0, 0, 0
-    for (share, length, config), step in zip(variant.stages, per_step, strict=True):
+    for number, (share, length, config) in enumerate(variant.stages):
+        step, path = per_step[number], checkpoint.with_suffix(f".{number}.pt")
         count = max(POINTS, int(share * seconds / step))
         every, warmup = -(-count // POINTS), min(50, count // 10)
         settings = replace(config, steps=count, valid_every=every, warmup=warmup, seed=seed)
-        history = train(model, segments(data, length), settings, valid=valid, progress=False)
+        history = train(model, segments(data, length), settings, path, valid=valid, progress=False)
         curve += [(round(spent + n * step, 1), round(bits, 4)) for n, bits in history.valid]
         spent, steps = spent + count * step, steps + count
         samples += count * config.samples_per_step(length)
@@ -214,8 +217,10 @@ def run_job(
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in job.variants}
     for seed in job.seeds:
         for name in job.variants:
-            compute = partial(run, VARIANTS[name], corpus["train"], valid, 60 * minutes, per_step[name], seed)
-            runs[name].append(stored(RUNS / f"{job.corpus}-{minutes:g}-{name}-{seed}.json", compute))
+            path = RUNS / f"{job.corpus}-{minutes:g}-{name}-{seed}.json"
+            variant, seconds = VARIANTS[name], 60 * minutes
+            compute = partial(run, variant, corpus["train"], valid, seconds, per_step[name], seed, path)
+            runs[name].append(stored(path, compute))
             print(job.corpus, minutes, name, seed, runs[name][-1]["curve"][-1], flush=True)
     return runs
 

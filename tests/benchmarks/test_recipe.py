@@ -19,9 +19,10 @@ def tones(count, length=640):
     return [(128 + 40 * torch.sin(0.1 * (n + 1) * t)).long() for n in range(count)]
 
 
-def test_a_run_has_the_steps_that_fit_into_its_time():
+def test_a_run_has_the_steps_that_fit_into_its_time(tmp_path):
     variant = Variant(64, CONFIG, SMALL, first=(32, CONFIG), first_share=0.5)
-    result = run(variant, tones(2), tones(1), seconds=20, per_step=[0.5, 1.0], seed=0)
+    result = run(variant, tones(2), tones(1), 20, [0.5, 1.0], seed=0, checkpoint=tmp_path / "run.json")
+    assert {path.name for path in tmp_path.glob("run.?.pt")} == {"run.0.pt", "run.1.pt"}
     assert result["steps"] == 20 + 10
     assert result["samples"] == 20 * 64 + 10 * 128
     seconds, bits = zip(*result["curve"], strict=True)
