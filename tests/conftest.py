@@ -1,9 +1,12 @@
 """Fixtures for all tests, and the run-time check of the shapes that signatures promise."""
 
+import builtins
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -38,6 +41,22 @@ def hangups_heeded() -> Iterator[None]:
     yield
     if ignored:
         signal.signal(hangup, signal.SIG_IGN)
+
+
+@pytest.fixture
+def without_package(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return a function that makes a package or module, and all in it, fail to import for this test."""
+    original = builtins.__import__
+
+    def hide(package: str) -> None:
+        def import_others(name: str, *args: Any, **kwargs: Any) -> ModuleType:
+            if name.startswith(package):
+                raise ImportError(name)
+            return original(name, *args, **kwargs)
+
+        monkeypatch.setattr(builtins, "__import__", import_others)
+
+    return hide
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Log-mel features: position in time and frequency, and invalid input."""
 
-import builtins
 import dataclasses
 import math
 
@@ -83,14 +82,7 @@ def test_invalid_settings_are_named(settings, message):
         LogMel(dataclasses.replace(MEL, **settings))
 
 
-def test_a_missing_librosa_is_reported_with_the_extra_to_install(monkeypatch):
-    original = builtins.__import__
-
-    def missing(name, *args, **kwargs):
-        if name.startswith("librosa"):
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+def test_a_missing_librosa_is_reported_with_the_extra_to_install(without_package):
+    without_package("librosa")
     with pytest.raises(ImportError, match=r'pip install "sashimi_lib\[vocoder\]"'):
         LogMel(MEL)

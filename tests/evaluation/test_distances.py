@@ -1,6 +1,5 @@
 """Distances between generated and real audio: zero for equal sets, known values, and their invariances."""
 
-import builtins
 import math
 
 import pytest
@@ -164,14 +163,7 @@ def test_invalid_pairs_of_waveforms_are_refused_by_name(generated, real, message
         stft_distance(generated, real)
 
 
-def test_without_auraloss_the_error_names_the_extra(monkeypatch):
-    original = builtins.__import__
-
-    def missing(name, *args, **kwargs):
-        if name.startswith("auraloss"):
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+def test_without_auraloss_the_error_names_the_extra(without_package):
+    without_package("auraloss")
     with pytest.raises(ImportError, match=r'pip install "sashimi_lib\[vocoder\]"'):
         stft_distance(noise(1), noise(1))

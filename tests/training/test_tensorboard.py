@@ -1,7 +1,5 @@
 """TensorBoard files have metrics of every step and a clip of each validation."""
 
-import builtins
-
 import pytest
 import torch
 
@@ -44,14 +42,7 @@ def test_metrics_and_clips_are_written_and_training_is_unchanged(tmp_path):
     assert all(clip.sample_rate == 8_000 and clip.length_frames == 80 for clip in clips)
 
 
-def test_without_tensorboard_the_error_names_the_extra(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.startswith("torch.utils.tensorboard"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+def test_without_tensorboard_the_error_names_the_extra(tmp_path, without_package):
+    without_package("torch.utils.tensorboard")
     with pytest.raises(ImportError, match=r'pip install "sashimi_lib\[train\]"'):
         TensorBoardLogger(tmp_path)
