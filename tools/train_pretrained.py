@@ -48,6 +48,7 @@ from sashimi_lib.training.checkpoint import (
     save_checkpoint,
 )
 from sashimi_lib.training.init import init_ordered_embeddings
+from sashimi_lib.training.recipes import HOUR_SASHIMI
 from sashimi_lib.training.train_state import History
 from sashimi_lib.training.trainer import TrainingConfig, train
 
@@ -56,8 +57,7 @@ KEPT_STEPS = (30, 300, 3100)  # of the first stage: about 1, 10 and 100 million 
 BACKBONE = SaShiMiConfig(d_model=64, n_layers=2, ssm=SSMConfig(d_state=32))
 BROAD = TrainingConfig(lr=0.008, ssm_lr=0.004, warmup=50, valid_every=400)
 FINE = TrainingConfig(lr=0.004, ssm_lr=0.002, warmup=50, valid_every=200, decay="cosine")
-# With Muon for the matrices of the backbone: half the time or less (benchmarks/quality/recipe.py).
-MUON = TrainingConfig(lr=0.008, ssm_lr=0.004, muon_lr=0.03, warmup=100, valid_every=500, precision="bfloat16")
+MUON = replace(HOUR_SASHIMI.training, warmup=100, decay="constant", precision="bfloat16")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -93,20 +95,23 @@ def runnable_models(
     return {name: recipe for name, recipe in models.items() if name not in errors.failed}
 
 
+def step_seconds(model: Autoregressive, data: list[torch.Tensor], config: TrainingConfig) -> list[float]:
+    """Train a model; returns the seconds of every step but the first, which is a warm-up."""
+    ends: list[float] = []
+    train(model, data, config, on_step=lambda *_: ends.append(training_seconds()), progress=False)
+    return [end - start for start, end in pairwise(ends)]
+
+
 def seconds_per_step(
     models: dict[str, Recipe], corpus: CodesBySplit, rounds: int = 3
 ) -> dict[str, list[float]]:
-    """Seconds of a training step, one entry a round. Models take turns, so that other load slows all alike;
-    the first step of each turn is a warm-up."""
+    """Mean seconds of a training step, one entry a round. Models take turns, so that other load slows all
+    alike."""
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(rounds):
         for name, recipe in models.items():
-            ends: list[float] = []
-            train_for_steps(
-                recipe, two_batches(recipe, corpus), 5, 1.0, seed=0,
-                on_step=lambda *_: ends.append(training_seconds()),  # noqa: B023
-            )  # fmt: skip
-            seconds[name].append((ends[-1] - ends[0]) / (len(ends) - 1))
+            model, config = prepare_training(recipe, 5, 1.0, seed=0)
+            seconds[name].append(fmean(step_seconds(model, two_batches(recipe, corpus), config)))
     return seconds
 
 

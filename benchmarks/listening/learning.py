@@ -3,7 +3,7 @@
     python -m benchmarks.listening.learning
 
 The weights that ``python -m tools.train_pretrained tunes`` keeps after about 1, 10 and 100 million samples,
-and those that ship: held-out bits, and eight clips from seed 0 with their pitch, noise and level. The first
+and those that ship: held-out bits, and eight clips from seed 0 with their measures. The first
 clip of each is written, with ``book/results/learning.json``. About three minutes on one CPU thread.
 """
 
@@ -18,13 +18,11 @@ from torch import Tensor
 
 from benchmarks.lib.result import save_result
 from benchmarks.listening.clips import write_clip
+from benchmarks.quality.generated_audio import UNITS, tune_measures
 from sashimi_lib import pretrained
-from sashimi_lib.audio import rms_db
 from sashimi_lib.data import bundled
-from sashimi_lib.evaluation.likelihood import clip_bits, mean_bits
-from sashimi_lib.evaluation.noise import harmonics_to_noise
-from sashimi_lib.evaluation.pitch import in_tune_share, pitch_track
 from sashimi_lib.models.autoregressive import Autoregressive
+from sashimi_lib.pretrained import bundled_bits
 from sashimi_lib.streaming import best_engine
 from sashimi_lib.training.checkpoint import load_checkpoint
 from tools.train_pretrained import KEPT_STEPS, RUNS, TASKS, kept_path, untrained_model
@@ -33,28 +31,20 @@ NAME = "tunes"
 CLIPS = 8
 
 
-def sound(waveforms: Sequence[Tensor], sample_rate: int) -> dict[str, float]:
+def mean_measures(waveforms: Sequence[Tensor], sample_rate: int) -> dict[str, float]:
     """Means over waveforms of the measures of a melody."""
-    measures = [
-        (rms_db(x), in_tune_share(pitch_track(x, sample_rate)), harmonics_to_noise(x, sample_rate))
-        for x in waveforms
-    ]
-    names = ("rms_db", "in_tune", "harmonics_to_noise_db")
-    return {
-        name: round(fmean(values), 3) for name, values in zip(names, zip(*measures, strict=True), strict=True)
-    }
+    measures = [tune_measures(waveform, sample_rate) for waveform in waveforms]
+    return {name: round(fmean(each[name] for each in measures), 3) for name in measures[0]}
 
 
-def describe(model: Autoregressive, name: str, seconds: float, samples: int) -> dict[str, Any]:
+def describe(model: Autoregressive, name: str, rate: int, seconds: float, samples: int) -> dict[str, Any]:
     """Held-out bits of a model and the measures of its clips, the first of which is written."""
-    rate, held_out = bundled.tunes()[0].sample_rate, [clip.waveform for clip in bundled.tunes()]
     clips = model.quantizer.decode(best_engine(model).generate(int(seconds * rate), CLIPS, seed=0))
-    codes = [model.quantizer.encode(waveform) for waveform in held_out]
     return {
         "samples": samples,
-        "bits": round(mean_bits(clip_bits(model, codes), codes, range(len(codes))).mean, 4),
+        "bits": round(bundled_bits(model, rate, NAME), 4),
         "clip": write_clip(f"learning_{name}", clips[0], rate),
-        **sound(list(clips), rate),
+        **mean_measures(list(clips), rate),
     }
 
 
@@ -71,22 +61,21 @@ def main() -> None:
         model = untrained_model(task)
         model.load_state_dict(load_checkpoint(kept_path(NAME, steps, options.runs))["model"])
         samples = steps * config.samples_per_step(length)
-        stages.append(describe(model, str(steps), options.seconds, samples))
+        stages.append(describe(model, str(steps), task.sample_rate, options.seconds, samples))
     shipped = pretrained.load(NAME)
-    stages.append(describe(shipped.model, "shipped", options.seconds, shipped.card.samples))
+    stages.append(describe(shipped.model, "shipped", task.sample_rate, options.seconds, shipped.card.samples))
     save_result(
         "learning",
         question="What a model of tunes generates after 1, 10 and 100 million samples, and at its end",
         config={"seconds": options.seconds, "sample_rate": task.sample_rate, "temperature": 1.0},
         figures={
             "stages": stages,
-            "real": sound([clip.waveform for clip in bundled.tunes()], task.sample_rate),
+            "real": mean_measures([clip.waveform for clip in bundled.tunes()], task.sample_rate),
         },
         units={
             "samples": "samples of training",
             "bits": "bits per sample of the bundled tunes, held out",
-            "rms_db": "dBFS",
-            "in_tune": "share of frames with one clear pitch within 20 cents of equal temperament",
+            **UNITS,
         },
         repeats=1,
         seed=0,

@@ -12,11 +12,9 @@ Runs are stored in ``runs/recipe``; after an interruption the same command resum
 """
 
 import argparse
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +22,35 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.lib.corpus import CodesBySplit, excerpts, load_codes, segments
-from benchmarks.lib.result import ROOT, save_result
-from benchmarks.lib.timing import training_seconds
+from benchmarks.lib.result import ROOT, load_or_compute, save_result
+from benchmarks.lib.training import step_seconds
 from sashimi_lib.audio.quantizers import MuLaw
 from sashimi_lib.models import SaShiMiConfig
 from sashimi_lib.models.audio_lm import AudioLM, new_model
 from sashimi_lib.models.blocks import FeedForward, S4Block
-from sashimi_lib.ssm.s4 import Form, SSMConfig
+from sashimi_lib.ssm.s4 import Form
 from sashimi_lib.training.config import TrainingConfig
 from sashimi_lib.training.init import init_ordered_embeddings
+from sashimi_lib.training.recipes import HOUR_SASHIMI
 from sashimi_lib.training.trainer import train
 
 RUNS = ROOT / "runs" / "recipe"
 POINTS = 5  # validations of a run
-S4_CONFIG = SSMConfig(d_state=32)
-BACKBONE = SaShiMiConfig(d_model=64, n_layers=2, norm="layer", ssm=S4_CONFIG)
-NEW = TrainingConfig(batch_size=2, lr=0.008, ssm_lr=0.004, muon_lr=0.03, decay="cosine", precision="bfloat16")
+SETTINGS = (
+    "batch_size",
+    "lr",
+    "ssm_lr",
+    "muon_lr",
+    "decay",
+    "precision",
+)  # of `NEW`, as the result states them
+LENGTH = HOUR_SASHIMI.length
+NEW = replace(
+    HOUR_SASHIMI.training, precision="bfloat16"
+)  # steps, warm-up and validations follow from the time
+assert isinstance(HOUR_SASHIMI.backbone, SaShiMiConfig)
+BACKBONE = HOUR_SASHIMI.backbone
+S4_CONFIG = BACKBONE.ssm
 
 
 def _nothing(model: AudioLM) -> None:
@@ -71,7 +82,7 @@ class Variant:
     """A model and how it is trained: in one stage, or in two, of which the ``first`` has ``first_share`` of
     the time. A stage is a sequence length and its settings."""
 
-    length: int = 8192
+    length: int = LENGTH
     training: TrainingConfig = NEW
     backbone: SaShiMiConfig = BACKBONE
     prepare: Callable[[AudioLM], None] = _nothing
@@ -96,7 +107,7 @@ class Variant:
         return model
 
 
-def changed(length: int = 8192, backbone: dict[str, Any] | None = None, **training: Any) -> Variant:
+def changed(length: int = LENGTH, backbone: dict[str, Any] | None = None, **training: Any) -> Variant:
     """The new recipe with some settings changed."""
     return Variant(length, replace(NEW, **training), replace(BACKBONE, **(backbone or {})))
 
@@ -105,7 +116,7 @@ _OLD = replace(NEW, muon_lr=None, precision="float32")
 VARIANTS: dict[str, Variant] = {
     "new": Variant(),
     "old": Variant(
-        8192,
+        LENGTH,
         replace(_OLD, lr=0.004, ssm_lr=0.002),
         replace(BACKBONE, norm="scalar"),
         first=(1024, replace(_OLD, batch_size=16, decay="constant")),
@@ -126,7 +137,9 @@ VARIANTS: dict[str, Variant] = {
     "weight decay 0.1": changed(weight_decay=0.1),
     "dropout 0.1": replace(Variant(), prepare=dropout),
     "zero residual branches": replace(Variant(), prepare=zero_branches),
-    "p, B and step sizes frozen": changed(backbone={"ssm": replace(S4_CONFIG, frozen=("p", "B", "log_dt"))}),
+    "p, B and step sizes frozen": changed(
+        backbone={"ssm": replace(BACKBONE.ssm, frozen=("p", "B", "log_dt"))}
+    ),
     "diagonal (S4D-Lin)": changed(backbone={"ssm": replace(S4_CONFIG, form=Form.DIAGONAL, init="lin")}),
 }
 
@@ -159,14 +172,8 @@ def stage_seconds(variant: Variant, data: list[Tensor], steps: int = 4) -> list[
     """The least seconds of a step in each stage, after two steps of warm-up."""
     least = []
     for _, length, config in variant.stages:
-        ends: list[float] = []
         few = segments(data[:8], length)[: 8 * config.batch_size]
-        settings = replace(config, steps=steps + 2)
-        train(
-            variant.build(0), few, settings, progress=False,
-            on_step=lambda *_: ends.append(training_seconds()),  # noqa: B023
-        )  # fmt: skip
-        least.append(min(b - a for a, b in pairwise(ends[1:])))
+        least.append(min(step_seconds(variant.build(0), few, replace(config, steps=steps + 2))[1:]))
     return least
 
 
@@ -202,14 +209,6 @@ def run(
     return {"seed": seed, "steps": steps, "samples": samples, "curve": curve}
 
 
-def stored(path: Path, compute: Callable[[], Any]) -> Any:
-    """The content of a JSON file, which is computed and written if it is missing."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(compute()))
-    return json.loads(path.read_text())
-
-
 def run_job(
     job: Job, corpus: CodesBySplit, valid: list[Tensor], per_step: dict[str, list[float]], minutes: float
 ) -> dict[str, list[dict[str, Any]]]:
@@ -220,7 +219,7 @@ def run_job(
             path = RUNS / f"{job.corpus}-{minutes:g}-{name}-{seed}.json"
             variant, seconds = VARIANTS[name], 60 * minutes
             compute = partial(run, variant, corpus["train"], valid, seconds, per_step[name], seed, path)
-            runs[name].append(stored(path, compute))
+            runs[name].append(load_or_compute(path, compute))
             print(job.corpus, minutes, name, seed, runs[name][-1]["curve"][-1], flush=True)
     return runs
 
@@ -238,7 +237,8 @@ def main() -> None:
         name: load_codes(options.folder / folder, rate, MuLaw(), splits=("train", "valid"))
         for name, (folder, rate) in CORPORA.items()
     }
-    per_step = stored(
+    RUNS.mkdir(parents=True, exist_ok=True)
+    per_step = load_or_compute(
         RUNS / "seconds.json", lambda: seconds_per_step(corpora["tunes"]["train"], options.rounds)
     )
     table = []
@@ -251,7 +251,7 @@ def main() -> None:
     save_result(
         "recipe",
         question="Which training settings lower the validation loss most in equal time?",
-        config={"new": {"length": Variant().length, **asdict(NEW)}},
+        config={"length": LENGTH} | {name: getattr(NEW, name) for name in SETTINGS},
         figures={"seconds_per_step": per_step, "jobs": table},
         units={"curve": "seconds of one CPU core, validation bits per sample"},
         repeats=options.rounds,

@@ -41,9 +41,9 @@ def orthogonalize(G: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*ba
 class MuonAdamW(torch.optim.AdamW):
     """Muon for parameter groups with ``"muon": True``, AdamW for the others.
 
-    ``W <- (1 - lr weight_decay) W - lr sqrt(max(1, rows / columns)) orthogonalize(G + m M)``, with the
-    momentum ``M <- m M + (1 - m) G``, both scaled so that they are averages. Every update moves W by the same
-    amount in all directions, also those in which gradients are small.
+    ``W <- (1 - lr weight_decay) W - lr sqrt(max(1, rows / columns)) orthogonalize((1 - m) G + m M)``,
+    with the momentum ``M <- m M + (1 - m) G``. Every update moves W by about the same amount in all
+    directions, also those in which gradients are small.
 
     >>> linear = nn.Linear(4, 4)
     >>> groups = [{"params": [linear.weight], "lr": 0.02, "muon": True}, {"params": [linear.bias]}]

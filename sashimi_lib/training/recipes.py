@@ -193,8 +193,13 @@ SMALL_SAMPLERNN = replace(
     training=replace(_SMALL, lr=0.002, batch_size=8, tbptt_length=512, clip_value=1.0),
 )
 
-# For an hour of one CPU core: the settings that lower the loss most in equal time
-# (benchmarks/quality/recipe.py).
+# The same for spoken digits at 8 kHz, whose recordings are about as long as a segment: words, not pieces.
+DIGITS_SASHIMI = replace(SMALL_SASHIMI, sample_rate=8_000)
+DIGITS_ISOTROPIC = replace(SMALL_ISOTROPIC, sample_rate=8_000)
+DIGITS_WAVENET = replace(SMALL_WAVENET, sample_rate=8_000)
+DIGITS_SAMPLERNN = replace(SMALL_SAMPLERNN, sample_rate=8_000)
+
+# For an hour of one CPU core; benchmarks/quality/recipe.py compares its settings with others in equal time.
 HOUR_SASHIMI = Recipe(
     SaShiMiConfig(d_model=64, n_layers=2, norm="layer", ssm=SSMConfig(d_state=32)), MuLaw(), 16_000, 8_192,
     TrainingConfig(
@@ -202,12 +207,6 @@ HOUR_SASHIMI = Recipe(
         valid_every=500,
     ),
 )  # fmt: skip
-
-# The same for spoken digits at 8 kHz, whose recordings are about as long as a segment: words, not pieces.
-DIGITS_SASHIMI = replace(SMALL_SASHIMI, sample_rate=8_000)
-DIGITS_ISOTROPIC = replace(SMALL_ISOTROPIC, sample_rate=8_000)
-DIGITS_WAVENET = replace(SMALL_WAVENET, sample_rate=8_000)
-DIGITS_SAMPLERNN = replace(SMALL_SAMPLERNN, sample_rate=8_000)
 
 # 16-bit sound (chapter 8): the paper's WaveRNN; a small one, for digits and one CPU core; and the small
 # SaShiMi with WaveRNN's output layer.

@@ -7,11 +7,13 @@ import torch
 
 from benchmarks.quality import recipe
 from benchmarks.quality.recipe import VARIANTS, Job, Variant, run, run_job, stage_seconds
+from sashimi_lib.models import SaShiMiConfig
 from sashimi_lib.models.blocks import S4Block
+from sashimi_lib.ssm.s4 import SSMConfig
 from sashimi_lib.training.config import TrainingConfig
 
 CONFIG = TrainingConfig(batch_size=2, lr=0.01, muon_lr=0.02, decay="cosine")
-SMALL = recipe.SaShiMiConfig(d_model=4, n_layers=1, ssm=recipe.SSMConfig(d_state=4))
+SMALL = SaShiMiConfig(d_model=4, n_layers=1, ssm=SSMConfig(d_state=4))
 
 
 def tones(count, length=640):
